@@ -1,0 +1,644 @@
+"""Files into decoded uint8 batches: read a table of images, split it without leaks, decode each image once, batch.
+
+    python data.py FOLDER            # what would be read: layout, classes, counts, and how it would be split
+
+    table = read("path/to/folder")                         # paths, targets, groups, classes
+    train, val = split(table, val_frac=0.2, seed=0)        # row numbers; no group on both sides
+    images = decode(table, size=224, cache="cache")        # every file decoded once, uint8, memory-mapped
+    for images, targets in Batches(images, train, batch_size=32, shuffle=True): ...
+
+A group is what must not be on both sides of a split: all photos of one person, all copies of one scan. Random splits
+by image put them there, and validation then says 0.99 where the leaderboard says 0.8.
+
+There are no worker processes: decoding happens once, in threads, and a batch afterwards is one gather of rows.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import inspect
+import io
+import os
+import queue
+import sys
+import threading
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torchvision
+from PIL import Image, ImageOps
+from torch import Tensor
+from torch.utils.data import ConcatDataset, Dataset
+from torchvision.transforms.v2 import functional as transforms
+from tqdm import tqdm
+
+try:
+    from torchvision.io import ImageReadMode, decode_jpeg
+except ImportError:  # deprecated since torchvision 0.29; without it Pillow reads JPEG too, more slowly
+    decode_jpeg = None
+
+IMAGE_EXTENSIONS = {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm"}
+CACHE_FORMAT = 1  # part of every cache's key: raise it when decoding changes
+
+
+@dataclass
+class ImageTable:
+    """A row an image. `targets` and `groups` are int64 (N,); `is_val` (N,) is set where the layout fixes the split."""
+
+    paths: list[str]
+    targets: np.ndarray
+    groups: np.ndarray
+    classes: list[str]
+    layout: str  # what was read, in words
+    is_val: np.ndarray | None = None
+    source: Sequence | None = None  # a torchvision data set whose images are not files; `paths` then only name them
+    notes: list[str] = field(default_factory=list)  # what a person should know: files left alone, empty classes
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Reading
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def read(data: str, csv_file: str | None = None, cache: str | Path = "cache", train: bool = True) -> ImageTable:
+    """A table of images from whatever lies at `data`; which layout it is, is found by looking.
+
+    - the mask competition: a train.csv with gender, race, age and path, 7 photos in each person's folder
+    - `csv_file`, or a train.csv in the folder: an image column and a label column
+    - an image folder: FOLDER/CLASS/*.jpg, with train and val (or valid) above the classes or not
+    - the name of a torchvision data set: CIFAR10, MNIST, ... downloaded to `cache` (`train=False`: its test part)
+
+    Raises: FileNotFoundError or ValueError that names the path, the column or the value.
+    """
+    folder = Path(data)
+    if csv_file is not None:
+        if not Path(csv_file).is_file():
+            raise FileNotFoundError(f"{csv_file} does not exist")
+        table = read_csv(Path(csv_file), folder)
+    elif folder.is_dir():
+        tables = [path for path in (folder / "train" / "train.csv", folder / "train.csv") if path.is_file()]
+        if tables and {"gender", "race", "age", "path"} <= set(_rows(tables[0])[0]):
+            table = read_mask(tables[0])
+        elif tables:
+            table = read_csv(tables[0], folder)
+        else:
+            table = read_folder(folder)
+    elif data in torchvision.datasets.__all__:
+        table = read_torchvision(data, Path(cache) / "torchvision", train)
+    else:
+        raise FileNotFoundError(f"{data} is neither a folder nor the name of a torchvision data set")
+    if len(table.classes) < 2:
+        raise ValueError(f"{data} holds only one class, {table.classes[0]!r}: there is nothing to tell apart")
+    missing = np.flatnonzero(np.bincount(table.targets, minlength=len(table.classes)) == 0)
+    if len(missing) and train:
+        names = ", ".join(table.classes[c] for c in missing[:10])
+        table.notes.append(f"{len(missing)} of {len(table.classes)} classes have no image: {names}")
+    return table
+
+
+def read_folder(folder: Path) -> ImageTable:
+    """FOLDER/CLASS/**/image, or the same below FOLDER/train and FOLDER/val (or valid). Class names sort as text."""
+    parts = {"": folder}
+    if (folder / "train").is_dir():
+        validation = next((folder / name for name in ("val", "valid") if (folder / name).is_dir()), None)
+        parts = {"train": folder / "train"} | ({"val": validation} if validation else {})
+    paths, names, is_val, ignored = [], [], [], []
+    for part, root in parts.items():
+        class_folders = sorted(p for p in root.iterdir() if p.is_dir() and not p.name.startswith("."))
+        if not class_folders:
+            raise ValueError(f"{root} holds no class folders (expected {root}/CLASS/*.jpg)")
+        for class_folder in class_folders:
+            found, other = _image_files(class_folder)
+            if not found:
+                raise ValueError(f"class folder {class_folder} holds no image ({', '.join(sorted(IMAGE_EXTENSIONS))})")
+            paths += found
+            names += [class_folder.name] * len(found)
+            is_val += [part == "val"] * len(found)
+            ignored += other
+    classes = sorted(set(names))
+    number = {name: i for i, name in enumerate(classes)}
+    table = ImageTable(
+        paths=paths,
+        targets=np.array([number[name] for name in names]),
+        groups=np.arange(len(paths)),
+        classes=classes,
+        layout=f"image folder {folder}" + (" with train and val" if "val" in parts else ""),
+        is_val=np.array(is_val) if "val" in parts else None,
+    )
+    if ignored:
+        table.notes.append(f"{len(ignored)} files without an image extension left alone, such as {ignored[0]}")
+    if "train" in parts and (folder / "test").is_dir():
+        table.notes.append(f"{folder / 'test'} left alone (--val-data takes it as validation)")
+    return table
+
+
+def read_csv(csv_file: Path, folder: Path) -> ImageTable:
+    """A CSV with a header. The columns are found by name, and an image column is one whose values are files.
+
+    image: ID, ImageID, image_path, img_path, path, file, filename, name; label: target, label, class, ans, y, else the
+    last column; group: group, id, person, profile, source. Case does not matter. Labels that are all whole numbers
+    >= 0 are class numbers, and C is the largest + 1 (a meta.csv with target and class_name may name more); other
+    labels are class names, sorted as text.
+    """
+    rows = _rows(csv_file)
+    columns = {name.lower(): name for name in rows[0]}
+    images = [columns[name] for name in _IMAGE_COLUMNS if name in columns]
+    if not images:
+        raise ValueError(f"{csv_file} has no image column ({', '.join(_IMAGE_COLUMNS)}): it has {', '.join(rows[0])}")
+    folders = [csv_file.parent, folder, folder / "train", folder / "images", folder / "train" / "images"]
+    found = [(column, root) for column in images for root in folders if _file(root, rows[0][column])]
+    if not found:
+        raise FileNotFoundError(f"{csv_file}: no file {rows[0][images[0]]} in {folder} (column {images[0]})")
+    image, root = found[0]
+    label = next((columns[name] for name in _LABEL_COLUMNS if name in columns), list(rows[0])[-1])
+    if label == image:
+        raise ValueError(f"{csv_file} has no label column beside {image!r}")
+    group = next((columns[name] for name in _GROUP_COLUMNS if name in columns and columns[name] != image), None)
+    paths = [_file(root, row[image]) for row in rows]
+    missing = [row[image] for row, path in zip(rows, paths, strict=True) if path is None]
+    if missing:
+        names = ", ".join(missing[:20])
+        raise FileNotFoundError(f"{csv_file}: {len(missing)} of {len(rows)} images are not in {root}: {names}")
+    targets, classes = _classes(csv_file, [row[label] for row in rows], label)
+    groups = np.arange(len(rows)) if group is None else np.unique([row[group] for row in rows], return_inverse=True)[1]
+    layout = f"{csv_file}: image column {image}, label column {label}, group column {group or 'none'}"
+    return ImageTable(paths, targets, groups, classes, layout)
+
+
+_IMAGE_COLUMNS = ("id", "imageid", "image_path", "img_path", "path", "file", "filename", "name")
+_LABEL_COLUMNS = ("target", "label", "class", "ans", "y")
+_GROUP_COLUMNS = ("group", "id", "person", "profile", "source")
+
+
+def read_mask(csv_file: Path) -> ImageTable:
+    """The mask competition: a row a person, 7 photos in images/{path}; the group is the person.
+
+    Label = mask * 6 + gender * 3 + age, with mask: wear 0, incorrect 1, normal 2; gender: male 0, female 1;
+    age: under 30 is 0, under 60 is 1, else 2.
+    """
+    paths, targets, groups = [], [], []
+    for person, row in enumerate(_rows(csv_file)):
+        folder = csv_file.parent / "images" / row["path"]
+        photos, _ = _image_files(folder) if folder.is_dir() else ([], [])
+        if not photos:
+            raise FileNotFoundError(f"{csv_file}: {folder} holds no photo")
+        try:
+            gender = ("male", "female").index(row["gender"])
+            age = sum(int(row["age"]) >= limit for limit in (30, 60))
+        except ValueError:
+            raise ValueError(f"{csv_file}: gender {row['gender']!r}, age {row['age']!r} of {row['id']}") from None
+        for photo in photos:
+            stem = Path(photo).stem
+            if not stem.startswith("mask") and stem not in ("incorrect_mask", "normal"):
+                raise ValueError(f"{photo}: expected mask1..mask5, incorrect_mask or normal")
+            mask = 0 if stem.startswith("mask") else 1 if stem == "incorrect_mask" else 2
+            paths.append(photo)
+            targets.append(mask * 6 + gender * 3 + age)
+            groups.append(person)
+    classes = [
+        f"{mask}, {gender}, {age}"
+        for mask in ("mask", "incorrect", "no mask")
+        for gender in ("male", "female")
+        for age in ("<30", "30-59", ">=60")
+    ]
+    layout = f"mask layout {csv_file}, a group a person"
+    return ImageTable(paths, np.array(targets), np.array(groups), classes, layout)
+
+
+def read_torchvision(name: str, root: Path, train: bool = True) -> ImageTable:
+    """The training part (or the test part) of a torchvision data set, downloaded to `root` if it is not there."""
+    dataset_class = getattr(torchvision.datasets, name)
+    takes = inspect.signature(dataset_class).parameters
+    options: dict[str, Any] = {"root": str(root)} if "root" in takes else {}
+    if "train" in takes:
+        options["train"] = train
+    elif "split" in takes:
+        options["split"] = "train" if train else "test"
+    elif not train:
+        raise ValueError(f"the torchvision data set {name} has no test part")
+    if "download" in takes:
+        options["download"] = True
+    try:
+        dataset = dataset_class(**options)
+    except (OSError, RuntimeError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise ValueError(f"the torchvision data set {name} could not be had in {root}: {reason}") from error
+    targets = next((getattr(dataset, key) for key in ("targets", "labels", "_labels") if hasattr(dataset, key)), None)
+    targets = np.array([int(t) for t in (targets if targets is not None else (item[1] for item in dataset))])
+    classes = [str(c) for c in getattr(dataset, "classes", range(int(targets.max()) + 1))]
+    part = "train" if train else "test"
+    return ImageTable(
+        paths=[f"{name}/{part}/{i}" for i in range(len(targets))],
+        targets=targets,
+        groups=np.arange(len(targets)),
+        classes=classes,
+        layout=f"torchvision data set {name}, {part} part",
+        source=dataset,
+    )
+
+
+def join(train: ImageTable, val: ImageTable) -> ImageTable:
+    """One table of a training and a validation table, the split fixed. Classes are matched by name."""
+    unknown = sorted(set(val.classes[c] for c in np.unique(val.targets)) - set(train.classes))
+    if unknown:
+        raise ValueError(f"class {unknown[0]!r} of {val.layout} is not among the training classes")
+    if (train.source is None) != (val.source is None):
+        raise ValueError("files and a torchvision data set cannot be mixed")
+    number = np.array([train.classes.index(name) if name in train.classes else -1 for name in val.classes])
+    shared_files = sorted(set(train.paths) & set(val.paths))
+    if shared_files:
+        raise ValueError(f"{len(shared_files)} validation files are training files too, such as {shared_files[0]}")
+    return ImageTable(
+        paths=train.paths + val.paths,
+        targets=np.concatenate([train.targets, number[val.targets]]),
+        groups=np.concatenate([train.groups, val.groups + train.groups.max() + 1]),
+        classes=train.classes,
+        layout=f"{train.layout}; validation {val.layout}",
+        is_val=np.arange(len(train) + len(val)) >= len(train),
+        source=ConcatDataset([train.source, val.source]) if train.source is not None else None,
+        notes=train.notes,
+    )
+
+
+def _rows(csv_file: Path) -> list[dict[str, str]]:
+    with open(csv_file, encoding="utf-8-sig", newline="") as file:
+        rows = list(csv.DictReader(file))
+    if not rows:
+        raise ValueError(f"{csv_file} has no rows")
+    return rows
+
+
+def _image_files(folder: Path) -> tuple[list[str], list[str]]:
+    """Images and other files below a folder, sorted; names that begin with a dot ("._photo.jpg") do not count."""
+    files = sorted(p for p in folder.rglob("*") if p.is_file() and not p.name.startswith("."))
+    images = [str(p) for p in files if p.suffix.lower() in IMAGE_EXTENSIONS]
+    return images, [str(p) for p in files if p.suffix.lower() not in IMAGE_EXTENSIONS]
+
+
+def _file(folder: Path, name: str) -> str | None:
+    """The file of that name, or of that stem with an image extension, in the folder."""
+    path = folder / name
+    if name and path.is_file():
+        return str(path)
+    if name and path.suffix.lower() not in IMAGE_EXTENSIONS:
+        for extension in sorted(IMAGE_EXTENSIONS):
+            if path.with_name(path.name + extension).is_file():
+                return str(path.with_name(path.name + extension))
+    return None
+
+
+def _classes(csv_file: Path, labels: list[str], column: str) -> tuple[np.ndarray, list[str]]:
+    """Class numbers and names from the labels' text; an empty label is an error."""
+    if "" in (label.strip() for label in labels):
+        raise ValueError(f"{csv_file}: a row has no label in column {column!r}")
+    if not all(label.strip().isdecimal() for label in labels):
+        names, targets = np.unique([label.strip() for label in labels], return_inverse=True)
+        return targets.astype(np.int64), [str(name) for name in names]
+    targets = np.array([int(label) for label in labels])
+    classes = [str(c) for c in range(targets.max() + 1)]
+    meta = csv_file.with_name("meta.csv")
+    if meta.is_file() and {"target", "class_name"} <= set(_rows(meta)[0]):
+        named = {int(row["target"]): row["class_name"] for row in _rows(meta)}
+        classes = [named.get(c, str(c)) for c in range(max(targets.max(), max(named)) + 1)]
+    return targets, classes
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Splitting
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def split(table: ImageTable, val_frac: float = 0.2, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Row numbers of training and validation: every class shared out by val_frac, every group whole on one side.
+
+    A split that the layout fixes is kept as it is. Raises ValueError for a class that cannot be on both sides.
+    """
+    if table.is_val is not None:
+        return np.flatnonzero(~table.is_val), np.flatnonzero(table.is_val)
+    if not 0 < val_frac < 1:
+        raise ValueError(f"the validation share must be between 0 and 1, got {val_frac}")
+    groups_of_class = np.bincount(np.unique(np.stack([table.targets, table.groups]), axis=1)[0])
+    for c in np.flatnonzero(groups_of_class == 1):
+        rows = np.flatnonzero(table.targets == c)
+        what = "1 image" if len(rows) == 1 else "images of 1 group"
+        raise ValueError(
+            f"class {table.classes[c]!r} has only {what} ({table.paths[rows[0]]}): it cannot be in training and in "
+            "validation; add images, leave the class out, or give validation data"
+        )
+    in_val = _share_out(table.targets, table.groups, val_frac, np.random.default_rng(seed))
+    return np.flatnonzero(~in_val), np.flatnonzero(in_val)
+
+
+def _share_out(targets: np.ndarray, groups: np.ndarray, val_frac: float, rng: np.random.Generator) -> np.ndarray:
+    """(N,) bool, True for validation: whole groups, each class as near to val_frac as can be.
+
+    Groups that hold the same classes in the same numbers are one kind, and interchangeable: what matters is how many of
+    a kind go to validation. That begins at its random share and is mended one group at a time, always the one that
+    helps most, until none does. Without groups a kind is a class, and the share is exact at once.
+    """
+    order = np.lexsort((targets, groups))
+    _, starts = np.unique(groups[order], return_index=True)
+    members = np.split(order, starts[1:])  # rows of each group, sorted by class
+    kind_of: dict[bytes, int] = {}
+    kind = np.array([kind_of.setdefault(targets[rows].tobytes(), len(kind_of)) for rows in members])
+    counts = np.zeros((len(kind_of), targets.max() + 1))  # (kinds, C) images of each class in one group of the kind
+    for key, k in kind_of.items():
+        np.add.at(counts[k], np.frombuffer(key, targets.dtype), 1)
+    available = np.bincount(kind)  # (kinds,) groups
+    total = available @ counts  # (C,)
+
+    def cost(have: np.ndarray) -> np.ndarray:
+        """Squared distance from the share, each class in units of its size; 1 more for a class missing on a side."""
+        missing = (have == 0) | (have == total)
+        return (((have / total.clip(1) - val_frac) ** 2 + missing) * (total > 0)).sum(-1)
+
+    chosen = np.floor(val_frac * available + rng.random(len(available))).astype(int)  # (kinds,) groups in validation
+    while True:
+        have = chosen @ counts
+        more = np.where(chosen < available, cost(have + counts), np.inf)
+        fewer = np.where(chosen > 0, cost(have - counts), np.inf)
+        if min(more.min(), fewer.min()) >= cost(have) - 1e-12:
+            break
+        if more.min() < fewer.min():
+            chosen[more.argmin()] += 1
+        else:
+            chosen[fewer.argmin()] -= 1
+    in_val = np.zeros(len(targets), dtype=bool)
+    groups_of_kind = np.split(np.argsort(kind, kind="stable"), np.cumsum(available)[:-1])
+    for k, candidates in enumerate(groups_of_kind):
+        for group in rng.permutation(candidates)[: chosen[k]]:
+            in_val[members[group]] = True
+    return in_val
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Decoding
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+class ImageArray(Dataset):
+    """All images of a table, decoded: a plain torch Dataset of (uint8 image (3, S, S), target)."""
+
+    def __init__(self, pixels: np.ndarray, targets: np.ndarray, paths: list[str]):
+        self.pixels, self.targets, self.paths = pixels, torch.from_numpy(targets), paths  # pixels (N, S, S, 3) uint8
+        self.resident: Tensor | None = None
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def gather(self, index: Tensor) -> Tensor:
+        """uint8 (n, 3, S, S), channels_last: one copy of the rows, from the device if the set lives there."""
+        if self.resident is not None:
+            return self.resident.index_select(0, index.to(self.resident.device)).permute(0, 3, 1, 2)
+        return torch.from_numpy(self.pixels[index.numpy()]).permute(0, 3, 1, 2)
+
+    def __getitem__(self, i: int) -> tuple[Tensor, Tensor]:
+        return self.gather(torch.tensor([i]))[0], self.targets[i]
+
+    def __getitems__(self, indices: list[int]) -> list[tuple[Tensor, Tensor]]:
+        index = torch.tensor(indices)
+        return list(zip(self.gather(index), self.targets[index], strict=True))
+
+    def move_to(self, device: torch.device) -> bool:
+        """Puts the whole set on a GPU if it takes at most half of the free memory; says whether it did."""
+        if device.type != "cuda" or self.pixels.nbytes > torch.cuda.mem_get_info(device)[0] / 2:
+            return False
+        self.resident = torch.empty(self.pixels.shape, dtype=torch.uint8, device=device)
+        for start in range(0, len(self), 1024):
+            rows = slice(start, start + 1024)
+            self.resident[rows] = torch.from_numpy(np.array(self.pixels[rows])).to(device)
+        return True
+
+
+def decode(
+    table: ImageTable, size: int, cache: str | Path, threads: int | None = None, progress: bool | None = None
+) -> ImageArray:
+    """Every image of the table as uint8 (size, size, 3) RGB, decoded once and kept in `cache`.
+
+    The cache is found by what the files are (path, length, time of change) and by the size; it gets its name only when
+    it is whole. Photos are squeezed to a square. Raises ValueError that lists the files that cannot be decoded.
+    """
+    if size < 8:
+        raise ValueError(f"image size must be at least 8 pixels, got {size}")
+    folder = Path(cache)
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{size}px-{_fingerprint(table, size)}.npy"
+    if not path.exists():
+        _decode_to(path, table, size, threads or os.cpu_count() or 1, progress)
+    return ImageArray(np.load(path, mmap_mode="r"), table.targets, table.paths)
+
+
+def _fingerprint(table: ImageTable, size: int) -> str:
+    digest = hashlib.sha256(f"{CACHE_FORMAT} {size}".encode())
+    for path in table.paths:
+        if table.source is None:
+            state = os.stat(path)
+            path = f"{os.path.abspath(path)} {state.st_size} {state.st_mtime_ns}"
+        digest.update(f"{path}\n".encode())
+    return digest.hexdigest()[:16]
+
+
+def _decode_to(path: Path, table: ImageTable, size: int, threads: int, progress: bool | None) -> None:
+    """Decodes into a temporary file beside `path`, in threads, in order, and renames it when it is whole."""
+
+    def one(i: int) -> np.ndarray | str:
+        try:
+            image = decode_file(table.paths[i]) if table.source is None else _rgb(table.source[i][0])
+            return _resize(image, size)
+        except Exception as error:  # whatever a decoder says of a broken file is for the list
+            return f"{table.paths[i]}: {str(error).splitlines()[0] if str(error) else type(error).__name__}"
+
+    bad: list[str] = []
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    bar = tqdm(total=len(table), desc="decode", unit="img", disable=None if progress is None else not progress)
+    try:
+        with open(temporary, "wb") as file, ThreadPoolExecutor(threads) as pool, bar:
+            header = {"descr": "|u1", "fortran_order": False, "shape": (len(table), size, size, 3)}
+            np.lib.format.write_array_header_1_0(file, header)
+            for start in range(0, len(table), 256):  # a block at a time: memory stays flat in the number of images
+                for result in pool.map(one, range(start, min(start + 256, len(table)))):
+                    if isinstance(result, str):
+                        bad.append(result)
+                    else:
+                        file.write(result.data)
+                    bar.update()
+        if bad:
+            more = f"\n  and {len(bad) - 20} more" if len(bad) > 20 else ""
+            listed = "".join(f"\n  {line}" for line in bad[:20])
+            raise ValueError(f"{len(bad)} of {len(table)} images cannot be decoded:{listed}{more}")
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def decode_file(path: str) -> Tensor:
+    """One image file as uint8 (3, H, W) RGB, turned upright as its EXIF data says. Raises OSError or ValueError."""
+    with open(path, "rb") as file:
+        content = file.read()
+    if not content:
+        raise ValueError("the file is empty")
+    # libjpeg fills the missing part of a cut JPEG with grey and only warns; so a file without its end marker, and
+    # whatever this decoder refuses (CMYK), is left to Pillow, which knows how to complain
+    if decode_jpeg and content[:2] == b"\xff\xd8" and content.rstrip(b"\0")[-2:] == b"\xff\xd9":
+        try:
+            raw = torch.frombuffer(bytearray(content), dtype=torch.uint8)
+            return decode_jpeg(raw, mode=ImageReadMode.RGB, apply_exif_orientation=True)
+        except RuntimeError:
+            pass
+    with Image.open(io.BytesIO(content)) as image:
+        return _rgb(ImageOps.exif_transpose(image))
+
+
+def _rgb(image: Any) -> Tensor:
+    """A Pillow image (or an array or tensor that a data set hands out) as uint8 (3, H, W)."""
+    if not isinstance(image, Image.Image):
+        image = transforms.to_pil_image(image)
+    if image.mode.startswith("I") or image.mode == "F":  # 16-bit grey: scaled to 8 bits, where convert() would clip
+        image = Image.fromarray((np.asarray(image, dtype=np.float64) / 257).round().clip(0, 255).astype(np.uint8))
+    if image.has_transparency_data:
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA"))
+    return torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1)
+
+
+def _resize(image: Tensor, size: int) -> np.ndarray:
+    """(3, H, W) to contiguous (size, size, 3); channels-last memory makes the resize three times as fast."""
+    if image.shape[1:] != (size, size):
+        image = transforms.resize(image, [size, size], antialias=True)
+    return np.ascontiguousarray(image.permute(1, 2, 0).numpy())
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Batches
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+class Batches:
+    """Iterates (images, targets) over some rows of an ImageArray: uint8 (n, 3, S, S) channels_last and int64 (n,).
+
+    The order depends on (seed, epoch) alone; set `epoch` before each pass. No row is dropped: the last batch is short.
+    A last batch of one, which BatchNorm cannot normalise, joins the batch before it.
+    """
+
+    def __init__(
+        self,
+        images: ImageArray,
+        rows: np.ndarray,
+        batch_size: int,
+        shuffle: bool = False,
+        seed: int = 0,
+        device: torch.device | str = "cpu",
+    ):
+        if batch_size < 1:
+            raise ValueError(f"batch size must be at least 1, got {batch_size}")
+        self.images, self.rows, self.batch_size, self.shuffle = images, rows, batch_size, shuffle
+        self.seed, self.device, self.epoch = seed, torch.device(device), 0
+
+    def index_batches(self) -> list[Tensor]:
+        """Row numbers of this epoch's batches, in order."""
+        rows = np.random.default_rng([self.seed, self.epoch]).permutation(self.rows) if self.shuffle else self.rows
+        batches = list(torch.from_numpy(np.ascontiguousarray(rows)).split(self.batch_size))
+        if self.batch_size > 1 and len(batches) > 1 and len(batches[-1]) == 1:
+            batches[-2:] = [torch.cat(batches[-2:])]
+        return batches
+
+    def __len__(self) -> int:
+        return count_batches(len(self.rows), self.batch_size)
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        return ((images, targets) for _, images, targets in self.indexed())
+
+    def indexed(self) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        """Iterates (row numbers, images, targets), all on the device."""
+        if self.device.type == "cuda" and self.images.resident is None:
+            loaded = _ahead(self._load(index, pin=True) for index in self.index_batches())
+        else:
+            loaded = (self._load(index) for index in self.index_batches())
+        for batch in loaded:
+            yield tuple(tensor.to(self.device, non_blocking=True) for tensor in batch)
+
+    def _load(self, index: Tensor, pin: bool = False) -> tuple[Tensor, ...]:
+        batch = index, self.images.gather(index), self.images.targets[index]
+        return tuple(tensor.pin_memory() for tensor in batch) if pin else batch
+
+
+def count_batches(rows: int, batch_size: int) -> int:
+    """How many batches `Batches` makes of so many rows."""
+    full, rest = divmod(rows, batch_size)
+    return full + (rest > 1 or (rest == 1 and full == 0))
+
+
+def _ahead(items: Iterator[Any], depth: int = 2) -> Iterator[Any]:
+    """The same items, produced by a thread that keeps `depth` of them ready; its errors are raised here."""
+    ready: queue.Queue = queue.Queue(depth)
+    stopped = threading.Event()
+
+    def put(item: Any) -> None:
+        while not stopped.is_set():
+            try:
+                return ready.put(item, timeout=0.1)
+            except queue.Full:
+                continue
+
+    def produce() -> None:
+        try:
+            for item in items:
+                put((item, None))
+                if stopped.is_set():
+                    return
+            put((None, StopIteration()))
+        except BaseException as error:
+            put((None, error))
+
+    threading.Thread(target=produce, daemon=True).start()
+    try:
+        while True:
+            item, error = ready.get()
+            if isinstance(error, StopIteration):
+                return
+            if error is not None:
+                raise error
+            yield item
+    finally:
+        stopped.set()
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# python data.py FOLDER
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def counts(table: ImageTable, rows: np.ndarray) -> np.ndarray:
+    """(C,) number of images of each class among these rows."""
+    return np.bincount(table.targets[rows], minlength=len(table.classes))
+
+
+def shared_groups(table: ImageTable, train: np.ndarray, val: np.ndarray) -> int:
+    """How many groups are on both sides; anything but 0 makes the validation score too good."""
+    return len(np.intersect1d(table.groups[train], table.groups[val]))
+
+
+def _show(data: str) -> None:
+    table = read(data)
+    train, val = split(table)
+    print(f"{table.layout}: {len(table)} images, {len(np.unique(table.groups))} groups")
+    print(f"training {len(train)}, validation {len(val)}, groups shared: {shared_groups(table, train, val)}")
+    for note in table.notes:
+        print(f"note: {note}")
+    print(f"\n{'class':>24}{'training':>10}{'validation':>12}")
+    for name, n_train, n_val in zip(table.classes, counts(table, train), counts(table, val), strict=True):
+        print(f"{name:>24}{n_train:>10}{n_val:>12}")
+
+
+if __name__ == "__main__":
+    if len(sys.argv) != 2:
+        sys.exit(__doc__)
+    _show(sys.argv[1])

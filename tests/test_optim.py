@@ -1,0 +1,180 @@
+"""optim.py: every schedule against torch's own or an independent formula, over a whole run."""
+
+import math
+
+import pytest
+import torch
+from torch.optim import lr_scheduler
+
+import optim
+from optim import build_optimizer, build_schedule
+
+
+def sgd(lr=0.5):
+    return torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=lr)
+
+
+def trace(schedule, epochs, per_epoch, values=None):
+    """The learning rate of every update."""
+    lrs = []
+    for epoch in range(epochs):
+        for _ in range(per_epoch):
+            lrs.append(schedule.lr)
+            schedule.optimizer.step()
+            schedule.step()
+        schedule.epoch_end(values[epoch] if values else 0.0)
+    return lrs
+
+
+def torch_trace(make, updates, lr=0.5):
+    optimizer = sgd(lr)
+    scheduler, lrs = make(optimizer), []
+    for _ in range(updates):
+        lrs.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        scheduler.step()
+    return lrs
+
+
+REFERENCES = {
+    ("none", ()): lambda o: lr_scheduler.ConstantLR(o, 1.0),
+    ("step", (("step_epochs", 3), ("lr_decay", 0.7))): lambda o: lr_scheduler.StepLR(o, 3 * 7, 0.7),
+    ("step", ()): lambda o: lr_scheduler.StepLR(o, 28, 0.1),
+    ("cosine", ()): lambda o: lr_scheduler.CosineAnnealingLR(o, 84),
+    ("cosine", (("min_lr", 0.1),)): lambda o: lr_scheduler.CosineAnnealingLR(o, 84, 0.1),
+    ("restarts", (("t0", 2), ("t_mult", 2))): lambda o: lr_scheduler.CosineAnnealingWarmRestarts(o, 14, 2),
+    ("restarts", (("t0", 3), ("t_mult", 1), ("min_lr", 0.01))): lambda o: lr_scheduler.CosineAnnealingWarmRestarts(
+        o, 21, 1, 0.01
+    ),
+    ("onecycle", ()): lambda o: lr_scheduler.OneCycleLR(o, 0.5, total_steps=84, cycle_momentum=False),
+}
+
+
+@pytest.mark.parametrize("case", REFERENCES, ids=str)
+def test_A9_every_schedule_follows_torchs_own_for_the_whole_run(case):
+    name, options = case
+    ours = trace(build_schedule(name, sgd(), 12, 7, **dict(options)), 12, 7)
+    assert ours == pytest.approx(torch_trace(REFERENCES[case], 84), abs=1e-9)
+    if name != "none":
+        assert ours[0] != ours[40]  # it is stepped at all (A9)
+
+
+@pytest.mark.parametrize("name", ["none", "step", "cosine", "restarts"])
+def test_warm_up_rises_linearly_to_lr_and_the_schedule_follows_on_the_rest(name):
+    ours = trace(build_schedule(name, sgd(), 12, 7, warmup=2), 12, 7)
+    assert ours[:14] == pytest.approx([0.5 * (u + 1) / 14 for u in range(14)])
+    assert ours[14:] == pytest.approx(trace(build_schedule(name, sgd(), 10, 7), 10, 7))
+    assert ours[:14] != pytest.approx(trace(build_schedule(name, sgd(), 12, 7), 12, 7)[:14])
+
+
+def test_warm_up_is_the_length_of_onecycles_rise():
+    ours = trace(build_schedule("onecycle", sgd(), 12, 7, warmup=6), 12, 7)
+    torchs = torch_trace(
+        lambda o: lr_scheduler.OneCycleLR(o, 0.5, total_steps=84, pct_start=0.5, cycle_momentum=False), 84
+    )
+    assert ours == pytest.approx(torchs, abs=1e-9)
+
+
+@pytest.mark.parametrize("mode", ["max", "min"])
+def test_A11_plateau_follows_torchs_in_the_direction_of_the_monitored_number(mode):
+    values = [0.1, 0.5, 0.4, 0.4, 0.5, 0.3, 0.6, 0.2, 0.2, 0.1, 0.1, 0.1, 0.7, 0.7, 0.7, 0.7, 0.7, 0.7]
+    schedule = build_schedule("plateau", sgd(), 18, 3, mode=mode, plateau_patience=2, lr_decay=0.3)
+    ours = trace(schedule, 18, 3, values)
+    optimizer = sgd()
+    torchs = lr_scheduler.ReduceLROnPlateau(optimizer, mode, 0.3, patience=2, threshold=0.0)
+    expected = []
+    for value in values:
+        expected += [optimizer.param_groups[0]["lr"]] * 3
+        torchs.step(value)
+    assert ours == pytest.approx(expected)
+    other = "min" if mode == "max" else "max"
+    wrong = build_schedule("plateau", sgd(), 18, 3, mode=other, plateau_patience=2, lr_decay=0.3)
+    assert trace(wrong, 18, 3, values) != pytest.approx(expected)
+
+
+def test_plateau_warms_up_too():
+    schedule = build_schedule("plateau", sgd(), 4, 5, warmup=1)
+    assert trace(schedule, 4, 5, [0, 1, 2, 3]) == pytest.approx([0.1, 0.2, 0.3, 0.4, 0.5] + [0.5] * 15)
+
+
+def test_A10_n_epochs_have_n_times_updates_and_the_last_still_moves():
+    lrs = trace(build_schedule("cosine", sgd(), 3, 4), 3, 4)
+    assert len(lrs) == 12 and lrs[0] == 0.5 and lrs[-1] > 0
+
+
+@pytest.mark.parametrize("name", optim.SCHEDULES)
+def test_a_schedule_goes_on_from_its_saved_state(name):
+    values = [0.3, 0.2, 0.1, 0.1, 0.1, 0.1, 0.1, 0.1, 0.1, 0.1]
+    options = {"plateau_patience": 1} if name == "plateau" else {}
+    whole = trace(build_schedule(name, sgd(), 10, 4, warmup=1, **options), 10, 4, values)
+    first = build_schedule(name, sgd(), 10, 4, warmup=1, **options)
+    head = trace(first, 6, 4, values)
+    second = build_schedule(name, sgd(), 10, 4, warmup=1, **options)
+    forgetful = trace(second, 4, 4, values[6:])
+    second = build_schedule(name, sgd(), 10, 4, warmup=1, **options)
+    second.load_state_dict(first.state_dict())
+    assert head + trace(second, 4, 4, values[6:]) == whole
+    assert head + forgetful != whole
+
+
+@pytest.mark.parametrize("name", optim.OPTIMIZERS)
+def test_no_weight_decay_on_biases_norms_and_tokens(name):
+    class Net(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv, self.norm, self.fc = torch.nn.Conv2d(3, 4, 3), torch.nn.BatchNorm2d(4), torch.nn.Linear(4, 2)
+            self.class_token = torch.nn.Parameter(torch.ones(1, 1, 4))
+            self.frozen = torch.nn.Linear(4, 4).requires_grad_(False)
+
+    net = Net()
+    optimizer = build_optimizer(name, net, 0.1, 0.5)
+    decayed = {id(p) for group in optimizer.param_groups if group["weight_decay"] for p in group["params"]}
+    assert decayed == {id(net.conv.weight), id(net.fc.weight)}
+    assert sum(len(group["params"]) for group in optimizer.param_groups) == 7
+
+
+@pytest.mark.parametrize("name", optim.OPTIMIZERS)
+def test_every_optimizer_takes_a_step_downhill(name):
+    torch.manual_seed(0)
+    net, x = torch.nn.Linear(3, 1), torch.randn(8, 3)
+    optimizer = build_optimizer(name, net, lr=0.01)
+    losses = []
+    for _ in range(20):
+        loss = net(x).square().mean()
+        losses.append(loss.item())
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    assert losses[-1] < losses[0]
+
+
+def test_sgd_is_nesterov_momentum():
+    net = torch.nn.Linear(3, 1, bias=False)
+    with torch.no_grad():
+        net.weight.fill_(0)
+    optimizer = build_optimizer("sgd", net, lr=1.0, weight_decay=0.0)
+    net.weight.grad = torch.ones(1, 3)
+    optimizer.step()  # v = g, w = -(g + 0.9 v) = -1.9; heavy ball would give -1
+    assert net.weight.tolist() == [pytest.approx([-1.9] * 3)]
+
+
+@pytest.mark.parametrize(
+    "call, said",
+    [
+        (lambda n, o: build_optimizer("adamx", n), "unknown optimizer 'adamx': choose from sgd"),
+        (lambda n, o: build_optimizer("sgd", n, lr=-1.0), "learning rate must be > 0, got -1"),
+        (lambda n, o: build_optimizer("sgd", n, lr=math.nan), "learning rate must be > 0, got nan"),
+        (lambda n, o: build_optimizer("sgd", n, weight_decay=-1.0), "weight decay must be >= 0"),
+        (lambda n, o: build_optimizer("sgd", torch.nn.ReLU()), "no parameter to train"),
+        (lambda n, o: build_schedule("cosin", o, 2, 2), "unknown schedule 'cosin': choose from none, step, cosine"),
+        (lambda n, o: build_schedule("cosine", o, 2, 2, t0=3), "schedule 'cosine' takes no t0"),
+        (lambda n, o: build_schedule("step", o, 2, 2, min_lr=0.1), "schedule 'step' takes no min_lr"),
+        (lambda n, o: build_schedule("restarts", o, 2, 2, t0=0), "t0 must be > 0, got 0"),
+        (lambda n, o: build_schedule("cosine", o, 2, 2, warmup=2), "warm-up must be >= 0 and shorter than the run"),
+        (lambda n, o: build_schedule("plateau", o, 2, 2, mode="up"), "mode must be"),
+    ],
+)
+def test_bad_input_is_an_error_that_names_it(call, said):
+    with pytest.raises(ValueError) as error:
+        call(torch.nn.Linear(2, 2), sgd())
+    assert said in str(error.value)
