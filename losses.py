@@ -322,6 +322,9 @@ class ClassificationLoss(nn.Module):
         """What "mean" divides by for these targets."""
         return weight_of(targets, self.weight)
 
+    def extra_repr(self) -> str:
+        return ", ".join(f"{name}={getattr(self, name)}" for name in ("gamma", "smoothing") if hasattr(self, name))
+
 
 class CrossEntropyLoss(ClassificationLoss):
     """`cross_entropy_loss` as a module."""
@@ -397,6 +400,9 @@ class SumLoss(nn.Module):
     def weight_of(self, targets: Tensor) -> Union[int, Tensor]:
         """What "mean" divides by for these targets."""
         return self.parts[0].weight_of(targets)
+
+    def __repr__(self) -> str:
+        return " + ".join(f"{c:g} {part}" for c, part in zip(self.coefficients, self.parts))
 
 
 LOSSES: Dict[str, type] = {

@@ -121,7 +121,7 @@ def parse_options(argv: Sequence[str] | None = None) -> argparse.Namespace:
             flag, equals, value = word.partition("=")
             argv[i] = flag.replace("_", "-") + equals + value
     options = parser.parse_args(argv)
-    for name, least in {"epochs": 1, "batch_size": 1, "accum": 1, "patience": 1, "threads": 1, "seed": 0}.items():
+    for name, least in dict(epochs=1, batch_size=1, accum=1, size=8, patience=1, threads=1, seed=0).items():
         value = getattr(options, name)
         if value is not None and value < least:
             parser.error(f"--{name.replace('_', '-')} must be at least {least}, got {value}")
@@ -399,7 +399,7 @@ def print_start(
         f"groups shared: {data.shared_groups(table, train_rows, val_rows)}",
         "model": f"{options.model}, {models.count_parameters(state.model) / 1e6:.2f} M parameters, "
         f"weights {options.weights}, {options.size} x {options.size} pixels, augment {options.augment}",
-        "loss": f"{options.loss}: {criterion}, class weights {options.class_weights}",
+        "loss": f"{criterion}, class weights {options.class_weights}",
         "batch": f"{options.batch_size} x {options.accum} accumulated = effective batch "
         f"{options.batch_size * options.accum}; {updates:,} updates an epoch, {options.epochs} epochs",
         "optim": f"{options.optimizer}, lr {lr:g}, weight decay {decay:g}, {schedule}",
@@ -413,12 +413,15 @@ def print_start(
 
 
 def print_row(row: dict[str, Any], is_best: bool) -> None:
+    def short(number: float) -> str:
+        return f"{number:.4f}" if abs(number) < 1000 else f"{number:.3g}"
+
     if row["epoch"] == 1:
-        print("\nepoch        lr  train loss  train CE  val loss  val CE  macro F1  accuracy  images/s  seconds")
+        print("\nepoch        lr  train loss  train CE  val loss    val CE  macro F1  accuracy  images/s  seconds")
     print(
-        f"{row['epoch']:5d}{row['lr']:10.1e}{row['train_loss']:12.4f}{row['train_ce']:10.4f}{row['val_loss']:10.4f}"
-        f"{row['val_ce']:8.4f}{row['val_f1']:10.4f}{row['val_accuracy']:10.4f}{row['images_per_second']:10.0f}"
-        f"{row['seconds']:9.1f}" + ("  best" if is_best else ""),
+        f"{row['epoch']:5d}{row['lr']:10.1e}{short(row['train_loss']):>12}{short(row['train_ce']):>10}"
+        f"{short(row['val_loss']):>10}{short(row['val_ce']):>10}{row['val_f1']:10.4f}{row['val_accuracy']:10.4f}"
+        f"{row['images_per_second']:10.0f}{row['seconds']:9.1f}" + ("  best" if is_best else ""),
         flush=True,
     )
 

@@ -1,0 +1,552 @@
+"""train.py: the window's gradient, the order inside an update, what a run leaves, what it refuses."""
+
+import ast
+import csv
+import json
+import math
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from PIL import Image
+
+import augment
+import checkpoint
+import data
+import losses
+import models
+import optim
+import train
+
+SOURCE = Path(train.__file__).read_text(encoding="utf-8")
+OFF = torch.amp.GradScaler("cpu", enabled=False)
+LOSS_NAMES = ["ce", "focal", "label_smoothing", "label_smoothing_others", "f1", "ce+f1", "focal:0.6+f1:0.4"]
+
+
+# --- small data ------------------------------------------------------------------------------------------------------
+
+
+def image_array(N=40, C=5, size=8, seed=0):
+    rng = np.random.default_rng(seed)
+    pixels, targets = rng.integers(0, 256, (N, size, size, 3), dtype=np.uint8), rng.integers(0, C, N)
+    targets[:C] = np.arange(C)
+    return data.ImageArray(pixels, targets, [f"{i:02d}.jpg" for i in range(N)])
+
+
+def image_folder(root, per_class=(24, 12, 6), size=16, seed=0):
+    """Classes told apart by their colour, with enough noise that a first epoch is not perfect."""
+    rng = np.random.default_rng(seed)
+    for c, n in enumerate(per_class):
+        folder = root / f"class{c}"
+        folder.mkdir(parents=True)
+        for i in range(n):
+            pixels = rng.integers(0, 120, (size, size, 3))
+            pixels[:, :, c % 3] += 60
+            Image.fromarray(pixels.astype(np.uint8)).save(folder / f"{i:02d}.png")
+    return root
+
+
+NETS = """
+import torch
+from torch import nn
+
+def plain(num_classes):
+    "no BatchNorm, no dropout: accumulation can be exact"
+    return nn.Sequential(nn.Conv2d(3, 8, 3, 2), nn.ReLU(), nn.Flatten(), nn.LazyLinear(num_classes))
+
+class Poisoned(nn.Module):
+    "logits turn into NaN at the fourth training forward"
+    def __init__(self, num_classes):
+        super().__init__()
+        self.net, self.calls = plain(num_classes), 0
+    def forward(self, x):
+        self.calls += self.training
+        return self.net(x) * (float("nan") if self.calls == 4 and self.training else 1.0)
+"""
+
+
+@pytest.fixture
+def workspace(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    image_folder(tmp_path / "d")
+    (tmp_path / "nets.py").write_text(NETS)
+    return tmp_path
+
+
+def run(*more, out="run", epochs=2):
+    """A small run in this process; its log as a list of dicts."""
+    options = {"--data": "d", "--size": 16, "--model": "resnet8", "--batch-size": 8, "--cache": "cache"}
+    words = [str(word) for pair in options.items() for word in pair]
+    train.main([*words, "--epochs", str(epochs), "--out", out, *map(str, more)])
+    with open(Path(out) / "log.csv", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def refused(capsys, *words):
+    """The one line that a refused command line prints, with exit code 2."""
+    with pytest.raises(SystemExit) as stop:
+        train.main([str(word) for word in words])
+    assert stop.value.code == 2
+    return capsys.readouterr().err.strip().splitlines()[-1]
+
+
+# --- the window ------------------------------------------------------------------------------------------------------
+
+
+def naive_backward(model, forward, criterion, window, accum):
+    """What A2's correction looks like at first: every micro-batch's mean divided by `accum`."""
+    for index, images, targets in window:
+        (criterion(forward(index, images), targets) / accum).backward()
+
+
+def window_gradients(model, forward, criterion, batches, accum, naive=False):
+    """The gradient of each window of an epoch, with the row numbers in it."""
+    for window in train.windows(batches, accum):
+        model.zero_grad()
+        if naive:
+            naive_backward(model, forward, criterion, window, accum)
+        else:
+            train.backward_window(model, forward, criterion, window, OFF)
+        yield torch.cat([i for i, _, _ in window]), torch.cat([p.grad.flatten() for p in model.parameters()])
+
+
+def gradient_errors(name, weighted, dtype, sizes, naive=False):
+    """Largest relative error against the big batch's gradient, over every n, batch and accum."""
+    torch.manual_seed(0)
+    images, C = image_array(), 5
+    features = torch.randn(40, 3, dtype=dtype)
+    model = torch.nn.Linear(3, C).to(dtype)
+    weight = torch.tensor([0.3, 1.0, 2.0, 0.7, 4.0], dtype=dtype)
+    criterion = losses.build_loss(name, **({"weight": weight} if weighted else {}))
+
+    def forward(index, _):
+        return model(features[index])
+
+    big_batch, worst = {}, 0.0
+    for n in sizes:
+        for batch_size in (1, 2, 3, 4, 8):
+            batches = data.Batches(images, np.arange(n), batch_size)
+            for accum in range(1, 9):
+                updates = 0
+                for index, gradient in window_gradients(model, forward, criterion, batches, accum, naive):
+                    key = int(index[0]), int(index[-1])
+                    if key not in big_batch:
+                        model.zero_grad()
+                        criterion(forward(index, None), images.targets[index]).backward()
+                        big_batch[key] = torch.cat([p.grad.flatten() for p in model.parameters()])
+                    scale = big_batch[key].abs().max().clamp(min=1e-3)
+                    worst = max(worst, float((gradient - big_batch[key]).abs().max() / scale))
+                    updates += 1
+                assert updates == math.ceil(len(batches) / accum)  # A1, A3, A4: nothing early, nothing left over
+    return worst
+
+
+@pytest.mark.parametrize("weighted", (False, True))
+@pytest.mark.parametrize("name", LOSS_NAMES)
+def test_A2_A6_the_windows_gradient_is_the_big_batchs_in_float64(name, weighted):
+    assert gradient_errors(name, weighted, torch.float64, range(1, 41)) < 1e-12
+
+
+@pytest.mark.parametrize("weighted", (False, True))
+@pytest.mark.parametrize("name", LOSS_NAMES)
+def test_A2_A6_the_windows_gradient_is_the_big_batchs_in_float32(name, weighted):
+    assert gradient_errors(name, weighted, torch.float32, (1, 7, 17, 33, 40)) < 2e-6
+
+
+@pytest.mark.parametrize("weighted", (False, True))
+@pytest.mark.parametrize("name", LOSS_NAMES)
+def test_A2_A6_dividing_by_accum_is_not_the_big_batchs_gradient(name, weighted):
+    assert gradient_errors(name, weighted, torch.float64, (7, 17), naive=True) > 1e-2
+
+
+def test_A6_dividing_by_accum_is_right_only_for_full_windows_of_an_unweighted_mean():
+    """Why it goes unnoticed: with n = 32, batch 4, accum 4 both agree."""
+    torch.manual_seed(0)
+    images, features, model = image_array(), torch.randn(40, 3).double(), torch.nn.Linear(3, 5).double()
+    batches, ce = data.Batches(images, np.arange(32), 4), losses.build_loss("ce")
+
+    def both(accum):
+        exact, naive = (
+            [g for _, g in window_gradients(model, lambda i, _: model(features[i]), ce, batches, accum, flag)]
+            for flag in (False, True)
+        )
+        return all(torch.allclose(a, b) for a, b in zip(exact, naive, strict=True))
+
+    assert both(4) and not both(3)  # 8 micro-batches: the last window of 3 has only 2
+
+
+class Stochastic(torch.nn.Module):
+    """Dropout and BatchNorm: two forwards of one micro-batch must not differ, nor count twice."""
+
+    def __init__(self):
+        super().__init__()
+        self.net = torch.nn.Sequential(
+            torch.nn.Linear(192, 16), torch.nn.BatchNorm1d(16), torch.nn.Dropout(0.5), torch.nn.Linear(16, 5)
+        )
+
+    def forward(self, x):
+        return self.net(x.flatten(1))
+
+
+def test_gradient_caching_draws_the_same_masks_and_moves_batchnorm_once():
+    images = image_array()
+
+    def through(additive):
+        torch.manual_seed(0)
+        model, criterion = Stochastic(), losses.build_loss("focal")
+        criterion.additive = additive
+        window = next(train.windows(data.Batches(images, np.arange(22), 5), 5))
+        loss, logits = train.backward_window(
+            model, lambda _, x: model(x.float() / 255), criterion, window, OFF
+        )
+        gradient = torch.cat([p.grad.flatten() for p in model.parameters()])
+        return [gradient, loss, logits, *model.buffers(), torch.get_rng_state()]
+
+    for cached, direct in zip(through(False), through(True), strict=True):
+        assert torch.allclose(cached.double(), direct.double(), rtol=1e-5, atol=1e-6)
+
+
+def test_the_reported_loss_is_the_big_batchs_loss():
+    images = image_array()
+    for name in LOSS_NAMES:
+        criterion, model = losses.build_loss(name), Stochastic().eval()
+        window = next(train.windows(data.Batches(images, np.arange(22), 5), 5))
+        loss, logits = train.backward_window(model, lambda _, x: model(x.float() / 255), criterion, window, OFF)  # noqa: B023
+        assert torch.allclose(loss, criterion(logits, images.targets[:22]), atol=1e-6)
+
+
+# --- an update -------------------------------------------------------------------------------------------------------
+
+
+def state_of(model, lr=1.0, name="none", scaler=OFF, **options):
+    optimizer = torch.optim.SGD(model.parameters(), lr=lr)
+    schedule = optim.build_schedule(name, optimizer, epochs=2, updates_per_epoch=3, **options)
+    return train.State(model, None, optimizer, schedule, scaler)
+
+
+def flat(model):
+    return torch.cat([p.detach().flatten().clone() for p in model.parameters()])
+
+
+def flat_net():
+    torch.manual_seed(0)
+    return torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(192, 5))
+
+
+def one_epoch(state, N=24, batch_size=8, criterion=None, **options):
+    batches = data.Batches(image_array(N), np.arange(N), batch_size)
+    return train.train_epoch(state, batches, criterion or losses.build_loss("ce"), augment.Augment("none"), **options)
+
+
+@pytest.mark.parametrize("scale", (1.0, 1024.0))
+def test_A7_clipping_sees_gradients_in_their_true_size(scale):
+    scaler = torch.amp.GradScaler("cpu", init_scale=scale)
+    state = state_of(flat_net(), lr=1.0, scaler=scaler)
+    before = flat(state.model)
+    one_epoch(state, accum=3, clip=0.01)
+    assert (flat(state.model) - before).norm().item() == pytest.approx(0.01, rel=1e-3)
+    state = state_of(flat_net(), lr=1.0, scaler=scaler)
+    one_epoch(state, accum=3)
+    assert (flat(state.model) - before).norm().item() > 0.1  # without --clip the step is longer
+
+
+def test_A8_an_update_that_the_scaler_skips_moves_nothing_and_is_counted():
+    state = state_of(flat_net(), lr=0.1, name="cosine", scaler=torch.amp.GradScaler("cpu", init_scale=2.0**24))
+    state.ema = models.EMA(state.model, 0.9)
+    before = flat(state.model)
+    stats = one_epoch(state, amp=torch.float16)  # every gradient overflows fp16, and the scale halves three times
+    assert stats["skipped_steps"] == 3 and state.scaler.get_scale() == 2.0**21
+    assert torch.equal(flat(state.model), before) and state.schedule.updates == state.ema.updates == 0
+    for _ in range(5):
+        stats = one_epoch(state, amp=torch.float16)
+    assert stats["skipped_steps"] == 0 and not torch.equal(flat(state.model), before)
+    assert 3 <= state.schedule.updates == state.ema.updates < 15
+
+
+def test_A8_mixed_precision_with_a_scaler_trains_on_the_cpu_too():
+    state = state_of(flat_net(), lr=0.01, scaler=torch.amp.GradScaler("cpu"))
+    first = one_epoch(state, amp=torch.float16)["train_ce"]
+    for _ in range(10):
+        last = one_epoch(state, amp=torch.float16)["train_ce"]
+    assert last < first
+
+
+def test_the_order_in_a_window_is_unscale_clip_step_update_average_schedule(monkeypatch):
+    calls = []
+    scaler, state = torch.amp.GradScaler("cpu", init_scale=2.0), state_of(flat_net())
+    state.scaler, state.ema = scaler, models.EMA(state.model)
+
+    def spy(owner, name, label):
+        original = getattr(owner, name)
+        monkeypatch.setattr(owner, name, lambda *a, **k: (calls.append(label), original(*a, **k))[1])
+
+    spy(scaler, "unscale_", "unscale")
+    spy(torch.nn.utils, "clip_grad_norm_", "clip")
+    spy(scaler, "step", "step")
+    spy(scaler, "update", "update")
+    spy(state.ema, "update", "average")
+    spy(state.schedule, "step", "schedule")
+    one_epoch(state, accum=2)  # 3 micro-batches: windows of 2 and of 1
+    assert calls == ["unscale", "clip", "step", "update", "average", "schedule"] * 2
+
+
+@pytest.mark.parametrize("poison", ("loss", "gradient"))
+def test_non_finite_stops_before_the_weights_are_touched_and_names_the_files(poison):
+    model = flat_net()
+    state, before = state_of(model), flat(model)
+    if poison == "gradient":
+        model[1].weight.register_hook(lambda g: g * math.inf)
+    else:
+        model.register_forward_hook(lambda module, inputs, output: output * math.nan)
+    with pytest.raises(train.NonFinite) as error:
+        one_epoch(state)
+    assert torch.equal(flat(model), before)
+    assert all(f"{i:02d}.jpg" in str(error.value) for i in range(8)) and "08.jpg" not in str(error.value)
+
+
+# --- judging ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("batch_size", (2, 7, 39, 40, 1000))
+def test_M1_M2_M3_validation_does_not_depend_on_the_batch_size(batch_size):
+    images, model = image_array(), flat_net()
+    for name in ("ce", "f1"):
+        criterion = losses.build_loss(name)
+        scores, matrix = train.evaluate(
+            model, data.Batches(images, np.arange(40), batch_size), 5, criterion, augment.Augment("none"), torch.float32
+        )
+        logits = model(augment.normalize(images.gather(torch.arange(40)))).detach()
+        assert int(matrix.matrix.sum()) == 40  # M2: none dropped
+        assert scores["val_accuracy"] == pytest.approx((logits.argmax(1) == images.targets).double().mean().item())
+        assert scores["val_loss"] == pytest.approx(float(criterion(logits, images.targets)), abs=1e-6)
+        assert scores["val_ce"] == pytest.approx(float(F.cross_entropy(logits, images.targets)), abs=1e-6)
+
+
+def test_D4_D5_validation_images_are_never_augmented(workspace):
+    plain, light = run("--epochs", 1, out="a"), run("--epochs", 1, "--augment", "light", out="b")
+    assert plain[0]["train_loss"] != light[0]["train_loss"]
+    table = data.read("d")
+    _, val_rows = data.split(table)
+    state = checkpoint.load("b/best_f1.pt")
+    model = models.build_model("resnet8", 3, 16)
+    model.load_state_dict(state["model"])
+    val = data.Batches(data.decode(table, 16, "cache/images"), val_rows, 5)
+    scores, _ = train.evaluate(model, val, 3, losses.build_loss("ce"), augment.Augment("none"), torch.float32)
+    assert scores["val_f1"] == pytest.approx(state["scores"]["val_f1"])
+    assert scores["val_loss"] == pytest.approx(state["scores"]["val_loss"], rel=1e-4)
+
+
+# --- a run -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_run_leaves_what_the_readme_says(workspace, capsys):
+    log = run("--loss", "focal", "--accum", 2, "--ema", 0.9, "--class-weights", "effective", epochs=3)
+    printed = capsys.readouterr().out
+    assert list(log[0]) == list(train.LOG_COLUMNS) and [row["epoch"] for row in log] == ["1", "2", "3"]
+    config = json.loads(Path("run/config.json").read_text())
+    assert config["options"]["loss"] == "focal" and config["classes"] == ["class0", "class1", "class2"]
+    for name in ("best_f1.pt", "best_loss.pt", "last.pt"):
+        state = torch.load(f"run/{name}", weights_only=True)
+        assert state["classes"] == config["classes"] and state["model_name"] == "resnet8" and state["size"] == 16
+        models.build_model("resnet8", 3, 16).load_state_dict(state["model"])
+    best = torch.load("run/best_f1.pt", weights_only=True)
+    f1s = [float(row["val_f1"]) for row in log]
+    assert best["scores"]["val_f1"] == max(f1s) and best["epoch"] == f1s.index(max(f1s)) + 1
+    losses_ = [float(row["val_loss"]) for row in log]
+    assert torch.load("run/best_loss.pt", weights_only=True)["epoch"] == losses_.index(min(losses_)) + 1
+    for said in ("groups shared: 0", "imbalance", "8 x 2 accumulated = effective batch 16", "best macro F1", "interval",
+                 "worst class", "focal", "resnet8, 0.07 M", "best_f1.pt"):  # fmt: skip
+        assert said in printed, said
+    assert "\r" not in printed  # plain lines where there is no terminal
+
+
+def test_M6_D9_best_f1_holds_the_weights_of_the_best_epoch_and_best_loss_of_its_own(tmp_path):
+    state, options = state_of(flat_net()), options_of("--min-delta", 0.15)
+    waited = []
+    for state.epoch, (f1, loss) in enumerate([(0.3, 2.0), (0.9, 1.5), (0.4, 1.0), (0.95, math.nan)], start=1):
+        with torch.no_grad():
+            state.model[1].bias.fill_(state.epoch)
+        scores = {"val_f1": f1, "val_loss": loss}
+        is_best = train.save_best_and_last(tmp_path, state, scores, {"classes": ["a"]}, options)
+        assert is_best == (state.epoch in (1, 2, 4))
+        waited.append(state.epochs_without_improvement)
+    best_f1, best_loss, last = (checkpoint.load(tmp_path / f"{name}.pt") for name in ("best_f1", "best_loss", "last"))
+    assert [x["epoch"] for x in (best_f1, best_loss, last)] == [4, 3, 4]  # a NaN loss is never the best
+    assert best_loss["model"]["1.bias"].tolist() == [3.0] * 5 and best_f1["classes"] == ["a"]
+    assert waited == [0, 0, 1, 2]  # 0.95 is the best model, but no improvement by 0.15
+
+
+def test_the_same_seed_gives_the_same_run_and_another_another(workspace):
+    def numbers(log):
+        return [{k: v for k, v in row.items() if k not in ("images_per_second", "seconds")} for row in log]
+
+    first = numbers(run("--augment", "light", out="a"))
+    assert first == numbers(run("--augment", "light", out="b"))
+    assert first != numbers(run("--augment", "light", "--seed", 1, out="c"))
+
+
+@pytest.mark.parametrize("loss", ("ce", "focal+f1"))
+def test_accumulation_gives_the_big_batchs_run(workspace, loss):
+    options = ("--model", "nets.py:plain", "--loss", loss, "--optimizer", "sgd", "--lr", 0.05, "--augment", "light")
+    options += ("--class-weights", "inverse")
+    big = run(*options, "--batch-size", 16, out="big")
+    small = run(*options, "--batch-size", 4, "--accum", 4, out="small")
+    other = run(*options, "--batch-size", 4, "--accum", 2, out="other")
+    for row, same, different in zip(big, small, other, strict=True):
+        assert float(same["val_ce"]) == pytest.approx(float(row["val_ce"]), rel=1e-4)
+        assert float(same["train_loss"]) == pytest.approx(float(row["train_loss"]), rel=1e-4)
+        assert float(different["val_ce"]) != pytest.approx(float(row["val_ce"]), rel=1e-4)
+    weights = [checkpoint.load(f"{name}/last.pt")["model"] for name in ("big", "small")]
+    assert all(torch.allclose(weights[0][key], weights[1][key], atol=1e-5) for key in weights[0])
+
+
+@pytest.mark.parametrize("loss", LOSS_NAMES)
+def test_L7_every_loss_trains_end_to_end(workspace, loss):
+    log = run("--loss", loss, "--class-weights", "sqrt")
+    assert all(math.isfinite(float(row["train_loss"])) for row in log)
+
+
+@pytest.mark.parametrize("scheduler", optim.SCHEDULES)
+def test_A9_every_schedule_runs_and_its_rate_is_in_the_log(workspace, scheduler):
+    more = ("--step-epochs", 1) if scheduler == "step" else ()
+    log = run("--scheduler", scheduler, "--warmup", 1, "--lr", 0.01, "--optimizer", "sgd", *more, epochs=3)
+    rates = [float(row["lr"]) for row in log]
+    assert rates[0] < 0.01 and max(rates) <= 0.01 + 1e-12 and rates[1] > rates[0]
+
+
+def test_early_stopping_waits_for_an_improvement_of_min_delta(workspace, capsys):
+    assert len(run("--patience", 2, "--min-delta", 2.0, epochs=6)) == 3  # F1 never gains 2: epoch 1, then two more
+    assert "f1 has not improved for 2 epochs" in capsys.readouterr().out
+    assert len(run("--patience", 2, "--monitor", "loss", "--min-delta", -9.0, out="b", epochs=4)) == 4
+
+
+def test_A10_epochs_is_the_number_of_epochs(workspace):
+    assert len(run(epochs=3)) == 3
+
+
+def test_non_finite_in_a_run_exits_2_names_files_and_leaves_the_last_good_epoch(workspace, capsys):
+    with pytest.raises(SystemExit) as stop:
+        run("--model", "nets.py:Poisoned", "--batch-size", 16)  # 3 updates an epoch: the fourth is in epoch 2
+    assert stop.value.code == 2
+    said = capsys.readouterr().err
+    assert "loss nan" in said and "epoch 2" in said and "class0" in said and "as of epoch 1" in said
+    assert checkpoint.load("run/last.pt")["epoch"] == 1
+
+
+# --- options ---------------------------------------------------------------------------------------------------------
+
+
+def options_of(*words):
+    return train.parse_options([str(word) for word in words])
+
+
+def test_names_of_the_bootcamp_baseline_are_understood():
+    options = options_of("--batch_size", 7, "--criterion=focal", "--weight_decay", 0.1)
+    assert (options.batch_size, options.loss, options.weight_decay) == (7, "focal", 0.1)
+    assert options_of("--data", "my_folder", "--class_weights=inverse").class_weights == "inverse"
+
+
+def test_A5_D3_every_option_is_used():
+    used = set(re.findall(r"options\.(\w+)", SOURCE.split("def blaming")[1]))
+    used |= set(re.findall(r'"(\w+)"', " ".join(re.findall(r"given\(([^)]*)\)", SOURCE))))
+    assert set(vars(options_of())) - used == set()
+
+
+def test_E1_no_option_is_of_type_bool_or_list():
+    assert not re.search(r"type=(bool|list|tuple)", SOURCE)
+
+
+def test_defaults_of_the_demo_and_of_real_data_differ_and_are_resolved():
+    demo, real = options_of(), options_of("--data", "x")
+    assert (demo.model, demo.size) == ("resnet8", 48) and (real.model, real.size) == ("resnet18", 224)
+
+
+@pytest.mark.parametrize(
+    "words, said",
+    [
+        (["--data", "nowhere"], "--data: nowhere is neither a folder"),
+        (["--data", "empty"], "--data: empty holds no class folders"),
+        (["--data", "single"], "--data: single holds only one class"),
+        (["--data", "lonely"], "--data: class 'class1' has only 1 image"),
+        (["--data", "broken"], "of 43 images cannot be decoded"),
+        (["--csv", "no.csv"], "--data: no.csv does not exist"),
+        (["--val-data", "nowhere"], "--val-data: nowhere is neither"),
+        (["--val-data", "d"], "--val-data: 42 validation files are training files too"),
+        (["--val-data", "single"], "--val-data: single holds only one class"),
+        (["--data", "constant"], "--data: all 4 validation images are of one class"),  # M7
+        (["--val-frac", "1.5"], "--val-frac must be between 0 and 1, got 1.5"),
+        (["--size", "4"], "--size must be at least 8, got 4"),
+        (["--augment", "lots"], "argument --augment: invalid choice: 'lots' (choose from"),
+        (["--loss", "focall"], "--loss: unknown loss 'focall': choose from ce"),
+        (["--loss", "ce", "--gamma", "2"], "--loss: loss 'ce' takes no gamma"),
+        (["--loss", "focal", "--gamma", "-1"], "--loss: gamma must be >= 0, got -1"),
+        (["--class-weights", "balanced"], "argument --class-weights: invalid choice: 'balanced'"),
+        (["--model", "resnet19"], "--model, --weights: unknown model 'resnet19'; close names: resnet18"),
+        (["--model", "nets.py:missing"], "--model, --weights: nets.py has no function 'missing'"),
+        (["--weights", "no.pt"], "--model, --weights: weights: there is no file no.pt"),
+        (["--optimizer", "adamx"], "argument --optimizer: invalid choice: 'adamx'"),
+        (["--lr", "-1"], "--optimizer: learning rate must be > 0, got -1"),
+        (["--scheduler", "cosin"], "argument --scheduler: invalid choice: 'cosin'"),
+        (["--scheduler", "cosine", "--t0", "3"], "--scheduler: schedule 'cosine' takes no t0"),
+        (["--warmup", "99"], "--scheduler: warm-up must be >= 0 and shorter than the run"),
+        (["--epochs", "0"], "--epochs must be at least 1, got 0"),
+        (["--batch-size", "0"], "--batch-size must be at least 1, got 0"),
+        (["--accum", "0"], "--accum must be at least 1, got 0"),
+        (["--clip", "0"], "--clip must be > 0, got 0"),
+        (["--ema", "1"], "--ema must be between 0 and 1, got 1"),
+        (["--device", "tpu"], "--device: 'tpu' cannot be used here"),
+        (["--out", "taken"], "--out: taken already holds a run"),
+        (["--los", "ce"], "unrecognized arguments: --los ce"),
+    ],
+)
+def test_bad_input_is_one_line_that_names_the_flag_and_exit_code_2(workspace, capsys, words, said):
+    (workspace / "empty").mkdir()
+    image_folder(workspace / "single", (5,))
+    image_folder(workspace / "lonely", (5, 1))
+    image_folder(workspace / "broken")
+    image_folder(workspace / "constant" / "train")
+    image_folder(workspace / "constant" / "val", (4,))
+    (workspace / "broken" / "class0" / "text.jpg").write_text("no image")
+    (workspace / "taken").mkdir()
+    (workspace / "taken" / "log.csv").write_text("epoch\n")
+    base = {"--data": "d", "--size": "16", "--model": "resnet8", "--cache": "cache", "--epochs": "1", "--out": "run"}
+    base |= dict(zip(words[::2], words[1::2], strict=True))
+    with pytest.raises(SystemExit) as stop:
+        train.main([word for pair in base.items() for word in pair])
+    assert stop.value.code == 2
+    error = capsys.readouterr().err
+    assert "train.py: error: " in error or "error: " in error
+    assert said in error
+    assert not (workspace / "run").exists()  # before the run starts
+
+
+# --- on a GPU --------------------------------------------------------------------------------------------------------
+
+needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+
+
+@needs_gpu
+@pytest.mark.parametrize("amp", ("off", "fp16", "bf16"))
+@pytest.mark.parametrize("loss", ("focal", "ce+f1"))
+def test_a_run_on_cuda(workspace, amp, loss):
+    log = run("--device", "cuda", "--amp", amp, "--loss", loss, "--accum", 2, epochs=3)
+    assert all(math.isfinite(float(row["val_loss"])) for row in log)
+
+
+@needs_gpu
+def test_a_window_on_cuda_waits_for_the_device_only_once():
+    images = image_array()
+    images.move_to(torch.device("cuda"))
+    model = models.build_model("resnet8", 5, 8).cuda()
+    batches = data.Batches(images, np.arange(40), 8, device="cuda")
+    transform, criterion = augment.Augment("light"), losses.build_loss("focal")
+    window = next(train.windows(batches, 4))
+    train.backward_window(model, lambda i, x: model(transform(x, i, 0)), criterion, window, OFF)
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        train.backward_window(model, lambda i, x: model(transform(x, i, 0)), criterion, window, OFF)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
