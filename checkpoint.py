@@ -38,8 +38,11 @@ def load(path: str | Path) -> dict[str, Any]:
     """The dict that `save` wrote, tensors on the CPU. Raises FileNotFoundError, or ValueError for any other file."""
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, EOFError, KeyError, pickle.UnpicklingError) as error:
-        raise ValueError(f"{path} is not a readable checkpoint: {str(error).splitlines()[0]}") from error
+    except pickle.UnpicklingError as error:
+        raise ValueError(f"{path} is not a readable checkpoint: only tensors and plain values are loaded") from error
+    except (RuntimeError, EOFError, KeyError) as error:
+        reason = str(error).partition("\n")[0] or "it is cut short"
+        raise ValueError(f"{path} is not a readable checkpoint: {reason}") from error
     if not isinstance(state, dict):
         raise ValueError(f"{path} is not a checkpoint: it holds a {type(state).__name__}, not a dict")
     return state

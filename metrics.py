@@ -1,7 +1,6 @@
-"""
-metrics.py: predictions and targets into numbers to judge an imbalanced classifier by.
+"""Predictions and targets into numbers to judge an imbalanced classifier by.
 
-    python metrics.py           prints one small table per mistake that this file exists to prevent
+    python metrics.py         # one small table per mistake that this file exists to prevent
 
 The state of an epoch is one C x C matrix of integers, `cm[target, pred]`; a score is computed once, from the whole of
 it, never per batch and then averaged. So any batch size and any order of the samples give the same score.
@@ -73,7 +72,8 @@ def _score(metric: str, average: str, tp: Tensor, predicted: Tensor, support: Te
 
 def _class_ids(preds: Array, targets: Array, num_classes: int | None = None) -> tuple[Tensor, Tensor]:
     """Integer preds (N,), the argmax of float logits (N, C), and integer targets (N,)."""
-    preds, targets = torch.as_tensor(preds), torch.as_tensor(targets)
+    if not (isinstance(preds, Tensor) and isinstance(targets, Tensor)):
+        preds, targets = torch.as_tensor(preds), torch.as_tensor(targets)
     if preds.dim() == 2 and preds.is_floating_point() and num_classes in (None, preds.shape[1]):
         preds = preds.argmax(1)  # (N, C) -> (N,)
     if preds.dim() != 1 or preds.shape != targets.shape or preds.is_floating_point() or targets.is_floating_point():
@@ -115,8 +115,8 @@ class ConfusionMatrix:
         """Adds a batch: integer preds (N,) or float logits (N, C), and integer targets (N,). Returns itself."""
         preds, targets = _class_ids(preds_or_logits, targets, self.num_classes)
         # C or more lands in row C; below 0 becomes -1, which index_put_ wraps to the last row, C + 1
-        rows = targets.to(self.device, torch.long).clamp(-1, self.num_classes)
-        columns = preds.to(self.device, torch.long).clamp(-1, self.num_classes)
+        rows = targets.long().clamp(-1, self.num_classes)
+        columns = preds.long().clamp(-1, self.num_classes)
         self.counts.index_put_((rows, columns), self._one, accumulate=True)
         return self
 

@@ -88,7 +88,7 @@ def parse_options(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add("--batch-size", type=int, default=32, help="images a micro-batch, what has to fit in memory (default 32)")
     add("--accum", type=int, default=1, help="micro-batches an update: effective batch = batch x accum (default 1)")
     add("--optimizer", choices=optim.OPTIMIZERS, default="adamw", help="default adamw")
-    add("--lr", type=float, help="peak learning rate (default 0.1 for sgd, else 1e-3)")
+    add("--lr", type=float, help="peak learning rate (default 0.1 for sgd, else 1e-3; 5e-3 for the demo)")
     add("--weight-decay", type=float, help="default 5e-4 for sgd, 0.01 for adamw, else 0")
     add("--scheduler", choices=optim.SCHEDULES, default="cosine", help="default cosine")
     add("--warmup", type=float, default=0.0, help="epochs of linear rise; for onecycle the length of its rise")
@@ -130,9 +130,10 @@ def parse_options(argv: Sequence[str] | None = None) -> argparse.Namespace:
         if value is not None and not 0 < value < (math.inf if name == "clip" else 1):
             least = "> 0" if name == "clip" else "between 0 and 1"
             parser.error(f"--{name.replace('_', '-')} must be {least}, got {value}")
-    is_demo = options.data == "demo"
+    is_demo = options.data == "demo"  # small pictures, a small network, few updates
     options.size = options.size or (48 if is_demo else 224)
     options.model = options.model or ("resnet8" if is_demo else "resnet18")
+    options.lr = options.lr if options.lr or options.optimizer != "adamw" else 5e-3 if is_demo else None
     options.amp = options.amp or ("fp16" if options.device.startswith("cuda") else "off")
     options.cache = os.path.expanduser(options.cache)
     return options
@@ -443,7 +444,7 @@ def print_summary(folder: Path, best: dict[str, Any], matrix: metrics.ConfusionM
 def read_table(options: argparse.Namespace) -> tuple[data.ImageTable, Any, Any]:
     """The table of all images, and which of its rows are for training and for validation."""
     with blaming("--data"):
-        source = str(demo.draw(Path(options.cache) / "demo")) if options.data == "demo" else options.data
+        source = str(demo.draw(Path(options.cache) / f"demo-{demo.VERSION}")) if options.data == "demo" else options.data
         table = data.read(source, options.csv, options.cache)
     if options.val_data:
         with blaming("--val-data"):

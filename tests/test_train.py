@@ -1,6 +1,5 @@
 """train.py: the window's gradient, the order inside an update, what a run leaves, what it refuses."""
 
-import ast
 import csv
 import json
 import math
@@ -358,7 +357,7 @@ def test_a_run_leaves_what_the_readme_says(workspace, capsys):
     losses_ = [float(row["val_loss"]) for row in log]
     assert torch.load("run/best_loss.pt", weights_only=True)["epoch"] == losses_.index(min(losses_)) + 1
     for said in ("groups shared: 0", "imbalance", "8 x 2 accumulated = effective batch 16", "best macro F1", "interval",
-                 "worst class", "focal", "resnet8, 0.07 M", "best_f1.pt"):  # fmt: skip
+                 "worst class", "FocalLoss(gamma=2.0", "resnet8, 0.07 M", "best_f1.pt"):  # fmt: skip
         assert said in printed, said
     assert "\r" not in printed  # plain lines where there is no terminal
 

@@ -1,0 +1,321 @@
+"""What the kit costs, against a limit measured in the same run: read the ratios, not the times.
+
+    python bench.py                          # every table, on the CPU with 2 threads; about 15 minutes
+    python bench.py losses metrics           # some of them
+    python bench.py --device cuda --out results/bench-cuda.md
+
+All contestants of a table take turns in every round, in shuffled order; a cell is the median over the rounds, a ratio
+the median of the rounds' ratios to the first row. A second copy of the first row shows the noise. Run it alone: a
+neighbour on the same cores slows what has two threads most.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import platform
+import random
+import shlex
+import statistics
+import sys
+import tempfile
+import time
+import weakref
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+import torchvision
+from PIL import Image
+from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.data import DataLoader
+from torchvision import transforms as T
+
+import augment
+import data
+import losses
+import metrics
+import models
+import optim
+import train
+
+
+def race(contestants: dict[str, Callable[[], object]], rounds: int, seconds: float, device: str) -> dict[str, list]:
+    """Seconds a call of each contestant, one number a round."""
+
+    def timed(call: Callable[[], object], repeats: int) -> float:
+        synchronize(device)
+        start = time.perf_counter()
+        for _ in range(repeats):
+            call()
+        synchronize(device)
+        return (time.perf_counter() - start) / repeats
+
+    repeats = {}
+    for name, call in contestants.items():
+        call()
+        repeats[name] = max(1, int(seconds / max(timed(call, 1), 1e-7)))
+    times: dict[str, list] = {name: [] for name in contestants}
+    shuffle = random.Random(0)
+    for _ in range(rounds):
+        for name in shuffle.sample(list(contestants), len(contestants)):
+            times[name].append(timed(contestants[name], repeats[name]))
+    return times
+
+
+def synchronize(device: str) -> None:
+    if device == "cuda":
+        torch.cuda.synchronize()
+
+
+def ratio(times: dict[str, list], name: str) -> float:
+    limit = next(iter(times.values()))
+    return statistics.median(t / first for t, first in zip(times[name], limit, strict=True))
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Losses
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def usual_focal(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    """The focal loss of most notes: the factor on all N x C entries, of which one a row is used."""
+    log_p = F.log_softmax(logits, 1)
+    return F.nll_loss((1 - log_p.exp()) ** 2 * log_p, targets)
+
+
+def usual_f1(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    """The soft F1 of most notes: one-hot targets, precision and recall apart, a small number against 0 / 0."""
+    y, p = F.one_hot(targets, logits.shape[1]).float(), logits.softmax(1)
+    tp, fp, fn = (y * p).sum(0), ((1 - y) * p).sum(0), (y * (1 - p)).sum(0)
+    precision, recall = tp / (tp + fp + 1e-7), tp / (tp + fn + 1e-7)
+    return 1 - (2 * precision * recall / (precision + recall + 1e-7)).mean()
+
+
+class PeakMemory(TorchDispatchMode):
+    """Largest number of bytes in tensors created inside the block and alive at one time."""
+
+    def __init__(self):
+        super().__init__()
+        self.live, self.peak, self.known = 0, 0, set()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        result = func(*args, **(kwargs or {}))
+        given = {t.untyped_storage()._cdata for t in self._tensors((args, kwargs))}
+        for tensor in self._tensors(result):
+            storage = tensor.untyped_storage()
+            key, size = storage._cdata, storage.nbytes()
+            if key not in given and key not in self.known:
+                self.known.add(key)
+                self.live += size
+                self.peak = max(self.peak, self.live)
+                weakref.finalize(storage, self._freed, key, size)
+        return result
+
+    def _freed(self, key: int, size: int) -> None:
+        self.known.discard(key)
+        self.live -= size
+
+    @staticmethod
+    def _tensors(tree: object) -> list[torch.Tensor]:
+        return [leaf for leaf in torch.utils._pytree.tree_leaves(tree) if isinstance(leaf, torch.Tensor)]
+
+
+def bench_losses(device: str, rounds: int) -> list[str]:
+    lines = []
+    for N, C in ((32, 18), (256, 18), (4096, 100), (4096, 1000)):
+        torch.manual_seed(0)
+        x = torch.randn(N, C, device=device, requires_grad=True)
+        t = torch.randint(0, C, (N,), device=device)
+        weight = torch.rand(C, device=device) + 0.5
+        contestants = {
+            "F.cross_entropy": lambda x=x, t=t: F.cross_entropy(x, t),
+            "F.cross_entropy again": lambda x=x, t=t: F.cross_entropy(x, t),
+            "kit cross-entropy": lambda x=x, t=t: losses.cross_entropy_loss(x, t),
+            "kit focal": lambda x=x, t=t: losses.focal_loss(x, t),
+            "kit focal, weighted": lambda x=x, t=t, w=weight: losses.focal_loss(x, t, weight=w),
+            "kit focal, smoothing": lambda x=x, t=t: losses.focal_loss(x, t, smoothing=0.1),
+            "kit label smoothing": lambda x=x, t=t: losses.label_smoothing_loss(x, t),
+            "kit soft F1": lambda x=x, t=t: losses.f1_loss(x, t),
+            "F.cross_entropy(label_smoothing=0.1)": lambda x=x, t=t: F.cross_entropy(x, t, label_smoothing=0.1),
+            "the usual focal": lambda x=x, t=t: usual_focal(x, t),
+            "the usual soft F1": lambda x=x, t=t: usual_f1(x, t),
+        }
+
+        def step(loss: Callable[[], torch.Tensor], x: torch.Tensor = x) -> None:
+            x.grad = None
+            loss().backward()
+
+        memory = {}
+        for name, loss in contestants.items():
+            x.grad = None
+            with PeakMemory() as peak:
+                loss().backward()
+            memory[name] = peak.peak
+        times = race({name: lambda f=f: step(f) for name, f in contestants.items()}, rounds, 0.05, device)
+        lines += [f"\nLosses, forward and backward, logits ({N}, {C})\n", "| loss | ms | x limit | peak memory x limit |"]
+        lines += ["|---|---|---|---|"]
+        for name in contestants:
+            ms, share = 1e3 * statistics.median(times[name]), memory[name] / memory["F.cross_entropy"]
+            lines.append(f"| {name} | {ms:.3f} | {ratio(times, name):.2f} | {share:.2f} |")
+    return lines
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Metrics
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def bench_metrics(device: str, rounds: int) -> list[str]:
+    lines = ["\nConfusion matrix, one update\n", "| C, batch | way | us | x first |", "|---|---|---|---|"]
+    for C, N in ((18, 64), (18, 256), (1000, 256)):
+        generator = torch.Generator().manual_seed(0)
+        p, t = (torch.randint(0, C, (N,), generator=generator).to(device) for _ in range(2))
+        kit, counts = metrics.ConfusionMatrix(C, device=device), torch.zeros(C * C, dtype=torch.long, device=device)
+        contestants = {
+            "kit ConfusionMatrix.update": lambda kit=kit, p=p, t=t: kit.update(p, t),
+            "counts += bincount": lambda c=counts, p=p, t=t, C=C: c.add_(torch.bincount(t * C + p, minlength=C * C)),
+        }
+        with contextlib.suppress(ImportError):
+            from sklearn.metrics import f1_score
+
+            contestants["scikit-learn f1_score of the batch"] = lambda p=p, t=t: f1_score(
+                t.cpu(), p.cpu(), average="macro", zero_division=0
+            )
+        times = race(contestants, rounds, 0.05, device)
+        for name in contestants:
+            us = 1e6 * statistics.median(times[name])
+            lines.append(f"| {C}, {N} | {name} | {us:.1f} | {ratio(times, name):.1f} |")
+    return lines
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The loop
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def tiny_net(num_classes: int) -> nn.Module:
+    """So cheap that what is left is the loader: stands in for a GPU much faster than its host."""
+    features = nn.Conv2d(3, 8, 4, 4), nn.ReLU(), nn.AdaptiveAvgPool2d(4), nn.Flatten()
+    return nn.Sequential(*features, nn.Linear(128, num_classes))
+
+
+def write_photos(root: Path, images: int, size: int, classes: int = 10) -> Path:
+    rng = np.random.default_rng(0)
+    for i in range(images):
+        folder = root / f"{i % classes}"
+        folder.mkdir(parents=True, exist_ok=True)
+        coarse = Image.fromarray(rng.integers(0, 256, (8, 8, 3), dtype=np.uint8))
+        coarse.resize((size, size), Image.Resampling.BICUBIC).save(folder / f"{i:05d}.jpg", quality=90)
+    return root
+
+
+def usual_epoch(model: nn.Module, optimizer: torch.optim.Optimizer, loader: DataLoader, device: str) -> None:
+    """The loop of most notes: ImageFolder, two workers, Pillow, and a look at the loss after every batch."""
+    for images, targets in loader:
+        loss = F.cross_entropy(model(images.to(device)), targets.to(device))
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        loss.item()
+
+
+def bench_loop(device: str, rounds: int) -> list[str]:
+    lines = []
+    for label, build, number in (
+        ("resnet8", lambda: models.build_model("resnet8", 10, 32), 2560),
+        ("a tiny network", lambda: tiny_net(10), 10240),
+    ):
+        with tempfile.TemporaryDirectory() as scratch:
+            folder = write_photos(Path(scratch) / "photos", number, 32)
+            table = data.read(str(folder))
+            images = data.decode(table, 32, scratch, progress=False)
+            images.move_to(torch.device(device))
+            batches = data.Batches(images, np.arange(number), 128, shuffle=True, device=device)
+            x, t = next(iter(batches))
+            x = augment.normalize(x)
+            steps = len(batches)
+
+            def fresh(build: Callable[[], nn.Module] = build) -> tuple[nn.Module, torch.optim.Optimizer]:
+                model = build().to(device, memory_format=torch.channels_last)
+                return model, optim.build_optimizer("sgd", model, lr=0.01)
+
+            bare_model, bare_optimizer = fresh()
+
+            def bare(model=bare_model, optimizer=bare_optimizer, x=x, t=t, steps=steps) -> None:
+                for _ in range(steps):
+                    F.cross_entropy(model(x), t).backward()
+                    optimizer.step()
+                    optimizer.zero_grad()
+
+            model, optimizer = fresh()
+            schedule = optim.build_schedule("none", optimizer, 1, steps)
+            state = train.State(model, None, optimizer, schedule, torch.amp.GradScaler(device, enabled=False))
+            criterion, transform = losses.build_loss("ce"), augment.Augment("light")
+
+            def kit(state=state, batches=batches, criterion=criterion, transform=transform) -> None:
+                batches.epoch += 1
+                train.train_epoch(state, batches, criterion, transform)
+
+            per_image = T.Compose(
+                [T.RandomCrop(32, 4), T.RandomHorizontalFlip(), T.ToTensor(),
+                 T.Normalize(augment.IMAGENET_MEAN, augment.IMAGENET_STD)]
+            )  # fmt: skip
+            dataset = torchvision.datasets.ImageFolder(str(folder), per_image)
+            loader = DataLoader(dataset, 128, shuffle=True, num_workers=2, persistent_workers=True)
+            usual_model, usual_optimizer = fresh()
+            contestants = {
+                "bare step on one resident batch": bare,
+                "kit train_epoch, light augmentation": kit,
+                "ImageFolder + DataLoader(2) + Pillow": lambda m=usual_model, o=usual_optimizer, d=loader: usual_epoch(
+                    m, o, d, device
+                ),
+            }
+            times = race(contestants, rounds, 0.0, device)
+        lines += [f"\nTraining loop, {label}, 32 x 32, batch 128, {number} images an epoch\n"]
+        lines += ["| loop | images/s | x bare step | x the usual loop |", "|---|---|---|---|"]
+        usual = times["ImageFolder + DataLoader(2) + Pillow"]
+        for name in contestants:
+            speed = number / statistics.median(times[name])
+            over = statistics.median(u / own for u, own in zip(usual, times[name], strict=True))
+            lines.append(f"| {name} | {speed:.0f} | {1 / ratio(times, name):.2f} | {over:.1f} |")
+    return lines
+
+
+TABLES = {"losses": (bench_losses, 15), "metrics": (bench_metrics, 15), "loop": (bench_loop, 5)}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("tables", nargs="*", metavar="TABLE", help=f"{', '.join(TABLES)} (default all)")
+    parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
+    parser.add_argument("--threads", type=int, default=2, help="CPU threads (default 2)")
+    parser.add_argument("--rounds", type=int, help="rounds of each table (default 15, loop 5)")
+    parser.add_argument("--out", help="also write the tables to this Markdown file")
+    options = parser.parse_args()
+    unknown = set(options.tables) - set(TABLES)
+    if unknown:
+        parser.error(f"unknown table {sorted(unknown)[0]!r}: choose from {', '.join(TABLES)}")
+    torch.set_num_threads(options.threads)
+    device = torch.cuda.get_device_name() if options.device == "cuda" else f"CPU, {options.threads} threads"
+    lines = [
+        f"`{shlex.join(['python', *sys.argv])}`\n",
+        f"{device}; torch {torch.__version__}, torchvision {torchvision.__version__}, "
+        f"Python {platform.python_version()}",
+    ]
+    print("\n".join(lines), flush=True)
+    for name in options.tables or TABLES:
+        bench, rounds = TABLES[name]
+        table = bench(options.device, options.rounds or rounds)
+        print("\n".join(table), flush=True)
+        lines += table
+    if options.out:
+        Path(options.out).parent.mkdir(parents=True, exist_ok=True)
+        Path(options.out).write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,121 @@
+"""The house itself: no module imports a sibling, each runs alone, the README's commands are real, no pitfall is loose."""
+
+import ast
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+PROGRAMS = {"train", "bench"}
+MODULES = sorted(path.stem for path in ROOT.glob("*.py") if path.stem not in PROGRAMS)
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def imports(name):
+    tree = ast.parse((ROOT / f"{name}.py").read_text(encoding="utf-8"))
+    names = {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
+    names |= {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
+    return {name.split(".")[0] for name in names}
+
+
+def test_the_house_has_the_modules_it_should():
+    assert MODULES == ["augment", "checkpoint", "data", "demo", "losses", "metrics", "models", "optim"]
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_no_module_imports_a_sibling_or_anything_but_the_runtime_packages(name):
+    outside = imports(name) - set(sys.stdlib_module_names)
+    assert outside <= {"torch", "torchvision", "numpy", "PIL", "tqdm"}
+
+
+@pytest.mark.parametrize("name", ["losses", "metrics", "models", "optim", "demo"])
+def test_each_module_alone_in_an_empty_folder_prints_its_table(name, tmp_path):
+    shutil.copy(ROOT / f"{name}.py", tmp_path)
+    more = ["--people", "20"] if name == "demo" else []
+    done = subprocess.run([sys.executable, f"{name}.py", *more], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert len(done.stdout.splitlines()) > 4
+
+
+@pytest.mark.parametrize("name", ["augment", "checkpoint", "data"])
+def test_a_module_that_needs_a_path_says_so_alone_in_an_empty_folder(name, tmp_path):
+    shutil.copy(ROOT / f"{name}.py", tmp_path)
+    done = subprocess.run([sys.executable, f"{name}.py"], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 1 and f"python {name}.py" in done.stderr and "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("name", ["losses", "metrics"])
+def test_what_travels_to_old_servers_keeps_to_python_3_8(name):
+    source = (ROOT / f"{name}.py").read_text(encoding="utf-8")
+    ast.parse(source, feature_version=(3, 8))
+    assert "from __future__ import annotations" in source
+    # annotations are not evaluated, other code is: X | Y of types, list[...] outside of annotations need 3.9 and 3.10
+    tree = ast.parse(source)
+    for node in ast.walk(tree):
+        for attribute in ("annotation", "returns"):
+            if getattr(node, attribute, None) is not None:
+                setattr(node, attribute, None)
+    rest = ast.unparse(tree)
+    assert not re.search(r"\b(list|dict|tuple|set|type)\[\w", rest)
+    assert "removeprefix" not in rest and "strict=" not in rest and "match " not in source
+
+
+@pytest.mark.parametrize("name", [*MODULES, *sorted(PROGRAMS)])
+def test_the_docstrings_examples_are_true(name):
+    if ">>>" in (ROOT / f"{name}.py").read_text(encoding="utf-8"):
+        done = subprocess.run([sys.executable, "-m", "doctest", f"{name}.py"], cwd=ROOT, capture_output=True, text=True)
+        assert done.returncode == 0, done.stdout
+
+
+def test_the_readme_has_exactly_two_set_up_commands_each_complete():
+    commands = [line for line in README.splitlines() if line.startswith("pip install")]
+    assert commands == [
+        "pip install -r requirements.txt && python train.py --loss focal --accum 4",
+        "pip install -r requirements.txt -r tests/requirements.txt && python -m pytest",
+    ]
+    assert commands[1] in README and "grep -m 1 'python -m pytest' README.md" in (ROOT / ".ci/run").read_text()
+
+
+def test_every_train_command_in_the_readme_parses():
+    import train
+
+    commands = re.findall(r"^python train\.py (.*)$", README.replace("\\\n", " "), re.M)
+    assert len(commands) >= 5
+    for command in commands:
+        words = command.split("#")[0].split()
+        if words != ["--help"]:
+            train.parse_options(words)
+
+
+def test_the_requirements_are_the_four_packages_with_lower_bounds_only():
+    lines = (ROOT / "requirements.txt").read_text().split()
+    assert lines == ["torch>=2.4", "torchvision>=0.19", "numpy>=1.26", "tqdm>=4.66"]
+
+
+PINNED = "M1-M10 A1-A12 L1-L22 D1-D5 D10-D12 D15-D16 E1-E7"
+
+
+def pitfalls():
+    for span in PINNED.split():
+        letter, first, last = re.fullmatch(r"([A-Z])(\d+)-[A-Z](\d+)", span).groups()
+        yield from (f"{letter}{i}" for i in range(int(first), int(last) + 1))
+
+
+def test_every_pitfall_is_pinned_by_a_test_that_exists_or_impossible_for_a_stated_reason():
+    table = (ROOT / "tests" / "PITFALLS.md").read_text(encoding="utf-8")
+    rows = dict(re.findall(r"^\| (\w+) \| [^|]+ \| (.+) \|$", table, re.M))
+    assert list(rows) == ["id", *pitfalls()]  # the header, then every id in order
+    tests = {
+        f"{path.name}::{node.name}"
+        for path in (ROOT / "tests").glob("test_*.py")
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.FunctionDef)
+    }
+    for pitfall, cell in list(rows.items())[1:]:
+        named = re.findall(r"`(test_\w+\.py::test_\w+)`", cell)
+        assert named or cell.startswith("impossible: "), pitfall
+        assert set(named) <= tests, (pitfall, set(named) - tests)
