@@ -133,7 +133,8 @@ def parse_options(argv: Sequence[str] | None = None) -> argparse.Namespace:
     is_demo = options.data == "demo"  # small pictures, a small network, few updates
     options.size = options.size or (48 if is_demo else 224)
     options.model = options.model or ("resnet8" if is_demo else "resnet18")
-    options.lr = options.lr if options.lr or options.optimizer != "adamw" else 5e-3 if is_demo else None
+    if is_demo and options.lr is None and options.optimizer == "adamw":
+        options.lr = 5e-3
     options.amp = options.amp or ("fp16" if options.device.startswith("cuda") else "off")
     options.cache = os.path.expanduser(options.cache)
     return options
