@@ -156,8 +156,8 @@ def bench_losses(device: str, rounds: int) -> list[str]:
                 loss().backward()
             memory[name] = peak.peak
         times = race({name: lambda f=f: step(f) for name, f in contestants.items()}, rounds, 0.05, device)
-        lines += [f"\nLosses, forward and backward, logits ({N}, {C})\n", "| loss | ms | x limit | peak memory x limit |"]
-        lines += ["|---|---|---|---|"]
+        lines.append(f"\nLosses, forward and backward, logits ({N}, {C})\n")
+        lines += ["| loss | ms | x limit | peak memory x limit |", "|---|---|---|---|"]
         for name in contestants:
             ms, share = 1e3 * statistics.median(times[name]), memory[name] / memory["F.cross_entropy"]
             lines.append(f"| {name} | {ms:.3f} | {ratio(times, name):.2f} | {share:.2f} |")

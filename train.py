@@ -445,7 +445,9 @@ def print_summary(folder: Path, best: dict[str, Any], matrix: metrics.ConfusionM
 def read_table(options: argparse.Namespace) -> tuple[data.ImageTable, Any, Any]:
     """The table of all images, and which of its rows are for training and for validation."""
     with blaming("--data"):
-        source = str(demo.draw(Path(options.cache) / f"demo-{demo.VERSION}")) if options.data == "demo" else options.data
+        source = options.data
+        if source == "demo":
+            source = str(demo.draw(Path(options.cache) / f"demo-{demo.VERSION}"))
         table = data.read(source, options.csv, options.cache)
     if options.val_data:
         with blaming("--val-data"):

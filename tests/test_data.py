@@ -2,6 +2,7 @@
 
 import csv
 import io
+import multiprocessing
 import os
 import struct
 
@@ -445,3 +446,10 @@ def test_batches_made_ahead_by_a_thread_are_the_same_and_its_errors_arrive():
     early = data._ahead(iter(range(100)))
     next(early)
     early.close()  # a loop that is left early leaves no thread behind
+
+
+def test_E7_no_worker_process_is_started(images):
+    before = multiprocessing.active_children()
+    next(iter(Batches(images, np.arange(21), 4, shuffle=True)))
+    assert multiprocessing.active_children() == before
+    assert "num_workers" not in open(data.__file__, encoding="utf-8").read()

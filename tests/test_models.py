@@ -460,6 +460,15 @@ def test_pretrained_vit_takes_only_the_size_it_was_trained_at(hub):
         build_model("vit_b_16", 5, 64, weights="DEFAULT")
 
 
+@pytest.mark.parametrize("name", ["resnet8", "resnet20", "vit_tiny"])
+def test_A12_the_logits_of_the_kits_networks_take_both_signs(name):
+    torch.manual_seed(0)
+    model = build_model(name, 10, 32).eval()
+    torch.nn.init.normal_(model.get_submodule(find_head(model)).weight)  # vit_tiny's head starts at 0
+    logits = model(images(8, 32))
+    assert (logits < 0).any() and (logits > 0).any()
+
+
 # ---------------------------------------------------------------------------------------------------------------------
 # EMA
 # ---------------------------------------------------------------------------------------------------------------------

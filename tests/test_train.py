@@ -378,6 +378,17 @@ def test_M6_D9_best_f1_holds_the_weights_of_the_best_epoch_and_best_loss_of_its_
     assert waited == [0, 0, 1, 2]  # 0.95 is the best model, but no improvement by 0.15
 
 
+def test_E5_last_pt_holds_everything_that_changes(workspace):
+    run("--ema", 0.9, "--scheduler", "plateau", epochs=2)
+    state = torch.load("run/last.pt", weights_only=True)
+    assert state["epoch"] == 2 and state["best"]["f1"] > 0 and state["epochs_without_improvement"] >= 0
+    assert state["optimizer"]["state"] and state["schedule"]["updates"] == state["ema"]["updates"] == 10
+    assert "drops" in state["schedule"] and "scaler" in state and len(state["rng"]) >= 1
+    assert any(key.endswith("running_mean") for key in state["model"])
+    model = models.build_model("resnet8", 3, 16)
+    optim.build_optimizer("adamw", model).load_state_dict(state["optimizer"])
+
+
 def test_the_same_seed_gives_the_same_run_and_another_another(workspace):
     def numbers(log):
         return [{k: v for k, v in row.items() if k not in ("images_per_second", "seconds")} for row in log]
