@@ -398,14 +398,14 @@ class ImageArray(Dataset):
     def gather(self, index: Tensor) -> Tensor:
         """uint8 (n, 3, S, S), channels_last: one copy of the rows, from the device if the set lives there."""
         if self.resident is not None:
-            return self.resident.index_select(0, index.to(self.resident.device)).permute(0, 3, 1, 2)
+            return self.resident.index_select(0, index).permute(0, 3, 1, 2)
         return torch.from_numpy(self.pixels[index.numpy()]).permute(0, 3, 1, 2)
 
     def __getitem__(self, i: int) -> tuple[Tensor, Tensor]:
-        return self.gather(torch.tensor([i]))[0], self.targets[i]
+        return self.__getitems__([i])[0]
 
     def __getitems__(self, indices: list[int]) -> list[tuple[Tensor, Tensor]]:
-        index = torch.tensor(indices)
+        index = torch.tensor(indices, device=self.targets.device)
         return list(zip(self.gather(index), self.targets[index], strict=True))
 
     def move_to(self, device: torch.device) -> bool:
@@ -416,6 +416,7 @@ class ImageArray(Dataset):
         for start in range(0, len(self), 1024):
             rows = slice(start, start + 1024)
             self.resident[rows] = torch.from_numpy(np.array(self.pixels[rows])).to(device)
+        self.targets = self.targets.to(device)
         return True
 
 
@@ -543,9 +544,10 @@ class Batches:
         self.seed, self.device, self.epoch = seed, torch.device(device), 0
 
     def index_batches(self) -> list[Tensor]:
-        """Row numbers of this epoch's batches, in order."""
+        """Row numbers of this epoch's batches, in order, where the targets are."""
         rows = np.random.default_rng([self.seed, self.epoch]).permutation(self.rows) if self.shuffle else self.rows
-        batches = list(torch.from_numpy(np.ascontiguousarray(rows)).split(self.batch_size))
+        rows = torch.from_numpy(np.ascontiguousarray(rows)).to(self.images.targets.device)  # one copy an epoch
+        batches = list(rows.split(self.batch_size))
         if self.batch_size > 1 and len(batches) > 1 and len(batches[-1]) == 1:
             batches[-2:] = [torch.cat(batches[-2:])]
         return batches

@@ -6,8 +6,8 @@
 
 FOLDER is an image folder, a competition folder with a train.csv, or the mask competition's layout: see data.read.
 
-To read it: main() is the whole run; train_epoch() is the loop of updates, in the order unscale, clip, step, update,
-EMA, schedule; backward_window() is gradient accumulation; evaluate() is the judge.
+To read it: main() is the whole run; train_epoch() is the loop of updates, in the order unscale, clip, step, average,
+schedule, scale; backward_window() is gradient accumulation; evaluate() is the judge.
 
 A run is a folder: config.json (the options, before the first epoch), log.csv (a row an epoch), best_f1.pt,
 best_loss.pt and last.pt (after every epoch).
@@ -64,7 +64,7 @@ def parse_options(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add("--data", default="demo", help="a folder, 'demo', or a torchvision data set such as CIFAR10 (default demo)")
     add("--csv", help="a CSV with an image and a label column; --data is then the folder of the images")
     add("--val-data", help="validation images, read like --data (default: a share of --data)")
-    add("--val-frac", type=float, default=0.2, help="share of --data kept for validation (default 0.2)")
+    add("--val-frac", type=float, help="share of --data kept for validation (default 0.2)")
     add("--size", type=int, help="side of the square images in pixels (default 48 for the demo, else 224)")
     add("--augment", choices=augment.AUGMENTS, default="none", help="of the training images (default none)")
     add("--cache", default=os.path.join("~", ".cache", "f1kit"), help="folder of decoded images (default %(default)s)")
@@ -275,15 +275,15 @@ def train_epoch(
             overflowed = scaler.is_enabled() and not math.isfinite(norm_value)
             if not math.isfinite(loss_value) or not (math.isfinite(norm_value) or overflowed):
                 raise NonFinite(_describe(window, batches, loss_value, norm_value))
-            scaler.step(optimizer)  # leaves the weights alone if fp16 overflowed: finding that is what the scale is for
-            scaler.update()
-            optimizer.zero_grad(set_to_none=True)
-            if overflowed:
+            if overflowed:  # the scale was too high for fp16: no update, and the scaler halves it
                 skipped += 1
-            else:  # the average and the schedule count updates that happened
+            else:
+                scaler.step(optimizer)
                 if state.ema:
                     state.ema.update(model)
-                state.schedule.step()
+                state.schedule.step()  # average and schedule count updates that happened
+            scaler.update()
+            optimizer.zero_grad(set_to_none=True)
             targets = torch.cat([targets for _, _, targets in window])
             weight = criterion.weight_of(targets)
             loss_sum, weight_sum = loss_sum + loss * weight, weight_sum + weight
@@ -452,8 +452,11 @@ def read_table(options: argparse.Namespace) -> tuple[data.ImageTable, Any, Any]:
     if options.val_data:
         with blaming("--val-data"):
             table = data.join(table, data.read(options.val_data, cache=options.cache, train=False))
+    if table.is_val is not None and options.val_frac:
+        with blaming("--val-frac"):
+            raise ValueError(f"{options.val_frac} has no effect: the validation images are given")
     with blaming("--data"):
-        train_rows, val_rows = data.split(table, options.val_frac, options.seed)
+        train_rows, val_rows = data.split(table, options.val_frac or 0.2, options.seed)
         if len(set(table.targets[val_rows])) < 2:
             raise ValueError(f"all {len(val_rows)} validation images are of one class: nothing can be judged by them")
     return table, train_rows, val_rows

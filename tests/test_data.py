@@ -432,6 +432,16 @@ def test_E6_the_decoded_set_works_in_a_foreign_loader(images):
     assert x.shape == (8, 3, 12, 12) and torch.equal(x[3], images[3][0]) and torch.equal(t, images.targets[:8])
 
 
+def test_a_set_that_lives_on_the_device_gives_the_same_batches(images):
+    batches = Batches(images, np.arange(21), 4, shuffle=True)
+    from_file = list(batches.indexed())
+    assert not images.move_to(torch.device("cpu")) and images.resident is None
+    images.resident = torch.from_numpy(np.array(images.pixels))  # as move_to does on a GPU
+    for ours, theirs in zip(from_file, batches.indexed(), strict=True):
+        assert all(torch.equal(a, b) for a, b in zip(ours, theirs, strict=True))
+    assert torch.equal(images[3][0], torch.from_numpy(images.pixels[3]).permute(2, 0, 1))
+
+
 def test_batches_made_ahead_by_a_thread_are_the_same_and_its_errors_arrive():
     assert list(data._ahead(iter(range(100)))) == list(range(100))
 

@@ -273,7 +273,7 @@ def test_A8_mixed_precision_with_a_scaler_trains_on_the_cpu_too():
     assert last < first
 
 
-def test_the_order_in_a_window_is_unscale_clip_step_update_average_schedule(monkeypatch):
+def test_A7_the_order_in_a_window_is_unscale_clip_step_average_schedule_scale(monkeypatch):
     calls = []
     scaler, state = torch.amp.GradScaler("cpu", init_scale=2.0), state_of(flat_net())
     state.scaler, state.ema = scaler, models.EMA(state.model)
@@ -285,11 +285,11 @@ def test_the_order_in_a_window_is_unscale_clip_step_update_average_schedule(monk
     spy(scaler, "unscale_", "unscale")
     spy(torch.nn.utils, "clip_grad_norm_", "clip")
     spy(scaler, "step", "step")
-    spy(scaler, "update", "update")
+    spy(scaler, "update", "scale")
     spy(state.ema, "update", "average")
     spy(state.schedule, "step", "schedule")
     one_epoch(state, accum=2)  # 3 micro-batches: windows of 2 and of 1
-    assert calls == ["unscale", "clip", "step", "update", "average", "schedule"] * 2
+    assert calls == ["unscale", "clip", "step", "average", "schedule", "scale"] * 2
 
 
 @pytest.mark.parametrize("poison", ("loss", "gradient"))
@@ -488,6 +488,7 @@ def test_defaults_of_the_demo_and_of_real_data_differ_and_are_resolved():
         (["--val-data", "single"], "--val-data: single holds only one class"),
         (["--data", "constant"], "--data: all 4 validation images are of one class"),  # M7
         (["--val-frac", "1.5"], "--val-frac must be between 0 and 1, got 1.5"),
+        (["--val-frac", "0.3", "--val-data", "other"], "--val-frac: 0.3 has no effect: the validation images are"),
         (["--size", "4"], "--size must be at least 8, got 4"),
         (["--augment", "lots"], "argument --augment: invalid choice: 'lots' (choose from"),
         (["--loss", "focall"], "--loss: unknown loss 'focall': choose from ce"),
@@ -517,6 +518,7 @@ def test_bad_input_is_one_line_that_names_the_flag_and_exit_code_2(workspace, ca
     image_folder(workspace / "single", (5,))
     image_folder(workspace / "lonely", (5, 1))
     image_folder(workspace / "broken")
+    image_folder(workspace / "other", seed=1)
     image_folder(workspace / "constant" / "train")
     image_folder(workspace / "constant" / "val", (4,))
     (workspace / "broken" / "class0" / "text.jpg").write_text("no image")
