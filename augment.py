@@ -35,6 +35,8 @@ def normalize(
         mean, std: of each channel, for pixels in [0, 1]; tensors on the images' device spare a copy for each batch.
         contrast, brightness: a number, or (N, 1) with one value an image. Nothing is clipped: a network has no need.
     """
+    if images.dtype != torch.uint8:
+        raise ValueError(f"images must be uint8, got {images.dtype}")
     mean = torch.as_tensor(mean, device=images.device)  # (3,)
     std = torch.as_tensor(std, device=images.device)
     scale = (contrast / (255 * std)).view(-1, 3, 1, 1)  # (1 or N, 3, 1, 1)

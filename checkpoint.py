@@ -3,8 +3,8 @@
     save("best_f1.pt", {"model": model.state_dict(), "epoch": 3})
     state = load("best_f1.pt")
 
-A checkpoint here is a dict of tensors, str, int, float, bool, None, lists and dicts, nothing else: it loads with
-torch.load(path, weights_only=True) and no allow-list, on every torch, for anyone you send it to.
+A checkpoint here is a dict of tensors, str, int, float, bool, None, lists, tuples and dicts, and nothing else: it loads
+with torch.load(path, weights_only=True) and no allow-list, on every torch, for anyone you send it to.
 
     python checkpoint.py RUN/best_f1.pt      # what is inside
 """
@@ -104,5 +104,9 @@ def _describe(value: Any) -> str:
 if __name__ == "__main__":
     if len(sys.argv) != 2:
         sys.exit(__doc__)
-    for key, value in load(sys.argv[1]).items():
+    try:
+        loaded = load(sys.argv[1])
+    except (OSError, ValueError) as error:
+        sys.exit(f"checkpoint.py: error: {error}")
+    for key, value in loaded.items():
         print(f"{key:>14}  {_describe(value)}")

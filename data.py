@@ -49,11 +49,11 @@ CACHE_FORMAT = 1  # part of every cache's key: raise it when decoding changes
 
 @dataclass
 class ImageTable:
-    """A row an image. `targets` and `groups` are int64 (N,); `is_val` (N,) is set where the layout fixes the split."""
+    """A row an image. `targets` is int64 (N,); `is_val` (N,) is set where the layout fixes the split."""
 
     paths: list[str]
     targets: np.ndarray
-    groups: np.ndarray
+    groups: list[str]  # where nothing else is known an image is a group of its own, named by its path
     classes: list[str]
     layout: str  # what was read, in words
     is_val: np.ndarray | None = None
@@ -82,7 +82,9 @@ def read(data: str, csv_file: str | None = None, cache: str | Path = "cache", tr
     folder = Path(data)
     if csv_file is not None:
         if not Path(csv_file).is_file():
-            raise FileNotFoundError(f"{csv_file} does not exist")
+            raise FileNotFoundError(f"{csv_file} is not a file")
+        if not folder.is_dir():
+            raise FileNotFoundError(f"{data} is not a folder of images")
         table = read_csv(Path(csv_file), folder)
     elif folder.is_dir():
         tables = [path for path in (folder / "train" / "train.csv", folder / "train.csv") if path.is_file()]
@@ -128,8 +130,8 @@ def read_folder(folder: Path) -> ImageTable:
     number = {name: i for i, name in enumerate(classes)}
     table = ImageTable(
         paths=paths,
-        targets=np.array([number[name] for name in names]),
-        groups=np.arange(len(paths)),
+        targets=np.array([number[name] for name in names], dtype=np.int64),
+        groups=paths,
         classes=classes,
         layout=f"image folder {folder}" + (" with train and val" if "val" in parts else ""),
         is_val=np.array(is_val) if "val" in parts else None,
@@ -144,17 +146,17 @@ def read_folder(folder: Path) -> ImageTable:
 def read_csv(csv_file: Path, folder: Path) -> ImageTable:
     """A CSV with a header. The columns are found by name, and an image column is one whose values are files.
 
-    image: ID, ImageID, image_path, img_path, path, file, filename, name; label: target, label, class, ans, y, else the
-    last column; group: group, id, person, profile, source. Case does not matter. Labels that are all whole numbers
-    >= 0 are class numbers, and C is the largest + 1 (a meta.csv with target and class_name may name more); other
-    labels are class names, sorted as text.
+    image: ID, ImageID, image_id, image_path, img_path, image, path, file, filename, name; label: target, label, class,
+    ans, y, else the last column; group: group, id, person, profile, source. Case does not matter. Labels that are all
+    whole numbers >= 0 are class numbers, and C is the largest + 1 (a meta.csv with target and class_name may name
+    more); other labels are class names, sorted as text.
     """
     rows = _rows(csv_file)
     columns = {name.lower(): name for name in rows[0]}
     images = [columns[name] for name in _IMAGE_COLUMNS if name in columns]
     if not images:
         raise ValueError(f"{csv_file} has no image column ({', '.join(_IMAGE_COLUMNS)}): it has {', '.join(rows[0])}")
-    folders = [csv_file.parent, folder, folder / "train", folder / "images", folder / "train" / "images"]
+    folders = [folder, folder / "train", folder / "images", folder / "train" / "images", csv_file.parent]
     found = [(column, root) for column in images for root in folders if _file(root, rows[0][column])]
     if not found:
         raise FileNotFoundError(f"{csv_file}: no file {rows[0][images[0]]} in {folder} (column {images[0]})")
@@ -169,12 +171,16 @@ def read_csv(csv_file: Path, folder: Path) -> ImageTable:
         names = ", ".join(missing[:20])
         raise FileNotFoundError(f"{csv_file}: {len(missing)} of {len(rows)} images are not in {root}: {names}")
     targets, classes = _classes(csv_file, [row[label] for row in rows], label)
-    groups = np.arange(len(rows)) if group is None else np.unique([row[group] for row in rows], return_inverse=True)[1]
+    label_of: dict[str, int] = {}
+    for path, target in zip(paths, targets.tolist(), strict=True):
+        if label_of.setdefault(path, target) != target:
+            raise ValueError(f"{csv_file}: {path} has two labels, {classes[label_of[path]]} and {classes[target]}")
+    groups = paths if group is None else [row[group] for row in rows]
     layout = f"{csv_file}: image column {image}, label column {label}, group column {group or 'none'}"
     return ImageTable(paths, targets, groups, classes, layout)
 
 
-_IMAGE_COLUMNS = ("id", "imageid", "image_path", "img_path", "path", "file", "filename", "name")
+_IMAGE_COLUMNS = ("id", "imageid", "image_id", "image_path", "img_path", "image", "path", "file", "filename", "name")
 _LABEL_COLUMNS = ("target", "label", "class", "ans", "y")
 _GROUP_COLUMNS = ("group", "id", "person", "profile", "source")
 
@@ -186,7 +192,7 @@ def read_mask(csv_file: Path) -> ImageTable:
     age: under 30 is 0, under 60 is 1, else 2.
     """
     paths, targets, groups = [], [], []
-    for person, row in enumerate(_rows(csv_file)):
+    for row in _rows(csv_file):
         folder = csv_file.parent / "images" / row["path"]
         photos, _ = _image_files(folder) if folder.is_dir() else ([], [])
         if not photos:
@@ -195,7 +201,7 @@ def read_mask(csv_file: Path) -> ImageTable:
             gender = ("male", "female").index(row["gender"])
             age = sum(int(row["age"]) >= limit for limit in (30, 60))
         except ValueError:
-            raise ValueError(f"{csv_file}: gender {row['gender']!r}, age {row['age']!r} of {row['id']}") from None
+            raise ValueError(f"{csv_file}: gender {row['gender']!r}, age {row['age']!r} of {row['path']}") from None
         for photo in photos:
             stem = Path(photo).stem
             if not stem.startswith("mask") and stem not in ("incorrect_mask", "normal"):
@@ -203,7 +209,7 @@ def read_mask(csv_file: Path) -> ImageTable:
             mask = 0 if stem.startswith("mask") else 1 if stem == "incorrect_mask" else 2
             paths.append(photo)
             targets.append(mask * 6 + gender * 3 + age)
-            groups.append(person)
+            groups.append(row["path"])
     classes = [
         f"{mask}, {gender}, {age}"
         for mask in ("mask", "incorrect", "no mask")
@@ -211,7 +217,7 @@ def read_mask(csv_file: Path) -> ImageTable:
         for age in ("<30", "30-59", ">=60")
     ]
     layout = f"mask layout {csv_file}, a group a person"
-    return ImageTable(paths, np.array(targets), np.array(groups), classes, layout)
+    return ImageTable(paths, np.array(targets, dtype=np.int64), groups, classes, layout)
 
 
 def read_torchvision(name: str, root: Path, train: bool = True) -> ImageTable:
@@ -229,17 +235,19 @@ def read_torchvision(name: str, root: Path, train: bool = True) -> ImageTable:
         options["download"] = True
     try:
         dataset = dataset_class(**options)
-    except (OSError, RuntimeError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise ValueError(f"the torchvision data set {name} could not be had in {root}: {reason}") from error
-    targets = next((getattr(dataset, key) for key in ("targets", "labels", "_labels") if hasattr(dataset, key)), None)
-    targets = np.array([int(t) for t in (targets if targets is not None else (item[1] for item in dataset))])
+        known = (getattr(dataset, key) for key in ("targets", "labels", "_labels") if hasattr(dataset, key))
+        targets = np.array([int(t) for t in next(known, (item[1] for item in dataset))], dtype=np.int64)
+    except Exception as error:  # no network, another signature, targets that are no classes
+        reason = str(error).strip().partition("\n")[0] or type(error).__name__
+        what = f"the torchvision data set {name} cannot be had as a classification set in {root}"
+        raise ValueError(f"{what}: {reason}") from error
     classes = [str(c) for c in getattr(dataset, "classes", range(int(targets.max()) + 1))]
     part = "train" if train else "test"
+    names = [f"{name}/{part}/{i}" for i in range(len(targets))]
     return ImageTable(
-        paths=[f"{name}/{part}/{i}" for i in range(len(targets))],
+        paths=names,
         targets=targets,
-        groups=np.arange(len(targets)),
+        groups=names,
         classes=classes,
         layout=f"torchvision data set {name}, {part} part",
         source=dataset,
@@ -247,20 +255,22 @@ def read_torchvision(name: str, root: Path, train: bool = True) -> ImageTable:
 
 
 def join(train: ImageTable, val: ImageTable) -> ImageTable:
-    """One table of a training and a validation table, the split fixed. Classes are matched by name."""
+    """One table of a training and a validation table, the split fixed. Classes and groups are matched by name."""
+    if train.is_val is not None:
+        raise ValueError(f"{train.layout} holds validation images already; give its train folder as training data")
     unknown = sorted(set(val.classes[c] for c in np.unique(val.targets)) - set(train.classes))
     if unknown:
         raise ValueError(f"class {unknown[0]!r} of {val.layout} is not among the training classes")
     if (train.source is None) != (val.source is None):
         raise ValueError("files and a torchvision data set cannot be mixed")
-    number = np.array([train.classes.index(name) if name in train.classes else -1 for name in val.classes])
+    number = np.array([train.classes.index(name) if name in train.classes else -1 for name in val.classes], np.int64)
     shared_files = sorted(set(train.paths) & set(val.paths))
     if shared_files:
         raise ValueError(f"{len(shared_files)} validation files are training files too, such as {shared_files[0]}")
     return ImageTable(
         paths=train.paths + val.paths,
         targets=np.concatenate([train.targets, number[val.targets]]),
-        groups=np.concatenate([train.groups, val.groups + train.groups.max() + 1]),
+        groups=train.groups + val.groups,
         classes=train.classes,
         layout=f"{train.layout}; validation {val.layout}",
         is_val=np.arange(len(train) + len(val)) >= len(train),
@@ -270,18 +280,32 @@ def join(train: ImageTable, val: ImageTable) -> ImageTable:
 
 
 def _rows(csv_file: Path) -> list[dict[str, str]]:
-    with open(csv_file, encoding="utf-8-sig", newline="") as file:
-        rows = list(csv.DictReader(file))
+    try:
+        with open(csv_file, encoding="utf-8-sig", newline="") as file:
+            reader = csv.DictReader(file)
+            rows = []
+            for row in reader:
+                if None in row or None in row.values():
+                    n = len(reader.fieldnames or [])
+                    raise ValueError(f"{csv_file}: line {reader.line_num} does not have the header's {n} columns")
+                rows.append(row)
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{csv_file} is not UTF-8: {error}") from error
+    except csv.Error as error:
+        raise ValueError(f"{csv_file} cannot be read: {error}") from error
     if not rows:
         raise ValueError(f"{csv_file} has no rows")
     return rows
 
 
 def _image_files(folder: Path) -> tuple[list[str], list[str]]:
-    """Images and other files below a folder, sorted; names that begin with a dot ("._photo.jpg") do not count."""
-    files = sorted(p for p in folder.rglob("*") if p.is_file() and not p.name.startswith("."))
-    images = [str(p) for p in files if p.suffix.lower() in IMAGE_EXTENSIONS]
-    return images, [str(p) for p in files if p.suffix.lower() not in IMAGE_EXTENSIONS]
+    """Images and other files below a folder, sorted, but for what begins with a dot or lies in such a folder."""
+    images, others = [], []
+    for path in sorted(folder.rglob("*")):
+        if any(part.startswith(".") for part in path.relative_to(folder).parts) or path.is_dir():
+            continue
+        (images if path.suffix.lower() in IMAGE_EXTENSIONS else others).append(str(path))
+    return images, others
 
 
 def _file(folder: Path, name: str) -> str | None:
@@ -291,8 +315,9 @@ def _file(folder: Path, name: str) -> str | None:
         return str(path)
     if name and path.suffix.lower() not in IMAGE_EXTENSIONS:
         for extension in sorted(IMAGE_EXTENSIONS):
-            if path.with_name(path.name + extension).is_file():
-                return str(path.with_name(path.name + extension))
+            for spelled in (extension, extension.upper()):
+                if path.with_name(path.name + spelled).is_file():
+                    return str(path.with_name(path.name + spelled))
     return None
 
 
@@ -303,13 +328,17 @@ def _classes(csv_file: Path, labels: list[str], column: str) -> tuple[np.ndarray
     if not all(label.strip().isdecimal() for label in labels):
         names, targets = np.unique([label.strip() for label in labels], return_inverse=True)
         return targets.astype(np.int64), [str(name) for name in names]
-    targets = np.array([int(label) for label in labels])
-    classes = [str(c) for c in range(targets.max() + 1)]
+    numbers = [int(label) for label in labels]
     meta = csv_file.with_name("meta.csv")
-    if meta.is_file() and {"target", "class_name"} <= set(_rows(meta)[0]):
-        named = {int(row["target"]): row["class_name"] for row in _rows(meta)}
-        classes = [named.get(c, str(c)) for c in range(max(targets.max(), max(named)) + 1)]
-    return targets, classes
+    named = {}
+    if meta.is_file():
+        rows = _rows(meta)
+        if {"target", "class_name"} <= set(rows[0]):
+            named = {int(row["target"]): row["class_name"] for row in rows}
+    C = max([*numbers, *named]) + 1
+    if C > max(1000, 10 * len(labels)):
+        raise ValueError(f"{csv_file}: {max(numbers)} in column {column!r} is no class number for {len(labels)} rows")
+    return np.array(numbers, dtype=np.int64), [named.get(c, str(c)) for c in range(C)]
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -323,10 +352,16 @@ def split(table: ImageTable, val_frac: float = 0.2, seed: int = 0) -> tuple[np.n
     A split that the layout fixes is kept as it is. Raises ValueError for a class that cannot be on both sides.
     """
     if table.is_val is not None:
-        return np.flatnonzero(~table.is_val), np.flatnonzero(table.is_val)
+        train, val = np.flatnonzero(~table.is_val), np.flatnonzero(table.is_val)
+        untrained = np.flatnonzero((counts(table, train) == 0) & (counts(table, val) > 0))
+        if len(untrained):
+            raise ValueError(f"class {table.classes[untrained[0]]!r} is in the validation images and not in training")
+        return train, val
     if not 0 < val_frac < 1:
         raise ValueError(f"the validation share must be between 0 and 1, got {val_frac}")
-    groups_of_class = np.bincount(np.unique(np.stack([table.targets, table.groups]), axis=1)[0])
+    number: dict[str, int] = {}
+    groups = np.array([number.setdefault(name, len(number)) for name in table.groups])
+    groups_of_class = np.bincount(np.unique(np.stack([table.targets, groups]), axis=1)[0])
     for c in np.flatnonzero(groups_of_class == 1):
         rows = np.flatnonzero(table.targets == c)
         what = "1 image" if len(rows) == 1 else "images of 1 group"
@@ -334,8 +369,27 @@ def split(table: ImageTable, val_frac: float = 0.2, seed: int = 0) -> tuple[np.n
             f"class {table.classes[c]!r} has only {what} ({table.paths[rows[0]]}): it cannot be in training and in "
             "validation; add images, leave the class out, or give validation data"
         )
-    in_val = _share_out(table.targets, table.groups, val_frac, np.random.default_rng(seed))
-    return np.flatnonzero(~in_val), np.flatnonzero(in_val)
+    rng = np.random.default_rng(seed)
+    for _ in range(50):  # a descent from a random start: with few groups it may have to start again
+        in_val = _share_out(table.targets, groups, val_frac, rng)
+        train, val = np.flatnonzero(~in_val), np.flatnonzero(in_val)
+        one_sided = (counts(table, train) == 0) != (counts(table, val) == 0)
+        if not one_sided.any():
+            return train, val
+    raise ValueError(
+        f"no split found that has class {table.classes[int(one_sided.argmax())]!r} on both sides without sharing a "
+        "group: give validation data"
+    )
+
+
+def counts(table: ImageTable, rows: np.ndarray) -> np.ndarray:
+    """(C,) number of images of each class among these rows."""
+    return np.bincount(table.targets[rows], minlength=len(table.classes))
+
+
+def shared_groups(table: ImageTable, train: np.ndarray, val: np.ndarray) -> int:
+    """How many groups are on both sides; anything but 0 makes the validation score too good."""
+    return len({table.groups[i] for i in train} & {table.groups[i] for i in val})
 
 
 def _share_out(targets: np.ndarray, groups: np.ndarray, val_frac: float, rng: np.random.Generator) -> np.ndarray:
@@ -350,11 +404,11 @@ def _share_out(targets: np.ndarray, groups: np.ndarray, val_frac: float, rng: np
     members = np.split(order, starts[1:])  # rows of each group, sorted by class
     kind_of: dict[bytes, int] = {}
     kind = np.array([kind_of.setdefault(targets[rows].tobytes(), len(kind_of)) for rows in members])
-    counts = np.zeros((len(kind_of), targets.max() + 1))  # (kinds, C) images of each class in one group of the kind
+    contents = np.zeros((len(kind_of), targets.max() + 1))  # (kinds, C) images of each class in one group of a kind
     for key, k in kind_of.items():
-        np.add.at(counts[k], np.frombuffer(key, targets.dtype), 1)
+        np.add.at(contents[k], np.frombuffer(key, targets.dtype), 1)
     available = np.bincount(kind)  # (kinds,) groups
-    total = available @ counts  # (C,)
+    total = available @ contents  # (C,)
 
     def cost(have: np.ndarray) -> np.ndarray:
         """Squared distance from the share, each class in units of its size; 1 more for a class missing on a side."""
@@ -363,9 +417,9 @@ def _share_out(targets: np.ndarray, groups: np.ndarray, val_frac: float, rng: np
 
     chosen = np.floor(val_frac * available + rng.random(len(available))).astype(int)  # (kinds,) groups in validation
     while True:
-        have = chosen @ counts
-        more = np.where(chosen < available, cost(have + counts), np.inf)
-        fewer = np.where(chosen > 0, cost(have - counts), np.inf)
+        have = chosen @ contents
+        more = np.where(chosen < available, cost(have + contents), np.inf)
+        fewer = np.where(chosen > 0, cost(have - contents), np.inf)
         if min(more.min(), fewer.min()) >= cost(have) - 1e-12:
             break
         if more.min() < fewer.min():
@@ -409,8 +463,8 @@ class ImageArray(Dataset):
         return list(zip(self.gather(index), self.targets[index], strict=True))
 
     def move_to(self, device: torch.device) -> bool:
-        """Puts the whole set on a GPU if it takes at most half of the free memory; says whether it did."""
-        if device.type != "cuda" or self.pixels.nbytes > torch.cuda.mem_get_info(device)[0] / 2:
+        """Puts the whole set on a GPU if it takes at most a quarter of the free memory; says whether it did."""
+        if device.type != "cuda" or self.pixels.nbytes > torch.cuda.mem_get_info(device)[0] / 4:
             return False
         self.resident = torch.empty(self.pixels.shape, dtype=torch.uint8, device=device)
         for start in range(0, len(self), 1024):
@@ -476,6 +530,8 @@ def _decode_to(path: Path, table: ImageTable, size: int, threads: int, progress:
             more = f"\n  and {len(bad) - 20} more" if len(bad) > 20 else ""
             listed = "".join(f"\n  {line}" for line in bad[:20])
             raise ValueError(f"{len(bad)} of {len(table)} images cannot be decoded:{listed}{more}")
+        with open(temporary, "rb+") as file:
+            os.fsync(file.fileno())
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
@@ -503,8 +559,12 @@ def _rgb(image: Any) -> Tensor:
     """A Pillow image (or an array or tensor that a data set hands out) as uint8 (3, H, W)."""
     if not isinstance(image, Image.Image):
         image = transforms.to_pil_image(image)
-    if image.mode.startswith("I") or image.mode == "F":  # 16-bit grey: scaled to 8 bits, where convert() would clip
-        image = Image.fromarray((np.asarray(image, dtype=np.float64) / 257).round().clip(0, 255).astype(np.uint8))
+    if image.mode == "F":
+        raise ValueError("pixels are floating-point numbers of unknown range")
+    if image.mode.startswith("I"):  # 16-bit grey: scaled to 8 bits, where convert() would clip
+        grey = np.asarray(image, dtype=np.float64)
+        scale = 257 if image.mode.startswith("I;16") or grey.max() > 255 else 1
+        image = Image.fromarray((grey / scale).round().clip(0, 255).astype(np.uint8))
     if image.has_transparency_data:
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA"))
     return torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1)
@@ -547,7 +607,7 @@ class Batches:
         """Row numbers of this epoch's batches, in order, where the targets are."""
         rows = np.random.default_rng([self.seed, self.epoch]).permutation(self.rows) if self.shuffle else self.rows
         rows = torch.from_numpy(np.ascontiguousarray(rows)).to(self.images.targets.device)  # one copy an epoch
-        batches = list(rows.split(self.batch_size))
+        batches = list(rows.split(self.batch_size)) if len(rows) else []
         if self.batch_size > 1 and len(batches) > 1 and len(batches[-1]) == 1:
             batches[-2:] = [torch.cat(batches[-2:])]
         return batches
@@ -561,15 +621,19 @@ class Batches:
     def indexed(self) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         """Iterates (row numbers, images, targets), all on the device."""
         if self.device.type == "cuda" and self.images.resident is None:
-            loaded = _ahead(self._load(index, pin=True) for index in self.index_batches())
+            loaded = _ahead(self._pinned())
         else:
             loaded = (self._load(index) for index in self.index_batches())
         for batch in loaded:
             yield tuple(tensor.to(self.device, non_blocking=True) for tensor in batch)
 
-    def _load(self, index: Tensor, pin: bool = False) -> tuple[Tensor, ...]:
-        batch = index, self.images.gather(index), self.images.targets[index]
-        return tuple(tensor.pin_memory() for tensor in batch) if pin else batch
+    def _load(self, index: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        return index, self.images.gather(index), self.images.targets[index]
+
+    def _pinned(self) -> Iterator[tuple[Tensor, ...]]:
+        torch.cuda.set_device(self.device)  # of the thread that runs this
+        for index in self.index_batches():
+            yield tuple(tensor.pin_memory() for tensor in self._load(index))
 
 
 def count_batches(rows: int, batch_size: int) -> int:
@@ -618,20 +682,10 @@ def _ahead(items: Iterator[Any], depth: int = 2) -> Iterator[Any]:
 # ---------------------------------------------------------------------------------------------------------------------
 
 
-def counts(table: ImageTable, rows: np.ndarray) -> np.ndarray:
-    """(C,) number of images of each class among these rows."""
-    return np.bincount(table.targets[rows], minlength=len(table.classes))
-
-
-def shared_groups(table: ImageTable, train: np.ndarray, val: np.ndarray) -> int:
-    """How many groups are on both sides; anything but 0 makes the validation score too good."""
-    return len(np.intersect1d(table.groups[train], table.groups[val]))
-
-
 def _show(data: str) -> None:
     table = read(data)
     train, val = split(table)
-    print(f"{table.layout}: {len(table)} images, {len(np.unique(table.groups))} groups")
+    print(f"{table.layout}: {len(table)} images, {len(set(table.groups))} groups")
     print(f"training {len(train)}, validation {len(val)}, groups shared: {shared_groups(table, train, val)}")
     for note in table.notes:
         print(f"note: {note}")
@@ -643,4 +697,7 @@ def _show(data: str) -> None:
 if __name__ == "__main__":
     if len(sys.argv) != 2:
         sys.exit(__doc__)
-    _show(sys.argv[1])
+    try:
+        _show(sys.argv[1])
+    except (OSError, ValueError) as error:
+        sys.exit(f"data.py: error: {error}")

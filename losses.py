@@ -134,16 +134,17 @@ def f1_loss(logits: Tensor, targets: Tensor, weight: Optional[Tensor] = None) ->
     logits, weight = _checked(logits, targets, weight)
     p = logits.softmax(1)  # (N, C)
     if targets.ndim == 1:  # sums by index touch (N,) and (C,) only: no one-hot (N, C)
-        p_t = p.gather(1, targets[:, None])[:, 0]  # (N,)
-        zeros = p.new_zeros(p.shape[1])
+        p_t, predicted = _TrueAndSum.apply(p, targets, 0, None)  # (N,), (C,)
+        zeros = torch.zeros_like(predicted)
         true_positives = zeros.index_add(0, targets, p_t)  # (C,)
         support = zeros.index_add(0, targets, torch.ones_like(p_t))  # (C,)
     else:
+        predicted = p.sum(0)
         true_positives = (targets * p).sum(0)
         support = targets.to(p.dtype).sum(0)
     present = support > 0
     # F1_c = 2 TP_c / (sum_i p_ic + sum_i y_ic)
-    f1 = 2 * true_positives / torch.where(present, p.sum(0) + support, torch.ones_like(support))  # (C,)
+    f1 = 2 * true_positives / torch.where(present, predicted + support, torch.ones_like(support))  # (C,)
     share = present.to(p.dtype) if weight is None else present * weight
     return 1 - (f1 * share).sum() / share.sum()
 
@@ -220,15 +221,16 @@ def _losses_of_indices(
     logits: Tensor, targets: Tensor, gamma: float, smoothing: float, weight: Optional[Tensor]
 ) -> Tensor:
     """(N,) losses for class indices: the same numbers, with (N, C) touched as few times as possible."""
-    spread = None
     if smoothing:
-        nll, spread = _NllAndSpread.apply(logits, targets, weight)  # (N,), (N,)
+        log_p_t, sum_log_p = _TrueAndSum.apply(logits.log_softmax(1), targets, 1, weight)  # (N,), (N,)
+        nll = -log_p_t
     else:
         nll = F.cross_entropy(logits, targets, reduction="none", ignore_index=NO_IGNORED_INDEX)  # (N,)
-    # CE = -w_t log p_t, or (1 - eps) * that + eps / C sum_c -w_c log p_c
+    # CE = -w_t log p_t
     ce = nll if weight is None else nll * weight[targets]
-    if spread is not None:
-        ce = (1 - smoothing) * ce + smoothing * spread
+    if smoothing:
+        # (1 - eps) CE - eps / C sum_c w_c log p_c
+        ce = (1 - smoothing) * ce - smoothing / logits.shape[1] * sum_log_p
     if gamma:
         ce = _modulating_factor(nll, gamma) * ce
     return ce
@@ -240,33 +242,24 @@ def _modulating_factor(nll: Tensor, gamma: float) -> Tensor:
     return (-torch.expm1(-nll)).clamp(min=torch.finfo(nll.dtype).tiny) ** gamma
 
 
-class _NllAndSpread(torch.autograd.Function):
-    """-log p_t (N,) and mean_c -w_c log p_c (N,) of one log_softmax, with the gradient in closed form.
+class _TrueAndSum(torch.autograd.Function):
+    """m[i, t_i] (N,) and the sum of m * weight along `dim`, of a matrix m (N, C).
 
-    Autograd would keep and add up four (N, C) buffers for these two rows; written out, softmax is the only one:
-        d nll / d logits = p - onehot(t)        d spread / d logits = mean(w) p - w / C
+    Autograd would give each of the two a gradient of size (N, C) and add them up; here they share one.
     """
 
     @staticmethod
-    def forward(ctx, logits: Tensor, targets: Tensor, weight: Optional[Tensor]) -> Tuple[Tensor, Tensor]:
-        log_p = logits.log_softmax(1)  # (N, C)
-        ctx.save_for_backward(log_p, targets, weight)
-        nll = F.nll_loss(log_p, targets, reduction="none", ignore_index=NO_IGNORED_INDEX)
-        return nll, -(log_p if weight is None else log_p * weight).mean(1)
+    def forward(ctx, m: Tensor, targets: Tensor, dim: int, weight: Optional[Tensor]) -> Tuple[Tensor, Tensor]:
+        ctx.save_for_backward(targets, weight)
+        ctx.shape, ctx.dim = m.shape, dim
+        return m.gather(1, targets[:, None])[:, 0], (m if weight is None else m * weight).sum(dim)
 
     @staticmethod
-    def backward(ctx, grad_nll: Tensor, grad_spread: Tensor) -> Tuple[Tensor, None, None]:
-        if torch.is_grad_enabled():  # create_graph=True
-            raise NotImplementedError("label smoothing of class indices has no second derivative; use soft targets")
-        log_p, targets, weight = ctx.saved_tensors
-        C = log_p.shape[1]
-        if weight is None:
-            weight = log_p.new_ones(1)
-        of_p = grad_nll + grad_spread * weight.mean()  # (N,)
-        of_classes = grad_spread[:, None] * (-weight / C)  # (N, C), or (N, 1) without weights
-        grad = log_p.softmax(1)  # is p, and a faster kernel than exp
-        grad.mul_(of_p[:, None]).add_(of_classes)
-        return grad.scatter_add_(1, targets[:, None], -grad_nll[:, None]), None, None
+    def backward(ctx, grad_true: Tensor, grad_sum: Tensor) -> Tuple[Tensor, None, None, None]:
+        targets, weight = ctx.saved_tensors
+        grad = grad_sum.unsqueeze(ctx.dim).expand(ctx.shape)
+        grad = grad.clone(memory_format=torch.contiguous_format) if weight is None else grad * weight
+        return grad.scatter_add_(1, targets[:, None], grad_true[:, None]), None, None, None
 
 
 def _checked(logits: Tensor, targets: Tensor, weight: Optional[Tensor]) -> Tuple[Tensor, Optional[Tensor]]:

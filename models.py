@@ -124,7 +124,7 @@ def list_names() -> list[str]:
 
 
 def build_model(name: str, num_classes: int, size: int = 224, weights: str | Path = "none") -> nn.Module:
-    """Build a classifier, load its weights, and prove with one forward that it gives (1, num_classes) logits.
+    """Build a classifier, load its weights, and prove with two images that it gives (2, num_classes) logits.
 
     name         one of list_names(), or FILE.py:FUNCTION for a factory of your own, FUNCTION(num_classes) -> nn.Module.
     num_classes  outputs of the head, >= 1.
@@ -211,7 +211,7 @@ def build_from_file(name: str, num_classes: int) -> nn.Module:
         spec.loader.exec_module(module)
         own = [key for key, value in vars(module).items() if getattr(value, "__module__", "") == spec.name]
         model = getattr(module, function)(num_classes) if hasattr(module, function) else None
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise ValueError(f"model {name} cannot be built ({describe(error)})") from error
     if not hasattr(module, function):
         raise ValueError(f"{file} has no function {function!r}; give FILE.py:FUNCTION with one of: {', '.join(own)}")
@@ -227,23 +227,29 @@ def check_patch(name: str, size: int, patch: int) -> None:
         raise ValueError(f"{name} needs a size that is a multiple of its patch {patch}, such as {near}, got {size}")
 
 
-def check_output(model: nn.Module, name: str, num_classes: int, size: int) -> None:
-    """ValueError unless an eval forward on zeros (1, 3, size, size) gives (1, num_classes).
+def check_output(model: nn.Module, name: str, num_classes: int, size: int, batch: int = 2) -> None:
+    """ValueError unless zeros (batch, 3, size, size) give (batch, num_classes), in evaluation and in training.
 
-    Every module ends in the mode it was in; BatchNorm statistics and the CPU's random state are untouched.
+    Every module ends in the mode it was in; buffers (BatchNorm statistics) and the CPU's random state are untouched.
     """
     modes = [(module, module.training) for module in model.modules()]
+    buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
     try:
         with torch.no_grad(), torch.random.fork_rng(devices=[]):
-            output = model.eval()(torch.zeros(1, 3, size, size))
+            x = torch.zeros(batch, 3, size, size)
+            outputs = [model.eval()(x), model.train()(x)]
+            for buffer, before in buffers:
+                buffer.copy_(before)
     except Exception as error:
-        raise ValueError(f"{name} cannot take images of size {size} ({describe(error)})") from error
+        what = f"batches of {batch} images of size {size}"
+        raise ValueError(f"{name} cannot take {what} ({describe(error)})") from error
     finally:
         for module, mode in modes:
             module.training = mode
-    shape = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
-    if shape != (1, num_classes):
-        raise ValueError(f"{name} at size {size} must give logits of shape (1, {num_classes}), got {shape}")
+    for output in outputs:
+        shape = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
+        if shape != (batch, num_classes):
+            raise ValueError(f"{name} at size {size} must give logits of shape ({batch}, {num_classes}), got {shape}")
 
 
 def describe(error: Exception) -> str:

@@ -1,6 +1,6 @@
 """Optimizers and learning-rate schedules by name, the schedule counted in optimizer updates.
 
-    python optim.py                              # the learning rate of every schedule, drawn in text
+    python optim.py                              # the learning rate of every schedule, an epoch a digit
 
     optimizer = build_optimizer("adamw", model, lr=1e-3)
     schedule = build_schedule("cosine", optimizer, epochs=10, updates_per_epoch=25, warmup=1)
@@ -213,8 +213,12 @@ def build_schedule(
     if not 0 <= warmup < epochs:
         raise ValueError(f"warm-up must be >= 0 and shorter than the run of {epochs} epochs, got {warmup}")
     for option, value in options.items():
-        if value < 0 or (value == 0 and option not in ("min_lr", "plateau_patience")):
+        if not (value > 0 or (value == 0 and option in ("min_lr", "plateau_patience"))):
             raise ValueError(f"{option} must be > 0, got {value}")
+    if not options.get("lr_decay", 0) < 1:
+        raise ValueError(f"lr_decay must be < 1, got {options['lr_decay']}")
+    if not options.get("min_lr", 0) <= optimizer.param_groups[0]["lr"]:
+        raise ValueError(f"min_lr must be at most the learning rate, got {options['min_lr']}")
     build = SCHEDULES[name]
     if "min_lr" in options and "floor" in inspect.signature(build).parameters:
         options["floor"] = options.pop("min_lr") / optimizer.param_groups[0]["lr"]
@@ -225,19 +229,19 @@ def build_schedule(
     if build is Plateau:
         return Plateau(optimizer, rise, mode, **options)
     if build is onecycle:
-        return Schedule(optimizer, onecycle(total, updates_per_epoch, rise or None))
+        return Schedule(optimizer, onecycle(total, updates_per_epoch, rise if warmup else None))
     return Schedule(optimizer, build(total - rise, updates_per_epoch, **options), rise)
 
 
 def _show() -> None:
-    """A row a schedule over 30 epochs, one column an epoch, height 0..8 of --lr (plateau: F1 stalls after epoch 8)."""
-    bars = " ▁▂▃▄▅▆▇█"
+    """A row a schedule over 30 epochs, a digit an epoch: tenths of the full rate, rounded up, 9 for 10."""
+    print("            the learning rate in tenths, an epoch a column (plateau: F1 stalls after epoch 8)")
     for name in SCHEDULES:
         optimizer = torch.optim.SGD([torch.zeros(1)], lr=1.0)
         schedule = build_schedule(name, optimizer, epochs=30, updates_per_epoch=10, warmup=3)
         row = ""
         for epoch in range(30):
-            row += bars[math.ceil(8 * schedule.lr)]
+            row += str(min(9, math.ceil(10 * schedule.lr)))
             for _ in range(10):
                 schedule.step()
             schedule.epoch_end(min(epoch, 8))

@@ -22,6 +22,7 @@ import json
 import math
 import os
 import platform
+import re
 import shlex
 import sys
 import time
@@ -63,7 +64,7 @@ def parse_options(argv: Sequence[str] | None = None) -> argparse.Namespace:
     group = parser.add_argument_group("data", "e.g. --data mask_data --val-frac 0.2 --size 224 --augment light")
     add = group.add_argument
     add("--data", default="demo", help="a folder, 'demo', or a torchvision data set such as CIFAR10 (default demo)")
-    add("--csv", help="a CSV with an image and a label column; --data is then the folder of the images")
+    add("--csv", help="a CSV with an image and a label column; --data is then the images' folder (default the CSV's)")
     add("--val-data", help="validation images, read like --data (default: a share of --data)")
     add("--val-frac", type=float, help="share of --data kept for validation (default 0.2)")
     add("--size", type=int, help="side of the square images in pixels (default 48 for the demo, else 224)")
@@ -107,12 +108,13 @@ def parse_options(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add = group.add_argument
     add("--monitor", choices=MONITORS, default="f1", help="validation number that early stopping and plateau watch")
     add("--patience", type=int, help="stop after so many epochs without improvement (default never)")
-    add("--min-delta", type=float, default=0.0, help="an improvement is more than this (default 0)")
+    add("--min-delta", type=float, help="for --patience, an improvement is more than this (default 0)")
 
     group = parser.add_argument_group("run", "e.g. --seed 1 --out runs/focal-1")
     add = group.add_argument
     add("--seed", type=int, default=0, help="of the split, the weights, the order, the augmentation (default 0)")
-    add("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="cpu, cuda, ... (default %(default)s)")
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    add("--device", default=device, help="cpu, cuda or cuda:1 (default %(default)s)")
     add("--threads", type=int, help="CPU threads (default: torch's choice)")
     add("--out", help="folder of the run (default runs/TIME-MODEL-LOSS)")
 
@@ -126,11 +128,18 @@ def parse_options(argv: Sequence[str] | None = None) -> argparse.Namespace:
         value = getattr(options, name)
         if value is not None and value < least:
             parser.error(f"--{name.replace('_', '-')} must be at least {least}, got {value}")
+    if options.seed >= 2**63:
+        parser.error(f"--seed must be less than 2^63, got {options.seed}")
+    if options.min_delta is not None and not (options.patience and math.isfinite(options.min_delta)):
+        parser.error(f"--min-delta must be a number, with --patience, got {options.min_delta}")
+    options.min_delta = options.min_delta or 0.0
     for name in ("clip", "ema", "val_frac"):
         value = getattr(options, name)
         if value is not None and not 0 < value < (math.inf if name == "clip" else 1):
             least = "> 0" if name == "clip" else "between 0 and 1"
             parser.error(f"--{name.replace('_', '-')} must be {least}, got {value}")
+    if options.csv and options.data == "demo":
+        options.data = os.path.dirname(options.csv) or "."
     is_demo = options.data == "demo"  # small pictures, a small network, few updates
     options.size = options.size or (48 if is_demo else 224)
     options.model = options.model or ("resnet8" if is_demo else "resnet18")
@@ -273,10 +282,11 @@ def train_epoch(
             scaler.unscale_(optimizer)  # gradients in their true size, before anything looks at them
             norm = nn.utils.clip_grad_norm_(model.parameters(), clip or math.inf)
             loss_value, norm_value = torch.stack([loss.float(), norm.float()]).tolist()  # the window's one host sync
-            overflowed = scaler.is_enabled() and not math.isfinite(norm_value)
+            # under fp16 a gradient may overflow because the scale is too high, but not once the scale is below 1
+            overflowed = scaler.is_enabled() and not math.isfinite(norm_value) and scaler.get_scale() >= 1
             if not math.isfinite(loss_value) or not (math.isfinite(norm_value) or overflowed):
                 raise NonFinite(_describe(window, batches, loss_value, norm_value))
-            if overflowed:  # the scale was too high for fp16: no update, and the scaler halves it
+            if overflowed:  # no update, and the scaler halves its scale
                 skipped += 1
             else:
                 scaler.step(optimizer)
@@ -313,7 +323,7 @@ def _describe(window: Window, batches: data.Batches, loss: float, norm: float) -
 # ---------------------------------------------------------------------------------------------------------------------
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def evaluate(
     model: nn.Module,
     batches: data.Batches,
@@ -333,6 +343,8 @@ def evaluate(
         all_logits.append(logits.float())
         all_targets.append(targets)
     logits, targets = torch.cat(all_logits), torch.cat(all_targets)
+    if not logits.isfinite().all():  # argmax would still name a class
+        raise NonFinite("the network gives NaN or infinite logits for validation images")
     scores = {
         "val_loss": float(criterion(logits, targets)),
         "val_ce": float(F.cross_entropy(logits, targets)),  # the same for every --loss, so that runs can be compared
@@ -353,14 +365,22 @@ LOG_COLUMNS = (
 )  # fmt: skip
 
 
+def check_out(out: str | None) -> None:
+    with blaming("--out"):
+        if out and (Path(out) / "config.json").exists():
+            raise ValueError(f"{out} already holds a run; choose another folder")
+        if out and Path(out).exists() and not Path(out).is_dir():
+            raise ValueError(f"{out} is a file")
+
+
 def start_run(options: argparse.Namespace, classes: list[str]) -> Path:
     """A new folder with config.json in it, before the first epoch: a run that dies can still be told apart."""
-    name = f"{time.strftime('%Y%m%d-%H%M%S')}-{options.model}-{options.loss}".replace("/", "_").replace(":", "_")
-    folder = Path(options.out or os.path.join("runs", name))
+    name = re.sub(r"[^\w.+-]", "_", f"{time.strftime('%Y%m%d-%H%M%S')}-{options.model}-{options.loss}")
     with blaming("--out"):
-        if (folder / "log.csv").exists():
-            raise ValueError(f"{folder} already holds a run; choose another folder")
-        folder.mkdir(parents=True, exist_ok=True)
+        folder = Path(options.out or os.path.join("runs", name))
+        while not options.out and folder.exists():  # another run began in the same second
+            folder = folder.with_name(folder.name + "_")
+        folder.mkdir(parents=True, exist_ok=bool(options.out))
         config = {
             "command": shlex.join(["python", *sys.argv]),
             "options": vars(options),
@@ -445,7 +465,9 @@ def print_summary(folder: Path, best: dict[str, Any], matrix: metrics.ConfusionM
 
 def read_table(options: argparse.Namespace) -> tuple[data.ImageTable, Any, Any]:
     """The table of all images, and which of its rows are for training and for validation."""
-    with blaming("--data"):
+    with blaming("--cache"):
+        Path(options.cache).mkdir(parents=True, exist_ok=True)
+    with blaming("--csv" if options.csv else "--data"):
         source = options.data
         if source == "demo":
             source = str(demo.draw(Path(options.cache) / f"demo-{demo.VERSION}"))
@@ -456,7 +478,7 @@ def read_table(options: argparse.Namespace) -> tuple[data.ImageTable, Any, Any]:
     if table.is_val is not None and options.val_frac:
         with blaming("--val-frac"):
             raise ValueError(f"{options.val_frac} has no effect: the validation images are given")
-    with blaming("--data"):
+    with blaming("--val-data" if options.val_data else "--data"):
         train_rows, val_rows = data.split(table, options.val_frac or 0.2, options.seed)
         if len(set(table.targets[val_rows])) < 2:
             raise ValueError(f"all {len(val_rows)} validation images are of one class: nothing can be judged by them")
@@ -465,16 +487,22 @@ def read_table(options: argparse.Namespace) -> tuple[data.ImageTable, Any, Any]:
 
 def usable_device(name: str) -> torch.device:
     try:
-        return torch.empty(0, device=name).device
+        device = torch.empty(0, device=name).device
     except (RuntimeError, AssertionError) as error:
-        raise ValueError(f"{name!r} cannot be used here: {str(error).splitlines()[0]}") from error
+        raise ValueError(f"{name!r} cannot be used here: {str(error).partition('. ')[0]}") from error
+    if device.type not in ("cpu", "cuda"):
+        raise ValueError(f"{name!r} is not supported: choose cpu, cuda or cuda:NUMBER")
+    return device
 
 
 def make_state(options: argparse.Namespace, num_classes: int, updates: int, device: torch.device) -> State:
     """Fresh weights, optimizer, schedule, scaler and average."""
     with blaming("--model, --weights"):
         model = models.build_model(options.model, num_classes, options.size, options.weights)
-        model = model.to(device, memory_format=torch.channels_last)
+    if options.batch_size == 1:  # BatchNorm may not be able to
+        with blaming("--batch-size"):
+            models.check_output(model, options.model, num_classes, options.size, batch=1)
+    model = model.to(device, memory_format=torch.channels_last)
     with blaming("--optimizer"):
         optimizer = optim.build_optimizer(options.optimizer, model, options.lr, options.weight_decay)
     with blaming("--scheduler"):
@@ -515,6 +543,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         torch.set_num_threads(options.threads)
     with blaming("--device"):
         device = usable_device(options.device)
+    check_out(options.out)
     table, train_rows, val_rows = read_table(options)
     with blaming("--loss"):
         more = given(options, "gamma", "smoothing")
@@ -539,11 +568,12 @@ def main(argv: Sequence[str] | None = None) -> None:
         train_batches.epoch, lr, start = epoch, state.schedule.lr, time.perf_counter()
         try:
             trained = train_epoch(state, train_batches, criterion, augmented, amp, options.accum, options.clip)
+            images_per_second = len(train_rows) / (time.perf_counter() - start)
+            scores, matrix = evaluate(state.judged, val_batches, len(table.classes), criterion, plain, amp)
         except NonFinite as error:
             print(f"train.py: error: {error}\nthe files in {folder} are as of epoch {epoch - 1}", file=sys.stderr)
             raise SystemExit(2) from error
-        state.epoch, images_per_second = epoch, len(train_rows) / (time.perf_counter() - start)
-        scores, matrix = evaluate(state.judged, val_batches, len(table.classes), criterion, plain, amp)
+        state.epoch = epoch
         state.schedule.epoch_end(scores[f"val_{options.monitor}"])
         is_best = save_best_and_last(folder, state, scores, about, options)
         row = {"epoch": epoch, "lr": lr, **trained, **scores, "images_per_second": images_per_second}

@@ -33,8 +33,8 @@ def write_images(folder, counts, extension=".png"):
 
 def table_of(targets, groups=None):
     targets = np.asarray(targets)
-    groups = np.arange(len(targets)) if groups is None else np.asarray(groups)
     paths = [f"{i}.jpg" for i in range(len(targets))]
+    groups = paths if groups is None else [str(group) for group in groups]
     return ImageTable(paths, targets, groups, [str(c) for c in range(targets.max() + 1)], "made")
 
 
@@ -53,6 +53,8 @@ def test_D16_an_image_folder_is_read_in_sorted_order_without_dot_files(tmp_path)
     (tmp_path / "cat" / "._00.png").write_bytes(b"mac")
     (tmp_path / ".ipynb_checkpoints").mkdir()
     (tmp_path / "cat" / "notes.txt").write_text("x")
+    (tmp_path / "cat" / ".ipynb_checkpoints").mkdir()
+    picture(1).save(tmp_path / "cat" / ".ipynb_checkpoints" / "00-checkpoint.png")
     picture(9).save(tmp_path / "cat" / "Z.JPEG")
     table = read(str(tmp_path))
     assert table.classes == ["cat", "나"]
@@ -137,7 +139,12 @@ def test_a_group_column_keeps_copies_together(tmp_path):
         picture(i).save(tmp_path / row["path"])
     write_csv(tmp_path / "train.csv", rows)
     table = read(str(tmp_path))
-    assert table.groups.tolist() == [i // 4 for i in range(16)]
+    assert table.groups == [f"s{i // 4}" for i in range(16)]
+    write_csv(tmp_path / "val.csv", [{**row, "path": f"v{row['path']}"} for row in rows[:5]])
+    for i in range(5):
+        picture(50 + i).save(tmp_path / f"v{i}.png")
+    joined = join(table, read(str(tmp_path), str(tmp_path / "val.csv"), train=False))
+    assert data.shared_groups(joined, *split(joined)) == 2  # groups are known by name: s0 and s1 are on both sides
 
 
 def mask_layout(root, people=4):
@@ -164,7 +171,7 @@ def test_mask_layout_labels_and_groups(tmp_path):
     assert table.targets[:7].tolist() == [6, 0, 0, 0, 0, 0, 12]
     assert table.targets[7:14].tolist() == [10, 4, 4, 4, 4, 4, 16]  # female, 30
     assert table.targets[21:28].tolist() == [11, 5, 5, 5, 5, 5, 17]  # female, 60
-    assert table.groups.tolist() == np.repeat(range(4), 7).tolist()
+    assert len(set(table.groups)) == 4 and table.groups[0] == table.groups[6] == "000000-1_male_Asian_29"
     (tmp_path / "train" / "images" / "000000-1_male_Asian_29" / "selfie.jpg").write_bytes(b"")
     with pytest.raises(ValueError, match="selfie.jpg: expected mask1"):
         read(str(tmp_path))
@@ -173,8 +180,8 @@ def test_mask_layout_labels_and_groups(tmp_path):
 def test_a_torchvision_data_set_by_name(tmp_path):
     table = read("FakeData", cache=tmp_path)
     assert len(table) == 1000 and len(table.classes) == 10 and "torchvision data set FakeData" in table.layout
-    few = np.arange(5)
-    table = ImageTable(table.paths[:5], table.targets[:5], few, table.classes, "made", source=table.source)
+    names = table.paths[:5]
+    table = ImageTable(names, table.targets[:5], names, table.classes, "made", source=table.source)
     images = decode(table, 32, tmp_path)
     assert images[3][0].shape == (3, 32, 32) and int(images[3][1]) == int(table.source[3][1])
 
@@ -278,6 +285,32 @@ def test_a_class_that_cannot_be_on_both_sides_is_an_error_that_names_it():
     assert len(train) == len(val) == 2
 
 
+def test_duplicate_rows_stay_on_one_side(tmp_path):
+    rows = [{"file": f"{i}.png", "label": i % 2} for i in range(10)]
+    for i, row in enumerate(rows):
+        picture(i).save(tmp_path / row["file"])
+    write_csv(tmp_path / "train.csv", rows * 3)
+    table = read(str(tmp_path))
+    train, val = split(table, 0.3)
+    assert not {table.paths[i] for i in train} & {table.paths[i] for i in val} and len(val) == 9
+
+
+def test_a_split_that_a_single_descent_misses_is_found():
+    targets = [2, 2, 0, 0, 1, 2, 1, 0, 3, 2, 3, 0, 3, 3]
+    groups = [0, 1, 2, 3, 0, 1, 2, 1, 3, 3, 0, 2, 2, 1]
+    for seed in range(30):
+        table = table_of(targets, groups)
+        train, val = split(table, 0.2, seed)
+        assert data.counts(table, train).all() and data.counts(table, val).all()
+        assert data.shared_groups(table, train, val) == 0
+
+
+def test_a_class_that_no_split_has_on_both_sides_is_an_error_that_names_it():
+    # three groups of two classes each: both sides would need two of them
+    with pytest.raises(ValueError, match="no split found that has class '[012]' on both sides"):
+        split(table_of([0, 1, 0, 2, 1, 2], [0, 0, 1, 1, 2, 2]))
+
+
 # --- decoding --------------------------------------------------------------------------------------------------------
 
 
@@ -306,6 +339,14 @@ def test_D11_exif_orientation_is_applied_in_jpeg_and_png(tmp_path, orientation):
     for name in ("x.jpg", "x.png"):
         ours = decode_file(str(tmp_path / name)).permute(1, 2, 0).numpy()
         assert ours.shape == expected.shape and np.abs(ours - expected).max() < 12
+
+
+def test_numbers_of_unknown_range_are_refused_and_small_integers_kept(tmp_path):
+    Image.fromarray(np.linspace(0, 1, 120, dtype=np.float32).reshape(10, 12)).save(tmp_path / "x.tif")
+    with pytest.raises(ValueError, match="floating-point numbers of unknown range"):
+        decode_file(str(tmp_path / "x.tif"))
+    Image.fromarray(np.arange(120, dtype=np.int32).reshape(10, 12)).save(tmp_path / "y.tif")
+    assert decode_file(str(tmp_path / "y.tif"))[0].flatten().tolist() == list(range(120))
 
 
 @pytest.mark.parametrize("mode", ["L", "LA", "P", "RGBA", "1", "CMYK", "I;16"])

@@ -389,7 +389,9 @@ def test_a_sum_is_the_sum_of_its_parts():
     assert build_loss("ce:2")(logits, targets).allclose(2 * F.cross_entropy(logits, targets))
 
 
-def test_second_derivatives_are_refused_where_they_would_be_wrong():
-    logits, targets, _, _ = batch()
-    with pytest.raises(NotImplementedError, match="no second derivative"):
-        torch.autograd.grad(label_smoothing_loss(logits, targets), logits, create_graph=True)
+@pytest.mark.parametrize("weighted", (False, True))
+@pytest.mark.parametrize("name", NAMES)
+def test_second_derivatives_are_right(name, weighted):
+    logits, targets, _, weight = batch(N=4, C=3)
+    criterion = build_loss(name, **({"smoothing": 0.1} if name == "focal" else {"weight": weight} if weighted else {}))
+    assert torch.autograd.gradgradcheck(lambda x: criterion(x, targets), logits)

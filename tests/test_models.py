@@ -175,7 +175,7 @@ def test_senseless_numbers_are_named(num_classes, size):
 
 
 def test_size_that_the_network_cannot_take_is_named_with_the_network():
-    with pytest.raises(ValueError, match=r"inception_v3 cannot take images of size 32 \(RuntimeError"):
+    with pytest.raises(ValueError, match=r"inception_v3 cannot take batches of 2 images of size 32 \(RuntimeError"):
         build_model("inception_v3", 5, 32)
 
 
@@ -263,7 +263,7 @@ def test_factory_file_builds_with_its_siblings(factory):
     ("net.py:mak", "no function 'mak'.*make, not_a_module"),
     ("net.py", "no function ''.*make, not_a_module"),
     ("net.py:not_a_module", "must return an nn.Module, got list"),
-    ("net.py:wrong_width", r"net.py:wrong_width at size 32 must give logits of shape \(1, 5\), got \(1, 6\)"),
+    ("net.py:wrong_width", r"net.py:wrong_width at size 32 must give logits of shape \(2, 5\), got \(2, 6\)"),
     ("net.py:raises", "cannot be built .KeyError: 'backbone'"),
     ("broken.py:make", "cannot be built .ModuleNotFoundError: .*no_such_package"),
 ])
@@ -456,7 +456,8 @@ def test_network_is_the_same_with_and_without_pretrained_weights(hub, tmp_path):
 
 def test_pretrained_vit_takes_only_the_size_it_was_trained_at(hub):
     hub("vit_b_16")
-    with pytest.raises(ValueError, match="vit_b_16 cannot take images of size 64 .*Expected 224 but got 64"):
+    said = "vit_b_16 cannot take batches of 2 images of size 64 .*Expected 224 but got 64"
+    with pytest.raises(ValueError, match=said):
         build_model("vit_b_16", 5, 64, weights="DEFAULT")
 
 

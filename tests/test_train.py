@@ -56,14 +56,17 @@ def plain(num_classes):
     "no BatchNorm, no dropout: accumulation can be exact"
     return nn.Sequential(nn.Conv2d(3, 8, 3, 2), nn.ReLU(), nn.Flatten(), nn.LazyLinear(num_classes))
 
+def exits(num_classes):
+    raise SystemExit(0)
+
 class Poisoned(nn.Module):
-    "logits turn into NaN at the fourth training forward"
+    "logits turn into NaN at the fourth micro-batch; the first forward is the check before the run"
     def __init__(self, num_classes):
         super().__init__()
         self.net, self.calls = plain(num_classes), 0
     def forward(self, x):
         self.calls += self.training
-        return self.net(x) * (float("nan") if self.calls == 4 and self.training else 1.0)
+        return self.net(x) * (float("nan") if self.calls == 5 and self.training else 1.0)
 """
 
 
@@ -152,7 +155,7 @@ def test_A2_A6_the_windows_gradient_is_the_big_batchs_in_float64(name, weighted)
 @pytest.mark.parametrize("weighted", (False, True))
 @pytest.mark.parametrize("name", LOSS_NAMES)
 def test_A2_A6_the_windows_gradient_is_the_big_batchs_in_float32(name, weighted):
-    assert gradient_errors(name, weighted, torch.float32, (1, 7, 17, 33, 40)) < 2e-6
+    assert gradient_errors(name, weighted, torch.float32, range(1, 41)) < 1e-6
 
 
 @pytest.mark.parametrize("weighted", (False, True))
@@ -306,6 +309,15 @@ def test_non_finite_stops_before_the_weights_are_touched_and_names_the_files(poi
     assert all(f"{i:02d}.jpg" in str(error.value) for i in range(8)) and "08.jpg" not in str(error.value)
 
 
+def test_a_gradient_that_stays_nan_under_fp16_stops_the_run_when_the_scale_is_used_up():
+    model = flat_net()
+    model[1].weight.register_hook(lambda g: g * math.nan)
+    state, before = state_of(model, scaler=torch.amp.GradScaler("cpu", init_scale=4.0)), flat(model)
+    with pytest.raises(train.NonFinite):
+        one_epoch(state, batch_size=2)  # 4, 2, 1, then it is no matter of scale
+    assert torch.equal(flat(model), before) and state.scaler.get_scale() == 0.5
+
+
 # --- judging ---------------------------------------------------------------------------------------------------------
 
 
@@ -338,6 +350,15 @@ def test_D4_D5_validation_images_are_never_augmented(workspace):
     assert scores["val_loss"] == pytest.approx(state["scores"]["val_loss"], rel=1e-4)
 
 
+def test_a_network_that_has_diverged_is_not_judged():
+    model = flat_net()
+    with torch.no_grad():
+        model[1].weight.fill_(math.nan)
+    with pytest.raises(train.NonFinite, match="NaN or infinite logits"):
+        batches = data.Batches(image_array(), np.arange(40), 8)
+        train.evaluate(model, batches, 5, losses.build_loss("ce"), augment.Augment("none"), torch.float32)
+
+
 # --- a run -----------------------------------------------------------------------------------------------------------
 
 
@@ -363,7 +384,7 @@ def test_a_run_leaves_what_the_readme_says(workspace, capsys):
 
 
 def test_M6_D9_best_f1_holds_the_weights_of_the_best_epoch_and_best_loss_of_its_own(tmp_path):
-    state, options = state_of(flat_net()), options_of("--min-delta", 0.15)
+    state, options = state_of(flat_net()), options_of("--min-delta", 0.15, "--patience", 9)
     waited = []
     for state.epoch, (f1, loss) in enumerate([(0.3, 2.0), (0.9, 1.5), (0.4, 1.0), (0.95, math.nan)], start=1):
         with torch.no_grad():
@@ -430,7 +451,7 @@ def test_A9_every_schedule_runs_and_its_rate_is_in_the_log(workspace, scheduler)
 def test_early_stopping_waits_for_an_improvement_of_min_delta(workspace, capsys):
     assert len(run("--patience", 2, "--min-delta", 2.0, epochs=6)) == 3  # F1 never gains 2: epoch 1, then two more
     assert "f1 has not improved for 2 epochs" in capsys.readouterr().out
-    assert len(run("--patience", 2, "--monitor", "loss", "--min-delta", -9.0, out="b", epochs=4)) == 4
+    assert len(run("--patience", 2, "--monitor", "loss", "--min-delta", -9.0, out="b", epochs=4)) == 4  # always one
 
 
 def test_A10_epochs_is_the_number_of_epochs(workspace):
@@ -482,7 +503,7 @@ def test_defaults_of_the_demo_and_of_real_data_differ_and_are_resolved():
         (["--data", "single"], "--data: single holds only one class"),
         (["--data", "lonely"], "--data: class 'class1' has only 1 image"),
         (["--data", "broken"], "of 43 images cannot be decoded"),
-        (["--csv", "no.csv"], "--data: no.csv does not exist"),
+        (["--csv", "no.csv"], "--csv: no.csv is not a file"),
         (["--val-data", "nowhere"], "--val-data: nowhere is neither"),
         (["--val-data", "d"], "--val-data: 42 validation files are training files too"),
         (["--val-data", "single"], "--val-data: single holds only one class"),
@@ -509,6 +530,22 @@ def test_defaults_of_the_demo_and_of_real_data_differ_and_are_resolved():
         (["--clip", "0"], "--clip must be > 0, got 0"),
         (["--ema", "1"], "--ema must be between 0 and 1, got 1"),
         (["--device", "tpu"], "--device: 'tpu' cannot be used here"),
+        (["--device", "meta"], "--device: 'meta' is not supported: choose cpu, cuda"),
+        (["--out", "nets.py"], "--out: nets.py is a file"),
+        (["--cache", "nets.py"], "--cache: "),
+        (["--seed", "99999999999999999999"], "--seed must be less than 2^63"),
+        (["--min-delta", "0.1"], "--min-delta must be a number, with --patience, got 0.1"),
+        (["--scheduler", "step", "--lr-decay", "nan"], "--scheduler: lr_decay must be > 0, got nan"),
+        (["--scheduler", "step", "--lr-decay", "5"], "--scheduler: lr_decay must be < 1, got 5"),
+        (["--min-lr", "9"], "--scheduler: min_lr must be at most the learning rate, got 9"),
+        (["--model", "resnet18", "--size", "32", "--batch-size", "1"], "--batch-size: resnet18 cannot take batches of"),
+        (["--model", "nets.py:exits"], "nets.py:exits cannot be built (SystemExit"),
+        (["--csv", "latin.csv"], "--csv: latin.csv is not UTF-8"),
+        (["--csv", "ragged.csv"], "--csv: ragged.csv: line 3 does not have the header's 2 columns"),
+        (["--csv", "twice.csv"], "class0/00.png has two labels, 0 and 1"),
+        (["--csv", "huge.csv"], "--csv: huge.csv: 30000000000000000000 in column 'label' is no class number"),
+        (["--data", "untrained"], "--data: class 'class2' is in the validation images and not in training"),
+        (["--data", "constant", "--val-data", "d"], "constant with train and val holds validation images already"),
         (["--out", "taken"], "--out: taken already holds a run"),
         (["--los", "ce"], "unrecognized arguments: --los ce"),
     ],
@@ -522,8 +559,14 @@ def test_bad_input_is_one_line_that_names_the_flag_and_exit_code_2(workspace, ca
     image_folder(workspace / "constant" / "train")
     image_folder(workspace / "constant" / "val", (4,))
     (workspace / "broken" / "class0" / "text.jpg").write_text("no image")
+    image_folder(workspace / "untrained" / "train", (4, 4))
+    image_folder(workspace / "untrained" / "val")
+    (workspace / "latin.csv").write_bytes("file,label\nclass0/00.png,마스크\n".encode("cp949"))
+    (workspace / "ragged.csv").write_text("file,label\nclass0/00.png,0\nclass0/01.png\n")
+    (workspace / "twice.csv").write_text("file,label\nclass0/00.png,0\nclass0/00.png,1\n")
+    (workspace / "huge.csv").write_text("file,label\nclass0/00.png,0\nclass0/01.png,30000000000000000000\n")
     (workspace / "taken").mkdir()
-    (workspace / "taken" / "log.csv").write_text("epoch\n")
+    (workspace / "taken" / "config.json").write_text("{}")
     base = {"--data": "d", "--size": "16", "--model": "resnet8", "--cache": "cache", "--epochs": "1", "--out": "run"}
     base |= dict(zip(words[::2], words[1::2], strict=True))
     with pytest.raises(SystemExit) as stop:
@@ -549,12 +592,21 @@ def test_a_run_on_cuda(workspace, amp, loss):
 
 
 @needs_gpu
-def test_a_window_on_cuda_waits_for_the_device_only_once():
+def test_batches_from_pinned_memory_are_those_of_the_cpu():
     images = image_array()
-    images.move_to(torch.device("cuda"))
+    pinned, plain = (data.Batches(images, np.arange(40), 8, True, device=device) for device in ("cuda", "cpu"))
+    for ours, theirs in zip(pinned.indexed(), plain.indexed(), strict=True):
+        assert all(a.is_cuda and torch.equal(a.cpu(), b) for a, b in zip(ours, theirs, strict=True))
+
+
+@needs_gpu
+@pytest.mark.parametrize("name", ("focal", "ce+f1"))
+def test_the_gradient_of_a_window_on_cuda_never_waits_for_the_device(name):
+    images = image_array()
+    assert images.move_to(torch.device("cuda"))
     model = models.build_model("resnet8", 5, 8).cuda()
     batches = data.Batches(images, np.arange(40), 8, device="cuda")
-    transform, criterion = augment.Augment("light"), losses.build_loss("focal")
+    transform, criterion = augment.Augment("light"), losses.build_loss(name).cuda()
     window = next(train.windows(batches, 4))
     train.backward_window(model, lambda i, x: model(transform(x, i, 0)), criterion, window, OFF)
     torch.cuda.set_sync_debug_mode("error")
