@@ -1,6 +1,6 @@
 """What the kit costs, against a limit measured in the same run: read the ratios, not the times.
 
-    python bench.py                          # every table, on the CPU with 2 threads; about 15 minutes
+    python bench.py                          # every table, on the CPU with 2 threads; a few minutes
     python bench.py losses metrics           # some of them
     python bench.py --device cuda --out results/bench-cuda.md
 
@@ -287,7 +287,7 @@ def bench_loop(device: str, rounds: int) -> list[str]:
     return lines
 
 
-TABLES = {"losses": (bench_losses, 15), "metrics": (bench_metrics, 15), "loop": (bench_loop, 5)}
+TABLES = {"losses": (bench_losses, 31), "metrics": (bench_metrics, 31), "loop": (bench_loop, 5)}
 
 
 def main() -> None:
@@ -298,7 +298,7 @@ def main() -> None:
     parser.add_argument("tables", nargs="*", metavar="TABLE", help=f"{', '.join(TABLES)} (default all)")
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
     parser.add_argument("--threads", type=int, default=2, help="CPU threads (default 2)")
-    parser.add_argument("--rounds", type=int, help="rounds of each table (default 15, loop 5)")
+    parser.add_argument("--rounds", type=int, help="rounds of each table (default 31, loop 5)")
     parser.add_argument("--out", help="also write the tables to this Markdown file")
     options = parser.parse_args()
     unknown = set(options.tables) - set(TABLES)
