@@ -482,6 +482,9 @@ def read_table(options: argparse.Namespace) -> tuple[data.ImageTable, Any, Any]:
         train_rows, val_rows = data.split(table, options.val_frac or 0.2, options.seed)
         if len(set(table.targets[val_rows])) < 2:
             raise ValueError(f"all {len(val_rows)} validation images are of one class: nothing can be judged by them")
+    absent = [table.classes[c] for c in range(len(table.classes)) if c not in table.targets[val_rows]]
+    if absent:
+        table.notes.append(f"{len(absent)} classes have no validation image and score 0: {', '.join(absent[:10])}")
     return table, train_rows, val_rows
 
 
@@ -562,7 +565,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     print_start(options, table, train_rows, val_rows, state, criterion, updates, folder)
 
     about = {"model_name": options.model, "classes": table.classes, "size": options.size}
-    about |= {"mean": plain.mean.tolist(), "std": plain.std.tolist()}
+    about |= {"mean": list(augment.IMAGENET_MEAN), "std": list(augment.IMAGENET_STD)}
     best_row, best_matrix, amp = {}, None, AMP_TYPES[options.amp]
     for epoch in range(1, options.epochs + 1):
         train_batches.epoch, lr, start = epoch, state.schedule.lr, time.perf_counter()
