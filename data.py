@@ -15,6 +15,7 @@ There are no worker processes: decoding happens once, in threads, and a batch af
 
 from __future__ import annotations
 
+import codecs
 import csv
 import hashlib
 import inspect
@@ -23,6 +24,7 @@ import os
 import queue
 import sys
 import threading
+import unicodedata
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -123,7 +125,7 @@ def read_folder(folder: Path) -> ImageTable:
             if not found:
                 raise ValueError(f"class folder {class_folder} holds no image ({', '.join(sorted(IMAGE_EXTENSIONS))})")
             paths += found
-            names += [class_folder.name] * len(found)
+            names += [_composed(class_folder.name)] * len(found)
             is_val += [part == "val"] * len(found)
             ignored += other
     classes = sorted(set(names))
@@ -193,7 +195,7 @@ def read_mask(csv_file: Path) -> ImageTable:
     """
     paths, targets, groups = [], [], []
     for row in _rows(csv_file):
-        folder = csv_file.parent / "images" / row["path"]
+        folder = _spelled(csv_file.parent / "images", row["path"])
         photos, _ = _image_files(folder) if folder.is_dir() else ([], [])
         if not photos:
             raise FileNotFoundError(f"{csv_file}: {folder} holds no photo")
@@ -279,23 +281,42 @@ def join(train: ImageTable, val: ImageTable) -> ImageTable:
     )
 
 
+def _text(csv_file: Path) -> str:
+    """UTF-8 with or without its mark, UTF-16 with it, or cp949 (Excel on Korean Windows; it contains euc-kr)."""
+    content = csv_file.read_bytes()
+    is_utf16 = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    for encoding in ("utf-16",) if is_utf16 else ("utf-8-sig", "cp949"):
+        try:
+            return content.decode(encoding)
+        except UnicodeDecodeError:
+            continue
+    raise ValueError(f"{csv_file} is neither UTF-8 nor UTF-16 nor cp949: save it as UTF-8")
+
+
 def _rows(csv_file: Path) -> list[dict[str, str]]:
+    reader, rows = csv.DictReader(io.StringIO(_text(csv_file), newline="")), []
     try:
-        with open(csv_file, encoding="utf-8-sig", newline="") as file:
-            reader = csv.DictReader(file)
-            rows = []
-            for row in reader:
-                if None in row or None in row.values():
-                    n = len(reader.fieldnames or [])
-                    raise ValueError(f"{csv_file}: line {reader.line_num} does not have the header's {n} columns")
-                rows.append(row)
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{csv_file} is not UTF-8: {error}") from error
+        for row in reader:
+            if None in row or None in row.values():
+                n = len(reader.fieldnames or [])
+                raise ValueError(f"{csv_file}: line {reader.line_num} does not have the header's {n} columns")
+            rows.append(row)
     except csv.Error as error:
         raise ValueError(f"{csv_file} cannot be read: {error}") from error
     if not rows:
         raise ValueError(f"{csv_file} has no rows")
     return rows
+
+
+def _composed(text: str) -> str:
+    """Hangul and accents as one character each (NFC), however the file system spells them."""
+    return unicodedata.normalize("NFC", text)
+
+
+def _spelled(folder: Path, name: str) -> Path:
+    """folder / name as it is on the disk: as written, composed (NFC), or decomposed (NFD), as macOS writes Hangul."""
+    spellings = [folder / name, folder / _composed(name), folder / unicodedata.normalize("NFD", name)]
+    return next((path for path in spellings if path.exists()), spellings[0])
 
 
 def _image_files(folder: Path) -> tuple[list[str], list[str]]:
@@ -310,15 +331,10 @@ def _image_files(folder: Path) -> tuple[list[str], list[str]]:
 
 def _file(folder: Path, name: str) -> str | None:
     """The file of that name, or of that stem with an image extension, in the folder."""
-    path = folder / name
-    if name and path.is_file():
-        return str(path)
-    if name and path.suffix.lower() not in IMAGE_EXTENSIONS:
-        for extension in sorted(IMAGE_EXTENSIONS):
-            for spelled in (extension, extension.upper()):
-                if path.with_name(path.name + spelled).is_file():
-                    return str(path.with_name(path.name + spelled))
-    return None
+    names = [name]
+    if Path(name).suffix.lower() not in IMAGE_EXTENSIONS:
+        names += [name + case for extension in sorted(IMAGE_EXTENSIONS) for case in (extension, extension.upper())]
+    return next((str(path) for path in (_spelled(folder, n) for n in names if name) if path.is_file()), None)
 
 
 def _classes(csv_file: Path, labels: list[str], column: str) -> tuple[np.ndarray, list[str]]:
@@ -326,7 +342,7 @@ def _classes(csv_file: Path, labels: list[str], column: str) -> tuple[np.ndarray
     if "" in (label.strip() for label in labels):
         raise ValueError(f"{csv_file}: a row has no label in column {column!r}")
     if not all(label.strip().isdecimal() for label in labels):
-        names, targets = np.unique([label.strip() for label in labels], return_inverse=True)
+        names, targets = np.unique([_composed(label.strip()) for label in labels], return_inverse=True)
         return targets.astype(np.int64), [str(name) for name in names]
     numbers = [int(label) for label in labels]
     meta = csv_file.with_name("meta.csv")

@@ -5,6 +5,7 @@ import io
 import multiprocessing
 import os
 import struct
+import unicodedata
 
 import numpy as np
 import pytest
@@ -145,6 +146,37 @@ def test_a_group_column_keeps_copies_together(tmp_path):
         picture(50 + i).save(tmp_path / f"v{i}.png")
     joined = join(table, read(str(tmp_path), str(tmp_path / "val.csv"), train=False))
     assert data.shared_groups(joined, *split(joined)) == 2  # groups are known by name: s0 and s1 are on both sides
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "cp949", "euc-kr", "utf-16"])
+@pytest.mark.parametrize("newline", ["\n", "\r\n"])
+@pytest.mark.parametrize("on_disk", ["NFC", "NFD"])
+@pytest.mark.parametrize("in_csv", ["NFC", "NFD"])
+def test_every_encoding_line_end_and_spelling_of_korean_names_finds_its_files(
+    tmp_path, encoding, newline, on_disk, in_csv
+):
+    if in_csv == "NFD" and encoding in ("cp949", "euc-kr"):
+        in_csv = "NFC"  # these have no decomposed Hangul: a file in them is composed
+    names, folder = ["각하.png", "나비.png", "한글 이름.png", "plain.png"], unicodedata.normalize(on_disk, "사진")
+    (tmp_path / folder).mkdir()
+    rows = ["image_path,label"]
+    for i, name in enumerate(names):
+        picture(i).save(tmp_path / folder / unicodedata.normalize(on_disk, name))
+        label = ("고양이", "개")[i % 2]
+        rows.append(unicodedata.normalize(in_csv, f"사진/{name},{label}"))
+    (tmp_path / "train.csv").write_bytes((newline.join(rows) + newline).encode(encoding))
+    table = read(str(tmp_path))
+    assert table.classes == ["개", "고양이"] and table.targets.tolist() == [1, 0, 1, 0]
+    assert [unicodedata.normalize("NFC", os.path.basename(path)) for path in table.paths] == names
+    assert all(os.path.isfile(path) for path in table.paths)
+
+
+def test_class_folders_in_nfc_and_nfd_are_one_class(tmp_path):
+    write_images(tmp_path / "t", {unicodedata.normalize("NFD", "고양이"): 2, "개": 2})
+    write_images(tmp_path / "v", {unicodedata.normalize("NFC", "고양이"): 1, "개": 1})
+    picture(77).save(tmp_path / "v" / "개" / "00.png")
+    table = join(read(str(tmp_path / "t")), read(str(tmp_path / "v"), train=False))
+    assert table.classes == ["개", "고양이"] and table.targets[-2:].tolist() == [0, 1]
 
 
 def mask_layout(root, people=4):
