@@ -22,6 +22,7 @@ import inspect
 import io
 import os
 import queue
+import re
 import sys
 import threading
 import unicodedata
@@ -71,7 +72,14 @@ class ImageTable:
 # ---------------------------------------------------------------------------------------------------------------------
 
 
-def read(data: str, csv_file: str | None = None, cache: str | Path = "cache", train: bool = True) -> ImageTable:
+def read(
+    data: str,
+    csv_file: str | None = None,
+    cache: str | Path = "cache",
+    train: bool = True,
+    columns: dict[str, str] | None = None,
+    group_regex: str | None = None,
+) -> ImageTable:
     """A table of images from whatever lies at `data`; which layout it is, is found by looking.
 
     - the mask competition: a train.csv with gender, race, age and path, 7 photos in each person's folder
@@ -79,27 +87,35 @@ def read(data: str, csv_file: str | None = None, cache: str | Path = "cache", tr
     - an image folder: FOLDER/CLASS/*.jpg, with train and val (or valid) above the classes or not
     - the name of a torchvision data set: CIFAR10, MNIST, ... downloaded to `cache` (`train=False`: its test part)
 
+    Args:
+        columns: the CSV's columns by their part, "image", "label" or "group", where they are not to be found by name.
+        group_regex: names each image's group from its path: the expression's first (...), or all that it matches.
     Raises: FileNotFoundError or ValueError that names the path, the column or the value.
     """
-    folder = Path(data)
+    folder, columns = Path(data), columns or {}
     if csv_file is not None:
         if not Path(csv_file).is_file():
             raise FileNotFoundError(f"{csv_file} is not a file")
         if not folder.is_dir():
             raise FileNotFoundError(f"{data} is not a folder of images")
-        table = read_csv(Path(csv_file), folder)
+        table = read_csv(Path(csv_file), folder, columns)
     elif folder.is_dir():
         tables = [path for path in (folder / "train" / "train.csv", folder / "train.csv") if path.is_file()]
-        if tables and {"gender", "race", "age", "path"} <= set(_rows(tables[0])[0]):
+        if tables and not columns and {"gender", "race", "age", "path"} <= set(_rows(tables[0])[0]):
             table = read_mask(tables[0])
         elif tables:
-            table = read_csv(tables[0], folder)
+            table = read_csv(tables[0], folder, columns)
         else:
             table = read_folder(folder)
     elif data in torchvision.datasets.__all__:
         table = read_torchvision(data, Path(cache) / "torchvision", train)
     else:
         raise FileNotFoundError(f"{data} is neither a folder nor the name of a torchvision data set")
+    if columns and ": image column " not in table.layout:
+        raise ValueError(f"there is no CSV that could have a column {next(iter(columns.values()))!r}: {table.layout}")
+    if group_regex is not None:
+        table.groups = _groups_by_regex(table.paths, group_regex)
+        table.layout += f", groups by {group_regex}"
     if len(table.classes) < 2:
         raise ValueError(f"{data} holds only one class, {table.classes[0]!r}: there is nothing to tell apart")
     missing = np.flatnonzero(np.bincount(table.targets, minlength=len(table.classes)) == 0)
@@ -145,28 +161,34 @@ def read_folder(folder: Path) -> ImageTable:
     return table
 
 
-def read_csv(csv_file: Path, folder: Path) -> ImageTable:
+def read_csv(csv_file: Path, folder: Path, named: dict[str, str]) -> ImageTable:
     """A CSV with a header. The columns are found by name, and an image column is one whose values are files.
 
     image: ID, ImageID, image_id, image_path, img_path, image, path, file, filename, name; label: target, label, class,
     ans, y, else the last column; group: group, id, person, profile, source. Case does not matter. Labels that are all
     whole numbers >= 0 are class numbers, and C is the largest + 1 (a meta.csv with target and class_name may name
-    more); other labels are class names, sorted as text.
+    more); other labels are class names, sorted as text. `named` overrides the rule: {"group": "patient"}.
     """
     rows = _rows(csv_file)
     columns = {name.lower(): name for name in rows[0]}
-    images = [columns[name] for name in _IMAGE_COLUMNS if name in columns]
+    for name in named.values():
+        if name.lower() not in columns:
+            raise ValueError(f"{csv_file} has no column {name!r}: it has {', '.join(rows[0])}")
+    images, labels, groups = (
+        [columns[named[part].lower()]] if part in named else [columns[name] for name in known if name in columns]
+        for part, known in _COLUMNS.items()
+    )
     if not images:
-        raise ValueError(f"{csv_file} has no image column ({', '.join(_IMAGE_COLUMNS)}): it has {', '.join(rows[0])}")
+        raise ValueError(f"{csv_file} has no image column ({', '.join(_COLUMNS['image'])}); it has {list(rows[0])}")
     folders = [folder, folder / "train", folder / "images", folder / "train" / "images", csv_file.parent]
     found = [(column, root) for column in images for root in folders if _file(root, rows[0][column])]
     if not found:
         raise FileNotFoundError(f"{csv_file}: no file {rows[0][images[0]]} in {folder} (column {images[0]})")
     image, root = found[0]
-    label = next((columns[name] for name in _LABEL_COLUMNS if name in columns), list(rows[0])[-1])
+    label = [*labels, list(rows[0])[-1]][0]
     if label == image:
         raise ValueError(f"{csv_file} has no label column beside {image!r}")
-    group = next((columns[name] for name in _GROUP_COLUMNS if name in columns and columns[name] != image), None)
+    group = next((name for name in groups if name != image), None)
     paths = [_file(root, row[image]) for row in rows]
     missing = [row[image] for row, path in zip(rows, paths, strict=True) if path is None]
     if missing:
@@ -182,9 +204,23 @@ def read_csv(csv_file: Path, folder: Path) -> ImageTable:
     return ImageTable(paths, targets, groups, classes, layout)
 
 
-_IMAGE_COLUMNS = ("id", "imageid", "image_id", "image_path", "img_path", "image", "path", "file", "filename", "name")
-_LABEL_COLUMNS = ("target", "label", "class", "ans", "y")
-_GROUP_COLUMNS = ("group", "id", "person", "profile", "source")
+_COLUMNS = {
+    "image": ("id", "imageid", "image_id", "image_path", "img_path", "image", "path", "file", "filename", "name"),
+    "label": ("target", "label", "class", "ans", "y"),
+    "group": ("group", "id", "person", "profile", "source"),
+}
+
+
+def _groups_by_regex(paths: list[str], group_regex: str) -> list[str]:
+    try:
+        matches = [re.search(group_regex, _composed(path)) for path in paths]
+    except re.error as error:
+        raise ValueError(f"{group_regex!r} is no regular expression: {error}") from error
+    groups = [match and (match[1] if match.re.groups else match[0]) for match in matches]
+    unnamed = [path for path, group in zip(paths, groups, strict=True) if not group]
+    if unnamed:
+        raise ValueError(f"{group_regex!r} names no group for {len(unnamed)} of {len(paths)} images, as {unnamed[0]}")
+    return groups
 
 
 def read_mask(csv_file: Path) -> ImageTable:

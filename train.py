@@ -65,6 +65,10 @@ def parse_options(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add = group.add_argument
     add("--data", default="demo", help="a folder, 'demo', or a torchvision data set such as CIFAR10 (default demo)")
     add("--csv", help="a CSV with an image and a label column; --data is then the images' folder (default the CSV's)")
+    add("--image-col", help="image column of the CSV (default: found by name; the start of the run says which)")
+    add("--label-col", help="label column of the CSV (default: found by name, else the last)")
+    add("--group-col", help="column of what must stay on one side of the split, e.g. a person (default: by name)")
+    add("--group-regex", help=r"group from the file's path, e.g. '(\w+)_aug\d+': its first (...), or the whole match")
     add("--val-data", help="validation images, read like --data (default: a share of --data)")
     add("--val-frac", type=float, help="share of --data kept for validation (default 0.2)")
     add("--size", type=int, help="side of the square images in pixels (default 48 for the demo, else 224)")
@@ -471,10 +475,13 @@ def read_table(options: argparse.Namespace) -> tuple[data.ImageTable, Any, Any]:
         source = options.data
         if source == "demo":
             source = str(demo.draw(Path(options.cache) / f"demo-{demo.VERSION}"))
-        table = data.read(source, options.csv, options.cache)
+        parts = {"image": options.image_col, "label": options.label_col, "group": options.group_col}
+        parts = {part: column for part, column in parts.items() if column is not None}
+        table = data.read(source, options.csv, options.cache, True, parts, options.group_regex)
     if options.val_data:
         with blaming("--val-data"):
-            table = data.join(table, data.read(options.val_data, cache=options.cache, train=False))
+            val = data.read(options.val_data, None, options.cache, False, parts, options.group_regex)
+            table = data.join(table, val)
     if table.is_val is not None and options.val_frac:
         with blaming("--val-frac"):
             raise ValueError(f"{options.val_frac} has no effect: the validation images are given")

@@ -148,6 +148,31 @@ def test_a_group_column_keeps_copies_together(tmp_path):
     assert data.shared_groups(joined, *split(joined)) == 2  # groups are known by name: s0 and s1 are on both sides
 
 
+def test_columns_and_groups_can_be_named(tmp_path):
+    rows = [{"path": f"s{i // 4}_aug{i % 4}.png", "y": i % 2} for i in range(16)]
+    for i, row in enumerate(rows):
+        row |= {"style": "ab"[i // 8], "Patient": i % 5, "copy": f"copy{i}.png"}
+        picture(i).save(tmp_path / row["path"])
+        picture(i).save(tmp_path / row["copy"])
+    write_csv(tmp_path / "train.csv", rows)
+    table = read(str(tmp_path), columns={"image": "copy", "label": "style", "group": "patient"})
+    assert table.classes == ["a", "b"] and table.paths[3].endswith("copy3.png")
+    assert table.groups == [str(i % 5) for i in range(16)]
+    assert "image column copy, label column style, group column Patient" in table.layout
+    table = read(str(tmp_path), group_regex=r"(s\d+)_aug")
+    assert table.groups == [f"s{i // 4}" for i in range(16)] and "groups by" in table.layout
+    for options, said in (
+        ({"columns": {"label": "artist"}}, "has no column 'artist': it has path, y, style, Patient, copy"),
+        ({"group_regex": "("}, "is no regular expression"),
+        ({"group_regex": r"s0_"}, r"'s0_' names no group for 12 of 16 images, as .*s1_aug0.png"),
+    ):
+        with pytest.raises(ValueError, match=said):
+            read(str(tmp_path), **options)
+    write_images(tmp_path / "folder", {"a": 2, "b": 2})
+    with pytest.raises(ValueError, match="there is no CSV that could have a column 'style'"):
+        read(str(tmp_path / "folder"), columns={"label": "style"})
+
+
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "cp949", "euc-kr", "utf-16"])
 @pytest.mark.parametrize("newline", ["\n", "\r\n"])
 @pytest.mark.parametrize("on_disk", ["NFC", "NFD"])
