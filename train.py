@@ -475,21 +475,22 @@ def read_table(options: argparse.Namespace) -> tuple[data.ImageTable, Any, Any]:
         source = options.data
         if source == "demo":
             source = str(demo.draw(Path(options.cache) / f"demo-{demo.VERSION}"))
-        parts = {"image": options.image_col, "label": options.label_col, "group": options.group_col}
-        parts = {part: column for part, column in parts.items() if column is not None}
-        table = data.read(source, options.csv, options.cache, True, parts, options.group_regex)
+        columns = given(options, "image_col", "label_col", "group_col")
+        columns = {flag.removesuffix("_col"): column for flag, column in columns.items()}
+        table = data.read(source, options.csv, options.cache, True, columns, options.group_regex)
     if options.val_data:
         with blaming("--val-data"):
-            val = data.read(options.val_data, None, options.cache, False, parts, options.group_regex)
+            val = data.read(options.val_data, None, options.cache, False, columns, options.group_regex)
             table = data.join(table, val)
     if table.is_val is not None and options.val_frac:
         with blaming("--val-frac"):
             raise ValueError(f"{options.val_frac} has no effect: the validation images are given")
     with blaming("--val-data" if options.val_data else "--data"):
         train_rows, val_rows = data.split(table, options.val_frac or 0.2, options.seed)
-        if len(set(table.targets[val_rows])) < 2:
+        in_val = data.counts(table, val_rows)
+        if (in_val > 0).sum() < 2:
             raise ValueError(f"all {len(val_rows)} validation images are of one class: nothing can be judged by them")
-    absent = [table.classes[c] for c in range(len(table.classes)) if c not in table.targets[val_rows]]
+    absent = [name for name, n in zip(table.classes, in_val, strict=True) if n == 0]
     if absent:
         table.notes.append(f"{len(absent)} classes have no validation image and score 0: {', '.join(absent[:10])}")
     return table, train_rows, val_rows
