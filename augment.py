@@ -1,6 +1,7 @@
 """uint8 image batches into normalised float batches, on their device, each image with its own random draw.
 
-    python augment.py IMAGE             # writes augment.png: 4 x 8 draws of that image, to look at before training
+    python augment.py IMAGE --augment strong   # writes augment.png: 32 draws of that image, to look at before training
+    python augment.py IMAGES --csv train.csv --copies 10 --out DIR    # copies as files, with a group column in the CSV
 
     augment = Augment("light", seed=0)
     x = augment(images, index, epoch)   # images (N, 3, H, W) uint8, index (N,) -> (N, 3, H, W) float32, channels_last
@@ -13,13 +14,27 @@ random state is touched.
 
 from __future__ import annotations
 
+import argparse
+import csv
+import functools
+import inspect
+import math
+import random
+import runpy
+import shutil
 import sys
+import threading
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
+import numpy as np
 import torch
+import torch.nn.functional as F
+from PIL import Image, ImageDraw, ImageFont, ImageOps
 from torch import Tensor
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # what pretrained weights expect
+Augmented = tuple[Tensor, Tensor | float, Tensor | float]  # images, 0 to 255; contrast and brightness for normalize
 
 
 def normalize(
@@ -29,19 +44,21 @@ def normalize(
     contrast: Tensor | float = 1.0,
     brightness: Tensor | float = 0.0,
 ) -> Tensor:
-    """uint8 (N, 3, H, W) to float32, ((x / 255 - mean) * contrast + brightness) / std, as one multiply-add.
+    """(N, 3, H, W) of 0 to 255 to float32, ((x / 255 - mean) * contrast + brightness) / std, as one multiply-add.
 
     Args:
         mean, std: of each channel, for pixels in [0, 1]; tensors on the images' device spare a copy for each batch.
         contrast, brightness: a number, or (N, 1) with one value an image. Nothing is clipped: a network has no need.
     """
-    if images.dtype != torch.uint8:
-        raise ValueError(f"images must be uint8, got {images.dtype}")
+    if images.dtype not in (torch.uint8, torch.float32):
+        raise ValueError(f"images must be uint8, or float32 of 0 to 255, got {images.dtype}")
     mean = torch.as_tensor(mean, device=images.device)  # (3,)
     std = torch.as_tensor(std, device=images.device)
     scale = (contrast / (255 * std)).view(-1, 3, 1, 1)  # (1 or N, 3, 1, 1)
     shift = ((brightness - mean * contrast) / std).view(-1, 3, 1, 1)
-    return images.to(torch.float32, memory_format=torch.channels_last).mul_(scale).add_(shift)
+    if images.dtype == torch.uint8:
+        return images.to(torch.float32, memory_format=torch.channels_last).mul_(scale).add_(shift)
+    return torch.addcmul(shift, images, scale).contiguous(memory_format=torch.channels_last)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -58,10 +75,13 @@ def _mix(x):
 
 
 class Draws:
-    """Independent uniform numbers for every image of a batch: a hash of (seed, epoch, number of the draw, index)."""
+    """Independent uniform numbers for every image of a batch: a hash of (seed, epoch, number of the draw, index).
 
-    def __init__(self, seed: int, epoch: int, index: Tensor):
-        self.key, self.index, self.drawn = _mix(seed) ^ _mix(epoch + 0x9E3779B9), index, 0
+    `first` is the number of the first draw: two uses with 100 between them never draw the same number.
+    """
+
+    def __init__(self, seed: int, epoch: int, index: Tensor, first: int = 0):
+        self.key, self.index, self.drawn = _mix(seed) ^ _mix(epoch + 0x9E3779B9), index, first
 
     def uniform(self, low: float = 0.0, high: float = 1.0) -> Tensor:
         """(N,) float32 in [low, high); every call draws anew."""
@@ -73,6 +93,10 @@ class Draws:
     def integer(self, n: int) -> Tensor:
         """(N,) int64 in [0, n)."""
         return (self.uniform() * n).long().clamp_(max=n - 1)
+
+    def chance(self, p: float) -> Tensor:
+        """(n,) int64: the images, of all N, that are chosen with probability p each."""
+        return torch.nonzero(self.uniform() < p).squeeze(1)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -103,22 +127,190 @@ def _mirrored(position: Tensor, size: int) -> Tensor:
     return size - 1 - (size - 1 - position).abs()
 
 
-def light(images: Tensor, draws: Draws) -> tuple[Tensor, Tensor | float, Tensor | float]:
+def warp(images: Tensor, maps: Tensor, padding: str) -> Tensor:
+    """Bilinear sampling through a projective map an image: (N, 3, H, W) uint8 to float32, 0 to 255.
+
+    Args:
+        maps: (N, 3, 3), from places in the result to places in the image, both with (x, y) in [-1, 1].
+        padding: what lies outside: "reflection", or "white".
+    """
+    N, _, H, W = images.shape
+    y = (torch.arange(H, device=images.device) * 2 + 1) / H - 1
+    x = (torch.arange(W, device=images.device) * 2 + 1) / W - 1
+    places = torch.stack([x.expand(H, W), y[:, None].expand(H, W), torch.ones_like(x).expand(H, W)], 2)  # (H, W, 3)
+    places = (places.view(1, H * W, 3) @ maps.mT).view(N, H, W, 3)
+    places = places[..., :2] / places[..., 2:]
+    if padding == "white":  # grid_sample pads with 0 only
+        return F.grid_sample(images.float() - 255, places, align_corners=False).add_(255)
+    return F.grid_sample(images.float(), places, padding_mode=padding, align_corners=False)
+
+
+def affine(degrees: Tensor, shear: Tensor | float, width: Tensor, height: Tensor, aspect: float) -> Tensor:
+    """(N, 3, 3): turn by degrees, shear, then take a window of this width and height (1 is the image), centred.
+
+    `aspect` is W / H of the image: a turn is one in pixels, not in [-1, 1].
+    """
+    cos, sin = torch.cos(torch.deg2rad(degrees)), torch.sin(torch.deg2rad(degrees))
+    maps = torch.zeros(len(degrees), 3, 3, device=degrees.device)
+    maps[:, 0, 0], maps[:, 0, 1] = cos * width, (shear * cos - sin) * height / aspect
+    maps[:, 1, 0], maps[:, 1, 1] = sin * width * aspect, (shear * sin + cos) * height
+    maps[:, 2, 2] = 1
+    return maps
+
+
+def blur(images: Tensor, sigma: Tensor, largest: float) -> Tensor:
+    """Gaussian blur of float (N, 3, H, W), each image with its own sigma (N,) of up to `largest` pixels."""
+    N, _, H, W = images.shape
+    radius = min(math.ceil(3 * largest), min(H, W) - 1)
+    offsets = torch.arange(-radius, radius + 1, device=images.device)
+    kernel = torch.exp(-0.5 * (offsets / sigma.clamp(min=1e-3)[:, None]) ** 2)  # (N, k)
+    kernel = (kernel / kernel.sum(1, keepdim=True)).repeat_interleave(3, 0)[:, None]  # (3N, 1, k)
+    if not N:
+        return images
+    x = F.pad(images.reshape(1, 3 * N, H, W), (radius,) * 4, mode="reflect")
+    x = F.conv2d(F.conv2d(x, kernel[..., None], groups=3 * N), kernel[:, :, None], groups=3 * N)
+    return x.view(N, 3, H, W)
+
+
+@functools.lru_cache(maxsize=4)
+def _noise_bank(length: int, device: torch.device) -> Tensor:
+    return torch.randn(length, generator=torch.Generator().manual_seed(0)).to(device)
+
+
+def noise(images: Tensor, sigma: Tensor, draws: Draws, rows: Tensor) -> Tensor:
+    """Adds Gaussian noise of sigma (n,) grey levels: for each image its own window of one fixed million of numbers."""
+    length = images[0].numel()
+    bank = _noise_bank(max(2**20, 2 * length), images.device)
+    first = draws.integer(len(bank) - length)[rows]
+    windows = bank[first[:, None] + torch.arange(length, device=images.device)]
+    return images + windows.view_as(images) * sigma[:, None, None, None]
+
+
+def erase(images: Tensor, draws: Draws, rows: Tensor, largest: float = 0.5) -> Tensor:
+    """A rectangle of up to `largest` of either side gets ImageNet's mean colour: 0 once normalised."""
+    H, W = images.shape[2:]
+    boxes = _boxes(draws, draws.uniform(0.1, largest), draws.uniform(0.1, largest), H, W)[rows]
+    colour = torch.tensor(IMAGENET_MEAN, device=images.device).view(3, 1, 1) * 255
+    return torch.where(boxes, colour, images)
+
+
+def _boxes(draws: Draws, height: Tensor, width: Tensor, H: int, W: int) -> Tensor:
+    """(N, 1, H, W) bool: a box of this height and width (shares of a side) at a random place in the image."""
+    inside = []
+    for share, size in ((height, H), (width, W)):
+        length = (share * size).round()
+        start = (draws.uniform() * (size + 1 - length)).floor()
+        place = torch.arange(size, device=share.device)
+        inside.append((place >= start[:, None]) & (place < (start + length)[:, None]))
+    return (inside[0][:, :, None] & inside[1][:, None, :])[:, None]
+
+
+def jpeg_like(images: Tensor, step: Tensor) -> Tensor:
+    """What a strong JPEG does to 8 x 8 blocks: their cosine transform's high frequencies rounded, to `step` (n,)."""
+    n, _, H, W = images.shape
+    h, w = H // 8, W // 8
+    k = torch.arange(8, device=images.device)
+    dct = torch.cos((2 * k + 1) * k[:, None] * math.pi / 16) * torch.where(k == 0, 0.125**0.5, 0.5)[:, None]
+    blocks = images[:, :, : h * 8, : w * 8].reshape(n, 3, h, 8, w, 8).transpose(3, 4)  # (n, 3, h, w, 8, 8)
+    steps = (1 + k + k[:, None]) * step.view(n, 1, 1, 1, 1, 1)  # coarser with frequency, as JPEG's tables are
+    blocks = dct.T @ ((dct @ blocks @ dct.T / steps).round() * steps) @ dct
+    result = images.clone()
+    result[:, :, : h * 8, : w * 8] = blocks.transpose(3, 4).reshape(n, 3, h * 8, w * 8)
+    return result
+
+
+def light(images: Tensor, draws: Draws) -> Augmented:
     """Shift by up to an eighth (4 pixels of 32, as in the CIFAR papers), left-right flip, contrast and brightness."""
     images = crop_and_flip(images, draws, pad=min(images.shape[2:]) // 8)
     return images, draws.uniform(0.8, 1.2)[:, None], draws.uniform(-0.1, 0.1)[:, None]
 
 
-def none(images: Tensor, draws: Draws) -> tuple[Tensor, Tensor | float, Tensor | float]:
+def strong(images: Tensor, draws: Draws) -> Augmented:
+    """Random resized crop and flip, then one of eight things at a random strength, as in TrivialAugment.
+
+    Turn (30 degrees), shear (0.3), saturation, contrast, brightness, blur, noise or an erased rectangle; a ninth of the
+    images get none. One operation at a strength drawn uniformly: Mueller and Hutter 2021, arXiv:2103.10158.
+    """
+    N, _, H, W = images.shape
+    what, strength = draws.integer(9), draws.uniform(-1, 1)
+
+    def of(operation: int) -> Tensor:  # its strength where it was drawn, else 0
+        return torch.where(what == operation, strength, 0.0)
+
+    area, ratio = draws.uniform(0.35, 1), torch.exp(draws.uniform(-1, 1) * math.log(4 / 3))
+    width, height = (area * ratio).sqrt().clamp(max=1), (area / ratio).sqrt().clamp(max=1)
+    maps = affine(30 * of(1), 0.3 * of(2), width, height, W / H)
+    maps[:, 0, 2], maps[:, 1, 2] = draws.uniform(-1, 1) * (1 - width), draws.uniform(-1, 1) * (1 - height)
+    maps[:, :, 0] *= torch.where(draws.uniform() < 0.5, -1, 1)[:, None]
+    x = warp(images, maps, "reflection")
+    contrast, brightness = 1 + 0.7 * of(4), 0.3 * of(5)
+    rows = torch.nonzero(what == 3).squeeze(1)
+    x[rows] = torch.lerp(_grey(x[rows]), x[rows], (1 + 0.9 * strength[rows])[:, None, None, None])
+    rows = torch.nonzero(what == 6).squeeze(1)
+    x[rows] = blur(x[rows], strength[rows].abs() * min(H, W) / 80, largest=min(H, W) / 80)
+    rows = torch.nonzero(what == 7).squeeze(1)
+    x[rows] = noise(x[rows], strength[rows].abs() * 40, draws, rows)
+    rows = torch.nonzero(what == 8).squeeze(1)
+    x[rows] = erase(x[rows], draws, rows)
+    return x, contrast[:, None], brightness[:, None]
+
+
+def _grey(images: Tensor) -> Tensor:
+    """(N, 1, H, W) luma of ITU-R BT.601."""
+    weights = torch.tensor([0.299, 0.587, 0.114], device=images.device).view(1, 3, 1, 1)
+    return (images * weights).sum(1, keepdim=True)
+
+
+def document(images: Tensor, draws: Draws) -> Augmented:
+    """What happens to scans: any right angle and a small one, mirrored, askew, blurred, noisy, unevenly lit, JPEG.
+
+    What comes into the picture from outside is white.
+    """
+    N, _, H, W = images.shape
+    maps = affine(draws.uniform(-10, 10), 0.0, draws.uniform(0.85, 1.2), draws.uniform(0.85, 1.2), W / H)
+    maps[:, 0, 2], maps[:, 1, 2] = draws.uniform(-0.1, 0.1), draws.uniform(-0.1, 0.1)
+    maps[:, 2, 0], maps[:, 2, 1] = draws.uniform(-0.1, 0.1), draws.uniform(-0.1, 0.1)  # perspective
+    turns = torch.tensor([[1.0, 0, 0, 1], [0, -1, 1, 0], [-1, 0, 0, -1], [0, 1, -1, 0]], device=images.device)
+    turn = torch.eye(3, device=images.device).repeat(N, 1, 1)
+    turn[:, :2, :2] = turns[draws.integer(4)].view(N, 2, 2)
+    turn[:, :, 0] *= torch.where(draws.uniform() < 0.5, -1, 1)[:, None]
+    x = warp(images, turn @ maps, "white")
+    rows, sigma, largest = draws.chance(0.3), draws.uniform(0.3, min(H, W) / 120 + 0.3), min(H, W) / 120 + 0.3
+    x[rows] = blur(x[rows], sigma[rows], largest)
+    rows, sigma = draws.chance(0.3), draws.uniform(2, 30)
+    x[rows] = noise(x[rows], sigma[rows], draws, rows)
+    rows, field = draws.chance(0.4), _light_field(draws, H, W)
+    x[rows] *= field[rows]
+    rows, step = draws.chance(0.3), draws.uniform(4, 24)
+    x[rows] = jpeg_like(x[rows], step[rows])
+    return x, draws.uniform(0.7, 1.3)[:, None], draws.uniform(-0.15, 0.15)[:, None]
+
+
+def _light_field(draws: Draws, H: int, W: int) -> Tensor:
+    """(N, 1, H, W) from 0.6 to 1.1, from four random corners: a shadow from one side."""
+    corners = torch.stack([draws.uniform(0.6, 1.1) for _ in range(4)], 1).view(-1, 1, 2, 2)
+    return F.interpolate(corners, (H, W), mode="bilinear", align_corners=True)
+
+
+def none(images: Tensor, draws: Draws) -> Augmented:
     """The images as they are."""
     return images, 1.0, 0.0
 
 
-AUGMENTS: dict[str, Callable[..., tuple[Tensor, Tensor | float, Tensor | float]]] = {"none": none, "light": light}
+AUGMENTS: dict[str, Callable[[Tensor, Draws], Augmented]] = {
+    "none": none, "light": light, "strong": strong, "document": document,
+}  # fmt: skip
 
 
 class Augment:
-    """An augmentation by name, and the normalisation that follows it."""
+    """An augmentation by name, the normalisation that follows it, and mixing.
+
+    Args:
+        mixup, cutmix: alpha of the Beta(alpha, alpha) that lambda is drawn from, 0 for none. With both, an image gets
+            either, by a coin. Each image of a batch is mixed with the one after it, with a lambda of its own:
+            x = lambda * x + (1 - lambda) * other (Zhang et al. 2017, arXiv:1710.09412), or a box of 1 - lambda of the
+            area from the other (Yun et al. 2019, arXiv:1905.04899); the targets likewise, by `mix_targets`.
+    """
 
     def __init__(
         self,
@@ -126,31 +318,203 @@ class Augment:
         seed: int = 0,
         mean: Sequence[float] | Tensor = IMAGENET_MEAN,
         std: Sequence[float] | Tensor = IMAGENET_STD,
+        mixup: float = 0.0,
+        cutmix: float = 0.0,
+        num_classes: int = 0,
     ):
         if name not in AUGMENTS:
             raise ValueError(f"unknown augmentation {name!r}: choose from {', '.join(AUGMENTS)}")
-        self.augment, self.seed = AUGMENTS[name], seed
+        for what, alpha in (("mixup", mixup), ("cutmix", cutmix)):
+            if not 0 <= alpha < math.inf:
+                raise ValueError(f"{what} must be a number >= 0, got {alpha}")
+        if (mixup or cutmix) and num_classes < 2:
+            raise ValueError(f"mixing needs the number of classes, got {num_classes}")
+        self.augment, self.seed, self.num_classes = AUGMENTS[name], seed, num_classes
+        self.mixup, self.cutmix = mixup, cutmix
         self.mean, self.std = torch.as_tensor(mean), torch.as_tensor(std)
 
     def __call__(self, images: Tensor, index: Tensor, epoch: int) -> Tensor:
         """images (N, 3, H, W) uint8 and their indices (N,) int64, on one device, to (N, 3, H, W) float32."""
         self.mean, self.std = self.mean.to(images.device), self.std.to(images.device)
         images, contrast, brightness = self.augment(images, Draws(self.seed, epoch, index))
-        return normalize(images, self.mean, self.std, contrast, brightness)
+        x = normalize(images, self.mean, self.std, contrast, brightness)
+        if self.mixup or self.cutmix:
+            keep = self._keep(index, epoch, *x.shape[2:])
+            x = torch.lerp(x.roll(-1, 0), x, keep).contiguous(memory_format=torch.channels_last)
+        return x
+
+    def mix_targets(self, targets: Tensor, index: Tensor, epoch: int, size: Sequence[int]) -> Tensor:
+        """Targets (N,) as they are without mixing, else (N, C), mixed as `__call__` mixes this batch of size (H, W)."""
+        if not (self.mixup or self.cutmix):
+            return targets
+        share = self._keep(index, epoch, *size).mean((1, 2, 3))[:, None]  # lambda: for a box the area it leaves
+        one_hot = F.one_hot(targets, self.num_classes).float()
+        return torch.lerp(one_hot.roll(-1, 0), one_hot, share)
+
+    def _keep(self, index: Tensor, epoch: int, H: int, W: int) -> Tensor:
+        """(N, 1, 1, 1) or (N, 1, H, W): how much of each pixel is the image's own."""
+        draws = Draws(self.seed, epoch, index, first=1000)
+        which, u = draws.uniform(), draws.uniform()
+        by_mixup = _beta_quantile(u, self.mixup)[:, None, None, None] if self.mixup else None
+        if not self.cutmix:
+            return by_mixup
+        side = (1 - _beta_quantile(u, self.cutmix)).sqrt()
+        by_cutmix = 1 - _boxes(draws, side, side, H, W).float()
+        if not self.mixup:
+            return by_cutmix
+        return torch.where((which < 0.5)[:, None, None, None], by_mixup, by_cutmix)
 
 
-def _show(path: str) -> None:
-    from torchvision.io import ImageReadMode, read_image, write_png
-    from torchvision.utils import make_grid
+@functools.lru_cache(maxsize=8)
+def _sorted_betas(alpha: float) -> np.ndarray:
+    return np.sort(np.random.default_rng(0).beta(alpha, alpha, 2**16)).astype(np.float32)
 
-    image = read_image(path, ImageReadMode.RGB)
-    images = image.expand(32, -1, -1, -1).contiguous(memory_format=torch.channels_last)
-    x = Augment("light", mean=(0, 0, 0), std=(1, 1, 1))(images, torch.arange(32), epoch=0)
-    write_png(make_grid(x.mul(255).clamp(0, 255).byte(), nrow=8), "augment.png")
-    print("augment.png: 32 draws of light")
+
+def _beta_quantile(u: Tensor, alpha: float) -> Tensor:
+    """Uniform (N,) to Beta(alpha, alpha), by 65,536 sorted draws: neither torch nor numpy has the inverse."""
+    table = torch.from_numpy(_sorted_betas(alpha)).to(u.device)
+    return table[(u * len(table)).long()]
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# A function of yours
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def load_transform(name: str) -> Callable[[np.ndarray, np.random.Generator], np.ndarray]:
+    """The function of "FILE.py:FUNCTION": FUNCTION(image, rng) or FUNCTION(image), uint8 (H, W, 3) in and out.
+
+    With `rng`, a numpy Generator of this image and epoch, it may run in several threads at once. Without, it runs in
+    one thread, and Python's and numpy's global generators are seeded for it before each call. The file is executed.
+    """
+    file, _, function = name.rpartition(".py:")
+    path = Path(file + ".py")
+    if not file or not path.is_file():
+        raise ValueError(f"there is no file {path}" if file else f"{name!r} is not FILE.py:FUNCTION")
+    try:
+        found = runpy.run_path(str(path)).get(function)
+        takes = len(inspect.signature(found).parameters) if callable(found) else 0
+    except (Exception, SystemExit) as error:
+        raise ValueError(f"{path} cannot be executed: {type(error).__name__}: {error}") from error
+    if takes not in (1, 2):
+        raise ValueError(f"{path} has no function {function!r} of (image, rng) or (image)")
+    if takes == 2:
+        return found
+    one_at_a_time = threading.Lock()
+
+    def seeded(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        with one_at_a_time:
+            random.seed(int(rng.integers(2**32)))
+            np.random.seed(int(rng.integers(2**32)))
+            return found(image)
+
+    return seeded
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# To look at, and as files
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def contact_sheet(images: Tensor, labels: Sequence[str], columns: int = 8) -> Image.Image:
+    """One picture of uint8 (N, 3, H, W), each over its label; what the built-in font lacks in a label becomes "?"."""
+    N, _, H, W = images.shape
+    font, line = ImageFont.load_default(), 14
+    scale = max(1, round(96 / max(H, W)))
+    width, height = W * scale + 4, H * scale + line + 4
+    sheet = Image.new("RGB", (width * min(columns, N), height * math.ceil(N / columns)), "white")
+    draw = ImageDraw.Draw(sheet)
+    for i, (image, label) in enumerate(zip(images, labels, strict=True)):
+        left, top = i % columns * width, i // columns * height
+        picture = Image.fromarray(image.permute(1, 2, 0).cpu().numpy())
+        sheet.paste(picture.resize((W * scale, H * scale), Image.Resampling.NEAREST), (left + 2, top + 2))
+        text = label.encode("latin-1", "replace").decode("latin-1")
+        while font.getlength(text) > width - 4:
+            text = text[:-1]
+        draw.text((left + 2, top + H * scale + 2), text, fill="black", font=font)
+    return sheet
+
+
+def draw_sheet(image_file: str, name: str, seed: int, out: str) -> None:
+    """32 draws of one image."""
+    image = _read(Path(image_file))
+    images = image.expand(32, -1, -1, -1)
+    x = Augment(name, seed, mean=(0, 0, 0), std=(1, 1, 1))(images, torch.arange(32), epoch=0)
+    contact_sheet(_to_uint8(x), [f"{name} {i}" for i in range(32)]).save(out)
+    print(f"{out}: 32 draws of {name}")
+
+
+def write_copies(images: Path, csv_file: Path, copies: int, out: Path, name: str = "strong", seed: int = 0) -> int:
+    """Every image of a CSV and `copies` augmented ones into OUT/images, and OUT/train.csv with a group column.
+
+    The group of a copy is its source (or the source's own group, where the CSV has a group column): a split that keeps
+    groups whole cannot put copies of one image on both sides. The image column is the first whose values are files in
+    `images`; all other columns are carried over. Returns the number of files.
+    """
+    with open(csv_file, newline="", encoding="utf-8-sig") as file:
+        rows = list(csv.DictReader(file))
+    column = next((key for key in rows[0] if (images / rows[0][key]).is_file()), None) if rows else None
+    if column is None:
+        raise ValueError(f"{csv_file} has no column whose values are files in {images}")
+    missing = [row[column] for row in rows if not (images / row[column]).is_file()]
+    if missing:
+        raise ValueError(f"{csv_file}: {len(missing)} images are not in {images}, such as {missing[0]}")
+    if out.exists() and any(out.iterdir()):
+        raise ValueError(f"{out} is not empty: choose another folder")
+    group = next((key for key in rows[0] if key.lower() == "group"), "group")
+    augment, written = Augment(name, seed, mean=(0, 0, 0), std=(1, 1, 1)), []
+    for i, row in enumerate(rows):
+        source = Path(row[column])
+        target = out / "images" / source
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy2(images / source, target)
+        group_name = row.get(group) or row[column]
+        written.append(row | {group: group_name})
+        image = _read(images / source)
+        for k in range(copies):  # one at a time: an image may be large
+            x = augment(image, torch.tensor([i]), epoch=k + 1)
+            copy = source.with_name(f"{source.stem}_aug{k + 1}{source.suffix}")
+            jpeg = {"quality": 95} if copy.suffix.lower() in (".jpg", ".jpeg") else {}
+            Image.fromarray(_to_uint8(x)[0].permute(1, 2, 0).numpy()).save(out / "images" / copy, **jpeg)
+            written.append(row | {column: copy.as_posix(), group: group_name})
+    with open(out / "train.csv", "w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, written[0])
+        writer.writeheader()
+        writer.writerows(written)
+    return len(written)
+
+
+def _read(file: Path) -> Tensor:
+    """uint8 (1, 3, H, W), channels_last."""
+    with Image.open(file) as image:
+        pixels = np.array(ImageOps.exif_transpose(image).convert("RGB"))
+    return torch.from_numpy(pixels).permute(2, 0, 1)[None]
+
+
+def _to_uint8(x: Tensor) -> Tensor:
+    return x.mul(255).round().clamp(0, 255).byte()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("images", metavar="IMAGES", help="an image, or with --csv the folder of the images")
+    parser.add_argument("--csv", help="a CSV with a column of file names: write augmented copies of all of them")
+    parser.add_argument("--copies", type=int, default=10, help="augmented copies of each image (default 10)")
+    parser.add_argument("--out", help="a new folder for images and train.csv (one image: a PNG, default augment.png)")
+    parser.add_argument("--augment", choices=AUGMENTS, default="strong", help="default strong")
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args()
+    try:
+        if not options.csv:
+            return draw_sheet(options.images, options.augment, options.seed, options.out or "augment.png")
+        if not options.out or options.copies < 1:
+            parser.error("--csv needs --out DIR and --copies of at least 1")
+        folder = Path(options.out)
+        n = write_copies(Path(options.images), Path(options.csv), options.copies, folder, options.augment, options.seed)
+        print(f"{folder / 'train.csv'}: {n} images. Train with --csv {folder / 'train.csv'} --data {folder / 'images'}")
+    except (OSError, ValueError) as error:
+        sys.exit(f"augment.py: error: {error}")
 
 
 if __name__ == "__main__":
-    if len(sys.argv) != 2:
-        sys.exit(__doc__)
-    _show(sys.argv[1])
+    main()

@@ -42,6 +42,7 @@ import losses
 import metrics
 import models
 import optim
+import pixels
 import train
 
 
@@ -234,9 +235,9 @@ def bench_loop(device: str, rounds: int) -> list[str]:
         with tempfile.TemporaryDirectory() as scratch:
             folder = write_photos(Path(scratch) / "photos", number, 32)
             table = data.read(str(folder))
-            images = data.decode(table, 32, scratch, progress=False)
+            images = pixels.decode(table.paths, table.targets, 32, scratch, progress=False)
             images.move_to(torch.device(device))
-            batches = data.Batches(images, np.arange(number), 128, shuffle=True, device=device)
+            batches = pixels.Batches(images, np.arange(number), 128, shuffle=True, device=device)
             x, t = next(iter(batches))
             x = augment.normalize(x)
             steps = len(batches)

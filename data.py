@@ -1,58 +1,41 @@
-"""Files into decoded uint8 batches: read a table of images, split it without leaks, decode each image once, batch.
+"""What lies in a folder, as a table of images: read it, choose classes, split it without leaks, sample it.
 
     python data.py FOLDER            # what would be read: layout, classes, counts, and how it would be split
 
     table = read("path/to/folder")                         # paths, targets, groups, classes
     train, val = split(table, val_frac=0.2, seed=0)        # row numbers; no group on both sides
-    images = decode(table, size=224, cache="cache")        # every file decoded once, uint8, memory-mapped
-    for images, targets in Batches(images, train, batch_size=32, shuffle=True): ...
+    fold_of = folds(table, k=5, seed=0)                    # or k of them: validation of fold f is fold_of == f
 
 A group is what must not be on both sides of a split: all photos of one person, all copies of one scan. Random splits
 by image put them there, and validation then says 0.99 where the leaderboard says 0.8.
-
-There are no worker processes: decoding happens once, in threads, and a batch afterwards is one gather of rows.
 """
 
 from __future__ import annotations
 
 import codecs
 import csv
-import hashlib
 import inspect
 import io
 import os
-import queue
 import re
 import sys
-import threading
 import unicodedata
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 import torchvision
-from PIL import Image, ImageOps
-from torch import Tensor
-from torch.utils.data import ConcatDataset, Dataset
-from torchvision.transforms.v2 import functional as transforms
-from tqdm import tqdm
-
-try:
-    from torchvision.io import ImageReadMode, decode_jpeg
-except ImportError:  # deprecated since torchvision 0.29; without it Pillow reads JPEG too, more slowly
-    decode_jpeg = None
+from torch.utils.data import ConcatDataset, Subset
 
 IMAGE_EXTENSIONS = {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm"}
-CACHE_FORMAT = 1  # part of every cache's key: raise it when decoding changes
 
 
 @dataclass
 class ImageTable:
-    """A row an image. `targets` is int64 (N,); `is_val` (N,) is set where the layout fixes the split."""
+    """A row an image. `targets` is int64 (N,); `is_val` or `fold_of` (N,) is set where the data fixes the split."""
 
     paths: list[str]
     targets: np.ndarray
@@ -60,6 +43,7 @@ class ImageTable:
     classes: list[str]
     layout: str  # what was read, in words
     is_val: np.ndarray | None = None
+    fold_of: np.ndarray | None = None  # int64, 0 to k - 1, from a fold column
     source: Sequence | None = None  # a torchvision data set whose images are not files; `paths` then only name them
     notes: list[str] = field(default_factory=list)  # what a person should know: files left alone, empty classes
 
@@ -88,7 +72,7 @@ def read(
     - the name of a torchvision data set: CIFAR10, MNIST, ... downloaded to `cache` (`train=False`: its test part)
 
     Args:
-        columns: the CSV's columns by their part, "image", "label" or "group", where they are not to be found by name.
+        columns: the CSV's columns by their part, "image", "label", "group" or "fold", where not to be found by name.
         group_regex: names each image's group from its path: the expression's first (...), or all that it matches.
     Raises: FileNotFoundError or ValueError that names the path, the column or the value.
     """
@@ -121,7 +105,13 @@ def read(
     missing = np.flatnonzero(np.bincount(table.targets, minlength=len(table.classes)) == 0)
     if len(missing) and train:
         names = ", ".join(table.classes[c] for c in missing[:10])
-        table.notes.append(f"{len(missing)} of {len(table.classes)} classes have no image: {names}")
+        table.notes.append(f"{len(missing)} of {len(table.classes)} classes have no image and score 0: {names}")
+    spellings = {}
+    for name in table.classes:
+        spellings.setdefault(name.casefold(), []).append(name)
+    for names in spellings.values():
+        if len(names) > 1:
+            table.notes.append(f"{' and '.join(map(repr, names))} differ only in case: they are read as two classes")
     return table
 
 
@@ -155,7 +145,7 @@ def read_folder(folder: Path) -> ImageTable:
         is_val=np.array(is_val) if "val" in parts else None,
     )
     if ignored:
-        table.notes.append(f"{len(ignored)} files without an image extension left alone, such as {ignored[0]}")
+        table.notes.append(f"{len(ignored)} files or folders that are no images left alone, such as {ignored[0]}")
     if "train" in parts and (folder / "test").is_dir():
         table.notes.append(f"{folder / 'test'} left alone (--val-data takes it as validation)")
     return table
@@ -165,16 +155,17 @@ def read_csv(csv_file: Path, folder: Path, named: dict[str, str]) -> ImageTable:
     """A CSV with a header. The columns are found by name, and an image column is one whose values are files.
 
     image: ID, ImageID, image_id, image_path, img_path, image, path, file, filename, name; label: target, label, class,
-    ans, y, else the last column; group: group, id, person, profile, source. Case does not matter. Labels that are all
-    whole numbers >= 0 are class numbers, and C is the largest + 1 (a meta.csv with target and class_name may name
-    more); other labels are class names, sorted as text. `named` overrides the rule: {"group": "patient"}.
+    ans, y, else the last column; group: group, id, person, profile, source; fold: fold, kfold. Case does not matter.
+    Labels that are all whole numbers >= 0 are class numbers, and C is the largest + 1; a class_name column beside them,
+    or a meta.csv with target and class_name, names them and may name more. Other labels are class names, sorted as
+    text, blanks around them dropped. `named` overrides the rule: {"group": "patient"}.
     """
     rows = _rows(csv_file)
     columns = {name.lower(): name for name in rows[0]}
     for name in named.values():
         if name.lower() not in columns:
             raise ValueError(f"{csv_file} has no column {name!r}: it has {', '.join(rows[0])}")
-    images, labels, groups = (
+    images, labels, groups, fold_columns = (
         [columns[named[part].lower()]] if part in named else [columns[name] for name in known if name in columns]
         for part, known in _COLUMNS.items()
     )
@@ -194,21 +185,45 @@ def read_csv(csv_file: Path, folder: Path, named: dict[str, str]) -> ImageTable:
     if missing:
         names = ", ".join(missing[:20])
         raise FileNotFoundError(f"{csv_file}: {len(missing)} of {len(rows)} images are not in {root}: {names}")
-    targets, classes = _classes(csv_file, [row[label] for row in rows], label)
-    label_of: dict[str, int] = {}
-    for path, target in zip(paths, targets.tolist(), strict=True):
-        if label_of.setdefault(path, target) != target:
-            raise ValueError(f"{csv_file}: {path} has two labels, {classes[label_of[path]]} and {classes[target]}")
-    groups = paths if group is None else [row[group] for row in rows]
-    layout = f"{csv_file}: image column {image}, label column {label}, group column {group or 'none'}"
-    return ImageTable(paths, targets, groups, classes, layout)
+    targets, classes = _classes(csv_file, rows, label, columns.get("class_name"))
+    first = _first_of(paths)
+    torn = np.flatnonzero(targets != targets[first])
+    if len(torn):
+        listed = "".join(f"\n  {paths[i]}: {classes[targets[first[i]]]} and {classes[targets[i]]}" for i in torn[:20])
+        raise ValueError(f"{csv_file}: {len(set(first[torn]))} images have two labels:{listed}")
+    table = ImageTable(paths, targets, paths, classes, f"{csv_file}: image column {image}, label column {label}")
+    table.layout += f", group column {group or 'none'}"
+    if group:
+        table.groups = tied([row[group] for row in rows], first)  # an image in two rows holds their groups together
+    if fold_columns:
+        table.layout += f", fold column {fold_columns[0]}"
+        table.fold_of = _folds_of([row[fold_columns[0]].strip() for row in rows], csv_file, fold_columns[0])
+    return table
 
 
 _COLUMNS = {
     "image": ("id", "imageid", "image_id", "image_path", "img_path", "image", "path", "file", "filename", "name"),
     "label": ("target", "label", "class", "ans", "y"),
     "group": ("group", "id", "person", "profile", "source"),
+    "fold": ("fold", "kfold"),
 }
+
+
+def _first_of(values: Sequence) -> np.ndarray:
+    """(N,) for each row the first row of the same value."""
+    first: dict[Any, int] = {}
+    return np.array([first.setdefault(value, i) for i, value in enumerate(values)], dtype=np.int64)
+
+
+def _folds_of(values: list[str], csv_file: Path, column: str) -> np.ndarray:
+    """0 to k - 1 from a fold column: numbers in their order, other text sorted. Raises for one fold, or one a row."""
+    if "" in values:
+        raise ValueError(f"{csv_file}: row {values.index('') + 1} has no fold in column {column!r}")
+    names = sorted(set(values), key=lambda name: (int(name), name) if name.isdecimal() else (0, name))
+    if not 2 <= len(names) <= max(2, len(values) // 2):
+        raise ValueError(f"{csv_file}: column {column!r} names {len(names)} folds of {len(values)} rows")
+    number = {name: f for f, name in enumerate(names)}
+    return np.array([number[value] for value in values], dtype=np.int64)
 
 
 def _groups_by_regex(paths: list[str], group_regex: str) -> list[str]:
@@ -216,7 +231,7 @@ def _groups_by_regex(paths: list[str], group_regex: str) -> list[str]:
         matches = [re.search(group_regex, _composed(path)) for path in paths]
     except re.error as error:
         raise ValueError(f"{group_regex!r} is no regular expression: {error}") from error
-    groups = [match and (match[1] if match.re.groups else match[0]) for match in matches]
+    groups = [match and (next(filter(None, match.groups()), "") if match.re.groups else match[0]) for match in matches]
     unnamed = [path for path, group in zip(paths, groups, strict=True) if not group]
     if unnamed:
         raise ValueError(f"{group_regex!r} names no group for {len(unnamed)} of {len(paths)} images, as {unnamed[0]}")
@@ -356,13 +371,20 @@ def _spelled(folder: Path, name: str) -> Path:
 
 
 def _image_files(folder: Path) -> tuple[list[str], list[str]]:
-    """Images and other files below a folder, sorted, but for what begins with a dot or lies in such a folder."""
+    """Images and what else lies below a folder, sorted, but for what begins with a dot or lies in such a folder."""
     images, others = [], []
-    for path in sorted(folder.rglob("*")):
-        if any(part.startswith(".") for part in path.relative_to(folder).parts) or path.is_dir():
-            continue
-        (images if path.suffix.lower() in IMAGE_EXTENSIONS else others).append(str(path))
-    return images, others
+
+    def refuse(error: OSError) -> None:
+        raise error
+
+    for root, folders, files in os.walk(folder, onerror=refuse):
+        others += [os.path.join(root, name) for name in folders if Path(name).suffix.lower() in IMAGE_EXTENSIONS]
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        for name in files:
+            if not name.startswith("."):
+                is_image = Path(name).suffix.lower() in IMAGE_EXTENSIONS
+                (images if is_image else others).append(os.path.join(root, name))
+    return sorted(images), sorted(others)
 
 
 def _file(folder: Path, name: str) -> str | None:
@@ -373,24 +395,101 @@ def _file(folder: Path, name: str) -> str | None:
     return next((str(path) for path in (_spelled(folder, n) for n in names if name) if path.is_file()), None)
 
 
-def _classes(csv_file: Path, labels: list[str], column: str) -> tuple[np.ndarray, list[str]]:
-    """Class numbers and names from the labels' text; an empty label is an error."""
-    if "" in (label.strip() for label in labels):
-        raise ValueError(f"{csv_file}: a row has no label in column {column!r}")
-    if not all(label.strip().isdecimal() for label in labels):
-        names, targets = np.unique([_composed(label.strip()) for label in labels], return_inverse=True)
-        return targets.astype(np.int64), [str(name) for name in names]
+def _classes(
+    csv_file: Path, rows: list[dict[str, str]], column: str, names: str | None
+) -> tuple[np.ndarray, list[str]]:
+    """Class numbers and names from the label column's text; an empty label is an error."""
+    labels = [_composed(row[column].strip()) for row in rows]
+    if "" in labels:
+        raise ValueError(f"{csv_file}: row {labels.index('') + 1} has no label in column {column!r}")
+    if not all(label.isdecimal() for label in labels):
+        classes, targets = np.unique(labels, return_inverse=True)
+        return targets.astype(np.int64), [str(name) for name in classes]
     numbers = [int(label) for label in labels]
-    meta = csv_file.with_name("meta.csv")
-    named = {}
-    if meta.is_file():
-        rows = _rows(meta)
-        if {"target", "class_name"} <= set(rows[0]):
-            named = {int(row["target"]): row["class_name"] for row in rows}
+    meta, named = csv_file.with_name("meta.csv"), {}
+    meta_rows = _rows(meta) if meta.is_file() else []
+    if meta_rows and {"target", "class_name"} <= set(meta_rows[0]):
+        named = {int(row["target"]): _composed(row["class_name"]) for row in meta_rows}
+    elif names:
+        for number, row in zip(numbers, rows, strict=True):
+            if named.setdefault(number, _composed(row[names])) != _composed(row[names]):
+                raise ValueError(f"{csv_file}: class {number} is named {named[number]!r} and {row[names]!r} in {names}")
     C = max([*numbers, *named]) + 1
     if C > max(1000, 10 * len(labels)):
         raise ValueError(f"{csv_file}: {max(numbers)} in column {column!r} is no class number for {len(labels)} rows")
     return np.array(numbers, dtype=np.int64), [named.get(c, str(c)) for c in range(C)]
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Choosing
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def take(table: ImageTable, rows: np.ndarray) -> ImageTable:
+    """The table of these rows alone, in this order."""
+    return replace(
+        table,
+        paths=[table.paths[i] for i in rows],
+        targets=table.targets[rows],
+        groups=[table.groups[i] for i in rows],
+        is_val=None if table.is_val is None else table.is_val[rows],
+        fold_of=None if table.fold_of is None else table.fold_of[rows],
+        source=None if table.source is None else Subset(table.source, rows.tolist()),
+    )
+
+
+def merge(table: ImageTable, chosen: str) -> ImageTable:
+    """The same images with the chosen classes ("3,7,14", or names) as one, named "A+B", in the place of the first."""
+    numbers = _class_numbers(table, chosen)
+    if len(numbers) == len(table.classes):
+        raise ValueError(f"{chosen!r} are all classes: nothing would be left to tell apart")
+    name = "+".join(table.classes[c] for c in numbers)
+    classes = [name if c == numbers[0] else old for c, old in enumerate(table.classes) if c not in numbers[1:]]
+    new = np.array([classes.index(name if c in numbers else old) for c, old in enumerate(table.classes)], np.int64)
+    return replace(table, targets=new[table.targets], classes=classes, layout=f"{table.layout}, {name} as one class")
+
+
+def only(table: ImageTable, chosen: str) -> ImageTable:
+    """The images of the chosen classes ("3,7,14", or names), and no other class."""
+    numbers = _class_numbers(table, chosen)
+    kept = take(table, np.flatnonzero(np.isin(table.targets, numbers)))
+    classes = [table.classes[c] for c in numbers]
+    layout = f"{table.layout}, only {', '.join(classes)}"
+    return replace(kept, targets=np.searchsorted(numbers, kept.targets), classes=classes, layout=layout)
+
+
+def _class_numbers(table: ImageTable, chosen: str) -> list[int]:
+    """Two or more classes, each by its name or, where no class is named so, by its number, in their order."""
+    found = set()
+    for word in (word.strip() for word in chosen.split(",")):
+        if word in table.classes:
+            found.add(table.classes.index(word))
+        elif word.isdecimal() and int(word) < len(table.classes):
+            found.add(int(word))
+        else:
+            known = ", ".join(f"{c} {name}" for c, name in enumerate(table.classes[:20]))
+            raise ValueError(f"{word!r} is no class: choose from {known}{' ...' if len(table.classes) > 20 else ''}")
+    if len(found) < 2:
+        raise ValueError(f"{chosen!r} names fewer than two classes")
+    return sorted(found)
+
+
+def long_tail(table: ImageTable, rows: np.ndarray, factor: float, seed: int = 0) -> np.ndarray:
+    """Those of the rows that leave class i with int(n_max * (1 / factor) ** (i / (C - 1))) images, drawn at random.
+
+    The exponential profile of long-tailed CIFAR (Cui et al. 2019, arXiv:1901.05555), cut from a balanced training set;
+    n_max is the size of the largest class. Raises ValueError for a class that has fewer images than its share.
+    """
+    if not factor >= 1:
+        raise ValueError(f"the imbalance factor must be at least 1, got {factor}")
+    have, C, rng = counts(table, rows), len(table.classes), np.random.default_rng(seed)
+    kept = []
+    for c in range(C):
+        n = int(have.max() * (1 / factor) ** (c / (C - 1)))
+        if not 1 <= n <= have[c]:
+            raise ValueError(f"class {table.classes[c]!r} has {have[c]} training images and would keep {n}")
+        kept.append(rng.choice(rows[table.targets[rows] == c], n, replace=False))
+    return np.sort(np.concatenate(kept))
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -401,7 +500,7 @@ def _classes(csv_file: Path, labels: list[str], column: str) -> tuple[np.ndarray
 def split(table: ImageTable, val_frac: float = 0.2, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
     """Row numbers of training and validation: every class shared out by val_frac, every group whole on one side.
 
-    A split that the layout fixes is kept as it is. Raises ValueError for a class that cannot be on both sides.
+    A split that the data fixes is kept as it is. Raises ValueError for a class that cannot be on both sides.
     """
     if table.is_val is not None:
         train, val = np.flatnonzero(~table.is_val), np.flatnonzero(table.is_val)
@@ -411,8 +510,7 @@ def split(table: ImageTable, val_frac: float = 0.2, seed: int = 0) -> tuple[np.n
         return train, val
     if not 0 < val_frac < 1:
         raise ValueError(f"the validation share must be between 0 and 1, got {val_frac}")
-    number: dict[str, int] = {}
-    groups = np.array([number.setdefault(name, len(number)) for name in table.groups])
+    groups = _first_of(table.groups)
     groups_of_class = np.bincount(np.unique(np.stack([table.targets, groups]), axis=1)[0])
     for c in np.flatnonzero(groups_of_class == 1):
         rows = np.flatnonzero(table.targets == c)
@@ -434,6 +532,39 @@ def split(table: ImageTable, val_frac: float = 0.2, seed: int = 0) -> tuple[np.n
     )
 
 
+def folds(table: ImageTable, k: int, seed: int = 0) -> np.ndarray:
+    """int64 (N,) the fold of each image, 0 to k - 1: each class as evenly as can be, every group whole in one fold.
+
+    A fold column is kept as it is. Raises ValueError for fewer groups than folds.
+    """
+    if table.is_val is not None:
+        raise ValueError(f"the validation images are given ({table.layout}): there is nothing to fold")
+    if table.fold_of is not None:
+        given = int(table.fold_of.max()) + 1
+        if k != given:
+            raise ValueError(f"the fold column has {given} folds, not {k}")
+        return table.fold_of
+    groups = _first_of(table.groups)
+    if not 2 <= k <= len(set(groups)):
+        raise ValueError(f"the number of folds must be from 2 to the {len(set(groups))} groups, got {k}")
+    rng, best, least = np.random.default_rng(seed), None, np.inf
+    N, C = len(table), len(table.classes)
+    total = counts(table, np.arange(N))
+    n_groups = len(set(groups))  # the fewer, the more a fold's share depends on where the search begins
+    for _ in range(1 if n_groups == N else min(60, max(3, 20_000 // n_groups))):
+        fold_of, rest = np.full(N, k - 1), np.arange(N)
+        for f in range(k - 1):  # fold after fold takes its share of what is left
+            in_fold = _share_out(table.targets[rest], groups[rest], 1 / (k - f), rng)
+            fold_of[rest[in_fold]] = f
+            rest = rest[~in_fold]
+        n = np.bincount(fold_of * C + table.targets, minlength=k * C).reshape(k, C)
+        size = n.sum(1, keepdims=True)
+        errors = 2 * (n / size.clip(1) - total / N), n / total.clip(1) - (total > 0) / k, size / N - 1 / k
+        if (cost := sum(np.abs(error).max() for error in errors)) < least:
+            best, least = fold_of, cost
+    return best
+
+
 def counts(table: ImageTable, rows: np.ndarray) -> np.ndarray:
     """(C,) number of images of each class among these rows."""
     return np.bincount(table.targets[rows], minlength=len(table.classes))
@@ -442,6 +573,93 @@ def counts(table: ImageTable, rows: np.ndarray) -> np.ndarray:
 def shared_groups(table: ImageTable, train: np.ndarray, val: np.ndarray) -> int:
     """How many groups are on both sides; anything but 0 makes the validation score too good."""
     return len({table.groups[i] for i in train} & {table.groups[i] for i in val})
+
+
+def tied(groups: list[str], first: np.ndarray) -> list[str]:
+    """The groups, where those of two rows that belong together (row i and row first[i]) become one."""
+    joined: dict[str, str] = {}
+
+    def name(group: str) -> str:
+        while group in joined:
+            group = joined[group]
+        return group
+
+    for i in np.flatnonzero(first != np.arange(len(first))):
+        a, b = name(groups[i]), name(groups[first[i]])
+        if a != b:
+            joined[a] = b
+    return [name(group) for group in groups]
+
+
+def find_leaks(
+    table: ImageTable, same: np.ndarray, alike: np.ndarray, train: np.ndarray, val: np.ndarray
+) -> list[tuple[str, str, str, str, str]]:
+    """("identical" or "alike", validation image, its class, training image, its class) for each image that leaks.
+
+    same, alike: int (N,), the cluster of each image: rows of one cluster are copies of each other.
+    """
+    leaks, found = [], set()
+    for what, cluster in (("identical", same), ("alike", alike)):
+        twin = dict(zip(cluster[train[::-1]].tolist(), train[::-1].tolist(), strict=True))
+        for i in val.tolist():
+            if i not in found and (j := twin.get(int(cluster[i]))) is not None:
+                found.add(i)
+                leaks.append((what, *_named(table, i), *_named(table, j)))
+    return leaks
+
+
+def find_two_labels(table: ImageTable, same: np.ndarray) -> list[tuple[str, str, str, str, str]]:
+    """The images that are identical to one of another class, with it, as `find_leaks` has them."""
+    rows = np.flatnonzero(table.targets != table.targets[same])
+    return [("identical", *_named(table, i), *_named(table, same[i])) for i in rows]
+
+
+def _named(table: ImageTable, i: int) -> tuple[str, str]:
+    return table.paths[i], table.classes[table.targets[i]]
+
+
+# a name less what people add to that of a copy: scan_aug3, scan_rotated_90_noisy, aug_0001_2, scan (1)
+_ADDED = (
+    r"(?:[ _-]+(?:aug|copy|rotated|rotate|rot|noisy|noise|blurred|blur|hflip|vflip|flipped|flip|mirrored|mirror|bright|"
+    r"dark|crop|shifted|shift)[ _-]*\d*|[ _-]*\(\d+\))*\.\w+$"
+)
+COPIES = {
+    "copies of one image (_aug1, _rotated_90, ...)": rf"(?i)(?:(aug[_-]\d+)[_-]\d+\.\w+$|([^/\\]+?){_ADDED})",
+    "copies of one image in its class folder (_aug1, ...)": rf"(?i)([^/\\]+[/\\][^/\\]+?){_ADDED}",
+}
+PEOPLE = {
+    "several photos of a person (one name up to the last _)": r"([^/\\]+)_[^/\\_]+$",
+    "several photos of a person (one name up to the first _ or -)": r"([^/\\_-]+)[_-][^/\\]+$",
+    "several photos of a person (one folder)": r"([^/\\]+)[/\\][^/\\]+$",
+}
+
+
+def suspect_groups(table: ImageTable, train: np.ndarray, val: np.ndarray) -> str | None:
+    """A warning if no groups are known and the files' names look like copies, or like several photos of a person."""
+    if table.source is not None or len(set(table.groups)) < len(set(table.paths)):
+        return None
+    for what, group_regex in (COPIES | PEOPLE).items():
+        try:
+            groups = _groups_by_regex(table.paths, group_regex)
+        except ValueError:  # some names are of another form
+            continue
+        sizes = Counter(groups)
+        shared = sum(n for n in sizes.values() if n > 1) / len(groups)
+        few_large = len(sizes) <= 2 * len(table.classes) or max(sizes.values()) > 0.1 * len(groups)
+        if what in COPIES:  # copies are of one class; one name in every class's or person's folder is no copy
+            of_a_class = Counter(group for group, _ in set(zip(groups, table.targets.tolist(), strict=True)))
+            is_likely = shared > 0.05 and all(of_a_class[group] == 1 for group, n in sizes.items() if n > 1)
+            is_likely = is_likely and not few_large
+        else:
+            is_likely = shared > 0.8 and not few_large
+        if is_likely:
+            known = {groups[i] for i in train}
+            share = sum(groups[i] in known for i in val) / max(len(val), 1)
+            return (
+                f"no group is known, and {len(groups)} file names look like {len(sizes)} times {what}: {share:.0%} of "
+                f"the validation images would have a sibling in training. If so, --group-regex '{group_regex}'"
+            )
+    return None
 
 
 def _share_out(targets: np.ndarray, groups: np.ndarray, val_frac: float, rng: np.random.Generator) -> np.ndarray:
@@ -487,246 +705,39 @@ def _share_out(targets: np.ndarray, groups: np.ndarray, val_frac: float, rng: np
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# Decoding
+# Sampling: places among the training rows, in an epoch's order
 # ---------------------------------------------------------------------------------------------------------------------
 
 
-class ImageArray(Dataset):
-    """All images of a table, decoded: a plain torch Dataset of (uint8 image (3, S, S), target)."""
-
-    def __init__(self, pixels: np.ndarray, targets: np.ndarray, paths: list[str]):
-        self.pixels, self.targets, self.paths = pixels, torch.from_numpy(targets), paths  # pixels (N, S, S, 3) uint8
-        self.resident: Tensor | None = None
-
-    def __len__(self) -> int:
-        return len(self.paths)
-
-    def gather(self, index: Tensor) -> Tensor:
-        """uint8 (n, 3, S, S), channels_last: one copy of the rows, from the device if the set lives there."""
-        if self.resident is not None:
-            return self.resident.index_select(0, index).permute(0, 3, 1, 2)
-        return torch.from_numpy(self.pixels[index.numpy()]).permute(0, 3, 1, 2)
-
-    def __getitem__(self, i: int) -> tuple[Tensor, Tensor]:
-        return self.__getitems__([i])[0]
-
-    def __getitems__(self, indices: list[int]) -> list[tuple[Tensor, Tensor]]:
-        index = torch.tensor(indices, device=self.targets.device)
-        return list(zip(self.gather(index), self.targets[index], strict=True))
-
-    def move_to(self, device: torch.device) -> bool:
-        """Puts the whole set on a GPU if it takes at most a quarter of the free memory; says whether it did."""
-        if device.type != "cuda" or self.pixels.nbytes > torch.cuda.mem_get_info(device)[0] / 4:
-            return False
-        self.resident = torch.empty(self.pixels.shape, dtype=torch.uint8, device=device)
-        for start in range(0, len(self), 1024):
-            rows = slice(start, start + 1024)
-            self.resident[rows] = torch.from_numpy(np.array(self.pixels[rows])).to(device)
-        self.targets = self.targets.to(device)
-        return True
+def shuffle(targets: np.ndarray, rng: np.random.Generator, per_class: int | None = None) -> np.ndarray:
+    """Every image once."""
+    return rng.permutation(len(targets))
 
 
-def decode(
-    table: ImageTable, size: int, cache: str | Path, threads: int | None = None, progress: bool | None = None
-) -> ImageArray:
-    """Every image of the table as uint8 (size, size, 3) RGB, decoded once and kept in `cache`.
-
-    The cache is found by what the files are (path, length, time of change) and by the size; it gets its name only when
-    it is whole. Photos are squeezed to a square. Raises ValueError that lists the files that cannot be decoded.
-    """
-    if size < 8:
-        raise ValueError(f"image size must be at least 8 pixels, got {size}")
-    folder = Path(cache)
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"{size}px-{_fingerprint(table, size)}.npy"
-    if not path.exists():
-        _decode_to(path, table, size, threads or os.cpu_count() or 1, progress)
-    return ImageArray(np.load(path, mmap_mode="r"), table.targets, table.paths)
+def weighted(targets: np.ndarray, rng: np.random.Generator, per_class: int | None = None) -> np.ndarray:
+    """As many as there are, drawn with replacement, all classes equally likely (WeightedRandomSampler's semantics)."""
+    weights = 1 / np.bincount(targets)[targets]
+    return rng.choice(len(targets), len(targets), p=weights / weights.sum())
 
 
-def _fingerprint(table: ImageTable, size: int) -> str:
-    digest = hashlib.sha256(f"{CACHE_FORMAT} {size}".encode())
-    for path in table.paths:
-        if table.source is None:
-            state = os.stat(path)
-            path = f"{os.path.abspath(path)} {state.st_size} {state.st_mtime_ns}"
-        digest.update(f"{path}\n".encode())
-    return digest.hexdigest()[:16]
+def balanced(targets: np.ndarray, rng: np.random.Generator, per_class: int | None = None) -> np.ndarray:
+    """`per_class` of each class, or all of a smaller class (default: the smallest class's size), anew each epoch."""
+    places = [np.flatnonzero(targets == c) for c in np.unique(targets)]
+    n = per_class or min(map(len, places))
+    return rng.permutation(np.concatenate([rng.permutation(own)[:n] for own in places]))
 
 
-def _decode_to(path: Path, table: ImageTable, size: int, threads: int, progress: bool | None) -> None:
-    """Decodes into a temporary file beside `path`, in threads, in order, and renames it when it is whole."""
-
-    def one(i: int) -> np.ndarray | str:
-        try:
-            image = decode_file(table.paths[i]) if table.source is None else _rgb(table.source[i][0])
-            return _resize(image, size)
-        except Exception as error:  # whatever a decoder says of a broken file is for the list
-            return f"{table.paths[i]}: {str(error).splitlines()[0] if str(error) else type(error).__name__}"
-
-    bad: list[str] = []
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    bar = tqdm(total=len(table), desc="decode", unit="img", disable=None if progress is None else not progress)
-    try:
-        with open(temporary, "wb") as file, ThreadPoolExecutor(threads) as pool, bar:
-            header = {"descr": "|u1", "fortran_order": False, "shape": (len(table), size, size, 3)}
-            np.lib.format.write_array_header_1_0(file, header)
-            for start in range(0, len(table), 256):  # a block at a time: memory stays flat in the number of images
-                for result in pool.map(one, range(start, min(start + 256, len(table)))):
-                    if isinstance(result, str):
-                        bad.append(result)
-                    else:
-                        file.write(result.data)
-                    bar.update()
-        if bad:
-            more = f"\n  and {len(bad) - 20} more" if len(bad) > 20 else ""
-            listed = "".join(f"\n  {line}" for line in bad[:20])
-            raise ValueError(f"{len(bad)} of {len(table)} images cannot be decoded:{listed}{more}")
-        with open(temporary, "rb+") as file:
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+def oversample(targets: np.ndarray, rng: np.random.Generator, per_class: int | None = None) -> np.ndarray:
+    """Every class as often as the largest: its images over and over, what is left of the last round at random."""
+    places = [np.flatnonzero(targets == c) for c in np.unique(targets)]
+    n = max(map(len, places))
+    rounds = [np.concatenate([np.tile(own, n // len(own)), rng.permutation(own)[: n % len(own)]]) for own in places]
+    return rng.permutation(np.concatenate(rounds))
 
 
-def decode_file(path: str) -> Tensor:
-    """One image file as uint8 (3, H, W) RGB, turned upright as its EXIF data says. Raises OSError or ValueError."""
-    with open(path, "rb") as file:
-        content = file.read()
-    if not content:
-        raise ValueError("the file is empty")
-    # libjpeg fills the missing part of a cut JPEG with grey and only warns; so a file without its end marker, and
-    # whatever this decoder refuses (CMYK), is left to Pillow, which knows how to complain
-    if decode_jpeg and content[:2] == b"\xff\xd8" and content.rstrip(b"\0")[-2:] == b"\xff\xd9":
-        try:
-            raw = torch.frombuffer(bytearray(content), dtype=torch.uint8)
-            return decode_jpeg(raw, mode=ImageReadMode.RGB, apply_exif_orientation=True)
-        except RuntimeError:
-            pass
-    with Image.open(io.BytesIO(content)) as image:
-        return _rgb(ImageOps.exif_transpose(image))
-
-
-def _rgb(image: Any) -> Tensor:
-    """A Pillow image (or an array or tensor that a data set hands out) as uint8 (3, H, W)."""
-    if not isinstance(image, Image.Image):
-        image = transforms.to_pil_image(image)
-    if image.mode == "F":
-        raise ValueError("pixels are floating-point numbers of unknown range")
-    if image.mode.startswith("I"):  # 16-bit grey: scaled to 8 bits, where convert() would clip
-        grey = np.asarray(image, dtype=np.float64)
-        scale = 257 if image.mode.startswith("I;16") or grey.max() > 255 else 1
-        image = Image.fromarray((grey / scale).round().clip(0, 255).astype(np.uint8))
-    if image.has_transparency_data:
-        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA"))
-    return torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1)
-
-
-def _resize(image: Tensor, size: int) -> np.ndarray:
-    """(3, H, W) to contiguous (size, size, 3); channels-last memory makes the resize three times as fast."""
-    if image.shape[1:] != (size, size):
-        image = transforms.resize(image, [size, size], antialias=True)
-    return np.ascontiguousarray(image.permute(1, 2, 0).numpy())
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# Batches
-# ---------------------------------------------------------------------------------------------------------------------
-
-
-class Batches:
-    """Iterates (images, targets) over some rows of an ImageArray: uint8 (n, 3, S, S) channels_last and int64 (n,).
-
-    The order depends on (seed, epoch) alone; set `epoch` before each pass. No row is dropped: the last batch is short.
-    A last batch of one, which BatchNorm cannot normalise, joins the batch before it.
-    """
-
-    def __init__(
-        self,
-        images: ImageArray,
-        rows: np.ndarray,
-        batch_size: int,
-        shuffle: bool = False,
-        seed: int = 0,
-        device: torch.device | str = "cpu",
-    ):
-        if batch_size < 1:
-            raise ValueError(f"batch size must be at least 1, got {batch_size}")
-        self.images, self.rows, self.batch_size, self.shuffle = images, rows, batch_size, shuffle
-        self.seed, self.device, self.epoch = seed, torch.device(device), 0
-
-    def index_batches(self) -> list[Tensor]:
-        """Row numbers of this epoch's batches, in order, where the targets are."""
-        rows = np.random.default_rng([self.seed, self.epoch]).permutation(self.rows) if self.shuffle else self.rows
-        rows = torch.from_numpy(np.ascontiguousarray(rows)).to(self.images.targets.device)  # one copy an epoch
-        batches = list(rows.split(self.batch_size)) if len(rows) else []
-        if self.batch_size > 1 and len(batches) > 1 and len(batches[-1]) == 1:
-            batches[-2:] = [torch.cat(batches[-2:])]
-        return batches
-
-    def __len__(self) -> int:
-        return count_batches(len(self.rows), self.batch_size)
-
-    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        return ((images, targets) for _, images, targets in self.indexed())
-
-    def indexed(self) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-        """Iterates (row numbers, images, targets), all on the device."""
-        if self.device.type == "cuda" and self.images.resident is None:
-            loaded = _ahead(self._pinned())
-        else:
-            loaded = (self._load(index) for index in self.index_batches())
-        for batch in loaded:
-            yield tuple(tensor.to(self.device, non_blocking=True) for tensor in batch)
-
-    def _load(self, index: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        return index, self.images.gather(index), self.images.targets[index]
-
-    def _pinned(self) -> Iterator[tuple[Tensor, ...]]:
-        torch.cuda.set_device(self.device)  # of the thread that runs this
-        for index in self.index_batches():
-            yield tuple(tensor.pin_memory() for tensor in self._load(index))
-
-
-def count_batches(rows: int, batch_size: int) -> int:
-    """How many batches `Batches` makes of so many rows."""
-    full, rest = divmod(rows, batch_size)
-    return full + (rest > 1 or (rest == 1 and full == 0))
-
-
-def _ahead(items: Iterator[Any], depth: int = 2) -> Iterator[Any]:
-    """The same items, produced by a thread that keeps `depth` of them ready; its errors are raised here."""
-    ready: queue.Queue = queue.Queue(depth)
-    stopped = threading.Event()
-
-    def put(item: Any) -> None:
-        while not stopped.is_set():
-            try:
-                return ready.put(item, timeout=0.1)
-            except queue.Full:
-                continue
-
-    def produce() -> None:
-        try:
-            for item in items:
-                put((item, None))
-                if stopped.is_set():
-                    return
-            put((None, StopIteration()))
-        except BaseException as error:
-            put((None, error))
-
-    threading.Thread(target=produce, daemon=True).start()
-    try:
-        while True:
-            item, error = ready.get()
-            if isinstance(error, StopIteration):
-                return
-            if error is not None:
-                raise error
-            yield item
-    finally:
-        stopped.set()
+SAMPLERS: dict[str, Callable[..., np.ndarray]] = {
+    "shuffle": shuffle, "weighted": weighted, "balanced": balanced, "oversample": oversample,
+}  # fmt: skip
 
 
 # ---------------------------------------------------------------------------------------------------------------------

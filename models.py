@@ -29,6 +29,8 @@ import torchvision
 from torch import Tensor, nn
 from torchvision.models import VisionTransformer
 
+Size = int | tuple[int, int]  # a square's side, or (H, W)
+
 # ---------------------------------------------------------------------------------------------------------------------
 # The kit's own networks
 # ---------------------------------------------------------------------------------------------------------------------
@@ -95,7 +97,7 @@ class CifarResNet(nn.Module):
         return self.linear(x.mean(dim=(2, 3)))  # (N, num_classes)
 
 
-def vit_tiny(num_classes: int, size: int) -> VisionTransformer:
+def vit_tiny(num_classes: int, size: Size) -> VisionTransformer:
     """DeiT-Ti (Touvron et al. 2020, arXiv 2012.12877): 12 layers, 3 heads, width 192; patch 16 from size 128, or 4.
 
     Shapes: (N, 3, size, size) -> (N, num_classes). ValueError if the patch does not divide the size.
@@ -105,7 +107,7 @@ def vit_tiny(num_classes: int, size: int) -> VisionTransformer:
     return VisionTransformer(size, patch, 12, num_heads=3, hidden_dim=192, mlp_dim=768, num_classes=num_classes)
 
 
-KIT: dict[str, Callable[[int, int], nn.Module]] = {
+KIT: dict[str, Callable[[int, Size], nn.Module]] = {
     "resnet8": lambda num_classes, size: CifarResNet(8, num_classes),
     "resnet20": lambda num_classes, size: CifarResNet(20, num_classes),
     "resnet32": lambda num_classes, size: CifarResNet(32, num_classes),
@@ -123,19 +125,20 @@ def list_names() -> list[str]:
     return [*KIT, *torchvision.models.list_models(module=torchvision.models)]
 
 
-def build_model(name: str, num_classes: int, size: int = 224, weights: str | Path = "none") -> nn.Module:
+def build_model(name: str, num_classes: int, size: Size = 224, weights: str | Path = "none") -> nn.Module:
     """Build a classifier, load its weights, and prove with two images that it gives (2, num_classes) logits.
 
     name         one of list_names(), or FILE.py:FUNCTION for a factory of your own, FUNCTION(num_classes) -> nn.Module.
     num_classes  outputs of the head, >= 1.
-    size         side of the square images in pixels. A ViT is built for it; for other networks it is only checked.
+    size         side of the square images, or (H, W), in pixels. A ViT is built for it (squares only); for other
+                 networks it is only checked.
     weights      "none"; "DEFAULT", torchvision's best pretrained weights under a new head; or a FILE with a state dict,
                  see load_weights.
 
     Returns the model in train mode (a factory's own modes are kept).
     ValueError names what is wrong: name, size, file, keys, download or output shape.
     """
-    if num_classes < 1 or size < 1:
+    if num_classes < 1 or min(_sides(size)) < 1:
         raise ValueError(f"num_classes and size must be >= 1, got num_classes {num_classes}, size {size}")
     is_factory = name.endswith(".py") or ".py:" in name
     if weights == "DEFAULT" and (is_factory or name in KIT):
@@ -155,7 +158,7 @@ def build_model(name: str, num_classes: int, size: int = 224, weights: str | Pat
     return model
 
 
-def build_torchvision(name: str, num_classes: int, size: int, pretrained: bool) -> nn.Module:
+def build_torchvision(name: str, num_classes: int, size: Size, pretrained: bool) -> nn.Module:
     """A torchvision classifier with num_classes outputs and no auxiliary heads.
 
     SqueezeNet keeps torchvision's ReLU on its logits. A pretrained ViT takes the one size it was trained at.
@@ -220,15 +223,21 @@ def build_from_file(name: str, num_classes: int) -> nn.Module:
     return model
 
 
-def check_patch(name: str, size: int, patch: int) -> None:
-    """ValueError unless size is a multiple of a ViT's patch."""
+def _sides(size: Size) -> tuple[int, int]:
+    return (size, size) if isinstance(size, int) else tuple(size)
+
+
+def check_patch(name: str, size: Size, patch: int) -> None:
+    """ValueError unless size is a square's, and a multiple of a ViT's patch."""
+    if not isinstance(size, int):
+        raise ValueError(f"{name} takes square images only, got {size[0]} x {size[1]}")
     if size % patch:
         near = [multiple for multiple in (size // patch * patch, size // patch * patch + patch) if multiple]
         raise ValueError(f"{name} needs a size that is a multiple of its patch {patch}, such as {near}, got {size}")
 
 
-def check_output(model: nn.Module, name: str, num_classes: int, size: int, batch: int = 2) -> None:
-    """ValueError unless zeros (batch, 3, size, size) give (batch, num_classes), in evaluation and in training.
+def check_output(model: nn.Module, name: str, num_classes: int, size: Size, batch: int = 2) -> None:
+    """ValueError unless zeros (batch, 3, H, W) give (batch, num_classes), in evaluation and in training.
 
     Every module ends in the mode it was in; buffers (BatchNorm statistics) and the CPU's random state are untouched.
     """
@@ -236,7 +245,7 @@ def check_output(model: nn.Module, name: str, num_classes: int, size: int, batch
     buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
     try:
         with torch.no_grad(), torch.random.fork_rng(devices=[]):
-            x = torch.zeros(batch, 3, size, size)
+            x = torch.zeros(batch, 3, *_sides(size))
             outputs = [model.eval()(x), model.train()(x)]
             for buffer, before in buffers:
                 buffer.copy_(before)

@@ -24,14 +24,15 @@ import os
 import platform
 import re
 import shlex
+import statistics
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 import torchvision
@@ -40,134 +41,15 @@ from tqdm import tqdm
 
 import augment
 import checkpoint
+import cli
 import data
-import demo
 import losses
 import metrics
 import models
 import optim
+import pixels
 
-MONITORS = {"f1": "max", "accuracy": "max", "loss": "min", "ce": "min"}  # what decides early stopping: better when
-AMP_TYPES = {"off": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 Window = list[tuple[Tensor, Tensor, Tensor]]  # micro-batches of (row numbers, uint8 images, targets)
-
-# ---------------------------------------------------------------------------------------------------------------------
-# Options
-# ---------------------------------------------------------------------------------------------------------------------
-
-
-def parse_options(argv: Sequence[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        usage="python train.py [OPTION ...]", description=__doc__, allow_abbrev=False,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )  # fmt: skip
-    group = parser.add_argument_group("data", "e.g. --data mask_data --val-frac 0.2 --size 224 --augment light")
-    add = group.add_argument
-    add("--data", default="demo", help="a folder, 'demo', or a torchvision data set such as CIFAR10 (default demo)")
-    add("--csv", help="a CSV with an image and a label column; --data is then the images' folder (default the CSV's)")
-    add("--image-col", help="image column of the CSV (default: found by name; the start of the run says which)")
-    add("--label-col", help="label column of the CSV (default: found by name, else the last)")
-    add("--group-col", help="column of what must stay on one side of the split, e.g. a person (default: by name)")
-    add("--group-regex", help=r"group from the file's path, e.g. '(\w+)_aug\d+': its first (...), or the whole match")
-    add("--val-data", help="validation images, read like --data (default: a share of --data)")
-    add("--val-frac", type=float, help="share of --data kept for validation (default 0.2)")
-    add("--size", type=int, help="side of the square images in pixels (default 48 for the demo, else 224)")
-    add("--augment", choices=augment.AUGMENTS, default="none", help="of the training images (default none)")
-    add("--cache", default=os.path.join("~", ".cache", "f1kit"), help="folder of decoded images (default %(default)s)")
-
-    group = parser.add_argument_group("model", "e.g. --model efficientnet_b3 --weights DEFAULT")
-    add = group.add_argument
-    add("--model", help="a torchvision classifier, resnet8/20/32 (for 32 pixels), vit_tiny, or your FILE.py:FUNCTION "
-        "with FUNCTION(num_classes) (default resnet8 for the demo, else resnet18)")  # fmt: skip
-    add("--weights", default="none", help="none, DEFAULT (pretrained, downloaded), or a checkpoint (default none)")
-
-    group = parser.add_argument_group("loss", "e.g. --loss focal:0.6+f1:0.4 --gamma 1 --class-weights effective")
-    add = group.add_argument
-    add("--loss", "--criterion", default="ce", help=f"{', '.join(losses.LOSSES)}, or a sum such as ce+f1 (default ce)")
-    add("--gamma", type=float, help="focusing parameter of focal (default 2)")
-    add("--smoothing", type=float, help="label smoothing of ce, focal (default 0), label_smoothing (default 0.1)")
-    add("--class-weights", choices=("none", *losses.WEIGHTINGS), default="none", help="from the training counts")
-
-    group = parser.add_argument_group("optimisation", "e.g. --optimizer sgd --lr 0.1 --scheduler cosine --warmup 1")
-    add = group.add_argument
-    add("--epochs", type=int, default=15, help="passes over the training images (default 15)")
-    add("--batch-size", type=int, default=32, help="images a micro-batch, what has to fit in memory (default 32)")
-    add("--accum", type=int, default=1, help="micro-batches an update: effective batch = batch x accum (default 1)")
-    add("--optimizer", choices=optim.OPTIMIZERS, default="adamw", help="default adamw")
-    add("--lr", type=float, help="peak learning rate (default 0.1 for sgd, else 1e-3; 5e-3 for the demo)")
-    add("--weight-decay", type=float, help="default 5e-4 for sgd, 0.01 for adamw, else 0")
-    add("--scheduler", choices=optim.SCHEDULES, default="cosine", help="default cosine")
-    add("--warmup", type=float, default=0.0, help="epochs of linear rise; for onecycle the length of its rise")
-    add("--min-lr", type=float, help="where cosine and restarts end (default 0)")
-    add("--step-epochs", type=int, help="epochs between the drops of step (default a third of the run)")
-    add("--lr-decay", type=float, help="factor of a drop of step and plateau (default 0.1)")
-    add("--plateau-patience", type=int, help="epochs without improvement that plateau waits (default 3)")
-    add("--t0", type=int, help="epochs of the first cycle of restarts (default 10)")
-    add("--t-mult", type=int, help="growth of the cycles of restarts (default 2)")
-    add("--clip", type=float, help="largest gradient norm (default no clipping)")
-    add("--amp", choices=AMP_TYPES, help="mixed precision (default fp16 on CUDA, else off)")
-    add("--ema", type=float, help="decay of an exponential moving average of the weights, e.g. 0.999 (default none)")
-
-    group = parser.add_argument_group("evaluation", "e.g. --patience 7 --min-delta 0.005")
-    add = group.add_argument
-    add("--monitor", choices=MONITORS, default="f1", help="validation number that early stopping and plateau watch")
-    add("--patience", type=int, help="stop after so many epochs without improvement (default never)")
-    add("--min-delta", type=float, help="for --patience, an improvement is more than this (default 0)")
-
-    group = parser.add_argument_group("run", "e.g. --seed 1 --out runs/focal-1")
-    add = group.add_argument
-    add("--seed", type=int, default=0, help="of the split, the weights, the order, the augmentation (default 0)")
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    add("--device", default=device, help="cpu, cuda or cuda:1 (default %(default)s)")
-    add("--threads", type=int, help="CPU threads (default: torch's choice)")
-    add("--out", help="folder of the run (default runs/TIME-MODEL-LOSS)")
-
-    argv = list(sys.argv[1:] if argv is None else argv)
-    for i, word in enumerate(argv):  # --batch_size is --batch-size
-        if word.startswith("--"):
-            flag, equals, value = word.partition("=")
-            argv[i] = flag.replace("_", "-") + equals + value
-    options = parser.parse_args(argv)
-    for name, least in dict(epochs=1, batch_size=1, accum=1, size=8, patience=1, threads=1, seed=0).items():
-        value = getattr(options, name)
-        if value is not None and value < least:
-            parser.error(f"--{name.replace('_', '-')} must be at least {least}, got {value}")
-    if options.seed >= 2**63:
-        parser.error(f"--seed must be less than 2^63, got {options.seed}")
-    if options.min_delta is not None and not (options.patience and math.isfinite(options.min_delta)):
-        parser.error(f"--min-delta must be a number, with --patience, got {options.min_delta}")
-    options.min_delta = options.min_delta or 0.0
-    for name in ("clip", "ema", "val_frac"):
-        value = getattr(options, name)
-        if value is not None and not 0 < value < (math.inf if name == "clip" else 1):
-            least = "> 0" if name == "clip" else "between 0 and 1"
-            parser.error(f"--{name.replace('_', '-')} must be {least}, got {value}")
-    if options.csv and options.data == "demo":
-        options.data = os.path.dirname(options.csv) or "."
-    is_demo = options.data == "demo"  # small pictures, a small network, few updates
-    options.size = options.size or (48 if is_demo else 224)
-    options.model = options.model or ("resnet8" if is_demo else "resnet18")
-    if is_demo and options.lr is None and options.optimizer == "adamw":
-        options.lr = 5e-3
-    options.amp = options.amp or ("fp16" if options.device.startswith("cuda") else "off")
-    options.cache = os.path.expanduser(options.cache)
-    return options
-
-
-def given(options: argparse.Namespace, *names: str) -> dict[str, Any]:
-    """Those of the options that were typed: what a loss or a schedule does not take must not be ignored."""
-    return {name: getattr(options, name) for name in names if getattr(options, name) is not None}
-
-
-@contextmanager
-def blaming(flag: str) -> Iterator[None]:
-    """Turns what a module says of a bad value or file into one line that names the flag, and exit code 2."""
-    try:
-        yield
-    except (ValueError, OSError) as error:
-        print(f"train.py: error: {flag}: {error}", file=sys.stderr)
-        raise SystemExit(2) from error
-
 
 # ---------------------------------------------------------------------------------------------------------------------
 # Training
@@ -178,7 +60,7 @@ class NonFinite(Exception):
     """A loss or gradient is NaN or infinite; the weights have not been touched."""
 
 
-def windows(batches: data.Batches, accum: int) -> Iterator[Window]:
+def windows(batches: pixels.Batches, accum: int) -> Iterator[Window]:
     """`accum` micro-batches at a time, what remains at the end of the epoch as a shorter window: none is left over."""
     micro_batches = batches.indexed()
     while window := list(itertools.islice(micro_batches, accum)):
@@ -265,7 +147,7 @@ class State:
 
 def train_epoch(
     state: State,
-    batches: data.Batches,
+    batches: pixels.Batches,
     criterion: nn.Module,
     transform: augment.Augment,
     amp: torch.dtype = torch.float32,
@@ -282,6 +164,7 @@ def train_epoch(
     loss_sum, weight_sum, ce_sum, skipped = 0.0, 0.0, 0.0, 0
     with tqdm(total=len(batches), desc=f"epoch {batches.epoch}", leave=False, disable=None) as bar:
         for window in windows(batches, accum):
+            window = [(i, x, transform.mix_targets(t, i, batches.epoch, x.shape[2:])) for i, x, t in window]
             loss, logits = backward_window(model, forward, criterion, window, scaler)
             scaler.unscale_(optimizer)  # gradients in their true size, before anything looks at them
             norm = nn.utils.clip_grad_norm_(model.parameters(), clip or math.inf)
@@ -306,13 +189,14 @@ def train_epoch(
             bar.update(len(window))
     return {
         "train_loss": float(loss_sum / weight_sum),
-        "train_ce": float(ce_sum) / len(batches.rows),
+        "train_ce": float(ce_sum) / batches.images_an_epoch,
         "skipped_steps": skipped,
     }
 
 
-def _describe(window: Window, batches: data.Batches, loss: float, norm: float) -> str:
-    files = [batches.images.paths[i] for index, _, _ in window for i in index.tolist()]
+def _describe(window: Window, batches: pixels.Batches, loss: float, norm: float) -> str:
+    paths = batches.images.paths
+    files = [paths[i % len(paths)] for index, _, _ in window for i in index.tolist()]
     more = f"\n  and {len(files) - 20} more" if len(files) > 20 else ""
     return (
         f"loss {loss}, gradient norm {norm} in epoch {batches.epoch}; the weights are as before this update. "
@@ -330,7 +214,7 @@ def _describe(window: Window, batches: data.Batches, loss: float, norm: float) -
 @torch.no_grad()
 def evaluate(
     model: nn.Module,
-    batches: data.Batches,
+    batches: pixels.Batches,
     num_classes: int,
     criterion: nn.Module,
     transform: augment.Augment,
@@ -370,62 +254,81 @@ LOG_COLUMNS = (
 
 
 def check_out(out: str | None) -> None:
-    with blaming("--out"):
+    with cli.blaming("--out"):
         if out and (Path(out) / "config.json").exists():
             raise ValueError(f"{out} already holds a run; choose another folder")
         if out and Path(out).exists() and not Path(out).is_dir():
             raise ValueError(f"{out} is a file")
 
 
-def start_run(options: argparse.Namespace, classes: list[str]) -> Path:
-    """A new folder with config.json in it, before the first epoch: a run that dies can still be told apart."""
+def new_folder(options: argparse.Namespace) -> Path:
     name = re.sub(r"[^\w.+-]", "_", f"{time.strftime('%Y%m%d-%H%M%S')}-{options.model}-{options.loss}")
-    with blaming("--out"):
+    with cli.blaming("--out"):
         folder = Path(options.out or os.path.join("runs", name))
         while not options.out and folder.exists():  # another run began in the same second
             folder = folder.with_name(folder.name + "_")
         folder.mkdir(parents=True, exist_ok=bool(options.out))
-        config = {
-            "command": shlex.join(["python", *sys.argv]),
-            "options": vars(options),
-            "classes": classes,
-            "versions": {
-                "python": platform.python_version(),
-                "torch": torch.__version__,
-                "torchvision": torchvision.__version__,
-            },
-        }
-        checkpoint.write_text(folder / "config.json", json.dumps(config, indent=2, ensure_ascii=False))
     return folder
 
 
-def append_row(path: Path, row: dict[str, Any]) -> None:
+def write_config(folder: Path, options: argparse.Namespace, classes: list[str], fold: int | None) -> None:
+    """config.json, before the first epoch: a run that dies can still be told apart."""
+    config = {
+        "command": shlex.join(["python", *sys.argv]),
+        "options": vars(options),
+        "fold": fold,
+        "classes": classes,
+        "versions": {
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+            "torchvision": torchvision.__version__,
+        },
+    }
+    with cli.blaming("--out"):
+        folder.mkdir(parents=True, exist_ok=True)
+        checkpoint.write_text(folder / "config.json", json.dumps(config, indent=2, ensure_ascii=False))
+
+
+def write_leaks(path: Path, leaks: list[tuple[str, ...]]) -> None:
+    with open(path, "w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(["what", "validation", "validation_class", "training", "training_class"])
+        writer.writerows(leaks)
+
+
+def append_row(path: Path, row: dict[str, Any], columns: Sequence[str] = LOG_COLUMNS) -> None:
     is_new = not path.exists()
     with open(path, "a", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, LOG_COLUMNS)
+        writer = csv.DictWriter(file, columns)
         if is_new:
             writer.writeheader()
         writer.writerow(row)
 
 
 def print_start(
-    options: argparse.Namespace, table: data.ImageTable, train_rows: Any, val_rows: Any, state: State,
+    options: argparse.Namespace, table: data.ImageTable, split: cli.Split, batches: pixels.Batches, state: State,
     criterion: nn.Module, updates: int, folder: Path,
 ) -> None:  # fmt: skip
     """What this run is: every line a thing that people got wrong without knowing."""
-    counts = data.counts(table, train_rows)
+    counts = data.counts(table, split.train)
     smallest, largest = int(counts.argmin()), int(counts.argmax())
     lr, decay = state.schedule.base_lrs[0], state.optimizer.param_groups[0]["weight_decay"]
     schedule = options.scheduler + (f" after {options.warmup:g} epochs of warm-up" if options.warmup else "")
+    H, W = (options.size, options.size) if isinstance(options.size, int) else options.size
+    changes = [options.transform, f"augment {options.augment}"]
+    changes += [f"{name} {getattr(options, name):g}" for name in ("mixup", "cutmix") if getattr(options, name)]
     lines = {
         "data": f"{table.layout}: {len(table):,} images, {len(table.classes)} classes",
         "classes": f"largest {table.classes[largest]} ({counts[largest]:,} training images), "
         f"smallest {table.classes[smallest]} ({counts[smallest]:,}), "
         f"imbalance {counts[largest] / max(counts[smallest], 1):.1f}",
-        "split": f"{len(train_rows):,} training, {len(val_rows):,} validation images; "
-        f"groups shared: {data.shared_groups(table, train_rows, val_rows)}",
+        "split": f"{len(split.train):,} training, {len(split.val):,} validation images"
+        + (f" (fold {split.fold})" if split.fold is not None else "")
+        + f"; groups shared: {data.shared_groups(table, split.train, split.val)}",
+        "images": f"{H} x {W} pixels, {options.fit}, {', '.join(filter(None, changes))}",
+        "sampler": describe_sampler(options, table, split, batches),
         "model": f"{options.model}, {models.count_parameters(state.model) / 1e6:.2f} M parameters, "
-        f"weights {options.weights}, {options.size} x {options.size} pixels, augment {options.augment}",
+        f"weights {options.weights}",
         "loss": f"{criterion}, class weights {options.class_weights}",
         "batch": f"{options.batch_size} x {options.accum} accumulated = effective batch "
         f"{options.batch_size * options.accum}; {updates:,} updates an epoch, {options.epochs} epochs",
@@ -435,8 +338,31 @@ def print_start(
     }
     for label, text in lines.items():
         print(f"{label:<9}{text}")
-    for note in table.notes:
+    for note in table.notes + split.notes:
         print(f"{'note':<9}{note}")
+
+
+def describe_sampler(
+    options: argparse.Namespace, table: data.ImageTable, split: cli.Split, batches: pixels.Batches
+) -> str:
+    """How much of an epoch a class is, and of the loss where classes have weights: the effective prior."""
+    counts = data.counts(table, split.train)
+    drawn = np.bincount(table.targets[batches.numbers() % len(table)], minlength=len(counts))
+    text = f"{options.sampler}, {batches.images_an_epoch:,} images an epoch, of each class {_shares(drawn[counts > 0])}"
+    if options.class_weights == "none":
+        return text
+    if options.sampler != "shuffle":
+        split.notes.append(
+            f"--sampler {options.sampler} and --class-weights {options.class_weights} both favour rare classes, which "
+            "corrects twice: look at the effective prior above"
+        )
+    weights = losses.class_weights(counts.tolist(), options.class_weights).numpy()
+    return f"{text}; effective prior with class weights {_shares((drawn * weights)[counts > 0])}"
+
+
+def _shares(parts: np.ndarray) -> str:
+    shares = 100 * parts / parts.sum()
+    return f"{shares.min():.2g} to {shares.max():.2g} %"
 
 
 def print_row(row: dict[str, Any], is_best: bool) -> None:
@@ -467,58 +393,34 @@ def print_summary(folder: Path, best: dict[str, Any], matrix: metrics.ConfusionM
     print(f"files: {folder}/ with best_f1.pt, best_loss.pt, last.pt, log.csv, config.json")
 
 
-def read_table(options: argparse.Namespace) -> tuple[data.ImageTable, Any, Any]:
-    """The table of all images, and which of its rows are for training and for validation."""
-    with blaming("--cache"):
-        Path(options.cache).mkdir(parents=True, exist_ok=True)
-    with blaming("--csv" if options.csv else "--data"):
-        source = options.data
-        if source == "demo":
-            source = str(demo.draw(Path(options.cache) / f"demo-{demo.VERSION}"))
-        columns = given(options, "image_col", "label_col", "group_col")
-        columns = {flag.removesuffix("_col"): column for flag, column in columns.items()}
-        table = data.read(source, options.csv, options.cache, True, columns, options.group_regex)
-    if options.val_data:
-        with blaming("--val-data"):
-            val = data.read(options.val_data, None, options.cache, False, columns, options.group_regex)
-            table = data.join(table, val)
-    if table.is_val is not None and options.val_frac:
-        with blaming("--val-frac"):
-            raise ValueError(f"{options.val_frac} has no effect: the validation images are given")
-    with blaming("--val-data" if options.val_data else "--data"):
-        train_rows, val_rows = data.split(table, options.val_frac or 0.2, options.seed)
-        in_val = data.counts(table, val_rows)
-        if (in_val > 0).sum() < 2:
-            raise ValueError(f"all {len(val_rows)} validation images are of one class: nothing can be judged by them")
-    absent = [name for name, n in zip(table.classes, in_val, strict=True) if n == 0]
-    if absent:
-        table.notes.append(f"{len(absent)} classes have no validation image and score 0: {', '.join(absent[:10])}")
-    return table, train_rows, val_rows
-
-
-def usable_device(name: str) -> torch.device:
-    try:
-        device = torch.empty(0, device=name).device
-    except (RuntimeError, AssertionError) as error:
-        raise ValueError(f"{name!r} cannot be used here: {str(error).partition('. ')[0]}") from error
-    if device.type not in ("cpu", "cuda"):
-        raise ValueError(f"{name!r} is not supported: choose cpu, cuda or cuda:NUMBER")
-    return device
+def print_folds(folder: Path, results: list[tuple[dict[str, Any], metrics.ConfusionMatrix]]) -> None:
+    """Each fold's best macro F1, and the out-of-fold one: of all images, each judged by the run that did not see it."""
+    out_of_fold = metrics.ConfusionMatrix(results[0][1].num_classes)
+    print("\nfold  epoch  macro F1  accuracy  validation images")
+    for f, (row, matrix) in enumerate(results):
+        out_of_fold.counts += matrix.counts.cpu()
+        print(f"{f:4d}{row['epoch']:7d}{row['val_f1']:10.4f}{row['val_accuracy']:10.4f}{int(matrix.counts.sum()):19,d}")
+        append_row(folder / "folds.csv", {"fold": f, **row}, ("fold", *LOG_COLUMNS))
+    scores = [row["val_f1"] for row, _ in results]
+    low, high = out_of_fold.f1_interval()
+    print(f"macro F1 of the folds: mean {statistics.mean(scores):.4f}, std {statistics.stdev(scores):.4f}")
+    print(f"out-of-fold macro F1 over all images {out_of_fold.f1():.4f} (95 % interval {low:.4f} to {high:.4f})")
+    print(f"files: {folder}/fold0 to fold{len(results) - 1}, folds.csv")
 
 
 def make_state(options: argparse.Namespace, num_classes: int, updates: int, device: torch.device) -> State:
     """Fresh weights, optimizer, schedule, scaler and average."""
-    with blaming("--model, --weights"):
+    with cli.blaming("--model, --weights"):
         model = models.build_model(options.model, num_classes, options.size, options.weights)
     if options.batch_size == 1:  # BatchNorm may not be able to
-        with blaming("--batch-size"):
+        with cli.blaming("--batch-size"):
             models.check_output(model, options.model, num_classes, options.size, batch=1)
     model = model.to(device, memory_format=torch.channels_last)
-    with blaming("--optimizer"):
+    with cli.blaming("--optimizer"):
         optimizer = optim.build_optimizer(options.optimizer, model, options.lr, options.weight_decay)
-    with blaming("--scheduler"):
-        more = given(options, "step_epochs", "lr_decay", "plateau_patience", "min_lr", "t0", "t_mult")
-        mode = MONITORS[options.monitor]
+    with cli.blaming("--scheduler"):
+        more = cli.given(options, "step_epochs", "lr_decay", "plateau_patience", "min_lr", "t0", "t_mult")
+        mode = cli.MONITORS[options.monitor]
         schedule = optim.build_schedule(
             options.scheduler, optimizer, options.epochs, updates, options.warmup, mode, **more
         )
@@ -538,7 +440,7 @@ def save_best_and_last(
     if scores["val_loss"] < state.best["loss"]:
         state.best["loss"] = scores["val_loss"]
         checkpoint.save(folder / "best_loss.pt", for_prediction)
-    monitored = scores[f"val_{options.monitor}"] * (1 if MONITORS[options.monitor] == "max" else -1)
+    monitored = scores[f"val_{options.monitor}"] * (1 if cli.MONITORS[options.monitor] == "max" else -1)
     state.epochs_without_improvement += 1
     if monitored > state.best["monitored"] + options.min_delta:
         state.best["monitored"], state.epochs_without_improvement = monitored, 0
@@ -546,42 +448,51 @@ def save_best_and_last(
     return is_best
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    options = parse_options(argv)
-    torch.manual_seed(options.seed)
-    torch.backends.cudnn.benchmark = True
-    if options.threads:
-        torch.set_num_threads(options.threads)
-    with blaming("--device"):
-        device = usable_device(options.device)
-    check_out(options.out)
-    table, train_rows, val_rows = read_table(options)
-    with blaming("--loss"):
-        more = given(options, "gamma", "smoothing")
-        if options.class_weights != "none":
-            more["weight"] = losses.class_weights(data.counts(table, train_rows).tolist(), options.class_weights)
-        criterion = losses.build_loss(options.loss, **more).to(device)
-    updates = math.ceil(data.count_batches(len(train_rows), options.batch_size) / options.accum)
-    state = make_state(options, len(table.classes), updates, device)
-    augmented, plain = augment.Augment(options.augment, options.seed), augment.Augment("none")
-    with blaming("--data"):
-        images = data.decode(table, options.size, Path(options.cache) / "images", options.threads)
-    images.move_to(device)
-    train_batches = data.Batches(images, train_rows, options.batch_size, True, options.seed, device)
-    val_batches = data.Batches(images, val_rows, options.batch_size, device=device)
-    folder = start_run(options, table.classes)
-    print_start(options, table, train_rows, val_rows, state, criterion, updates, folder)
+def write_preview(path: str, batches: pixels.Batches, transform: augment.Augment, classes: list[str]) -> None:
+    """The first batch of epoch 1 as the network would see it, with its labels."""
+    batches.epoch = 1
+    numbers, images, targets = next(iter(batches.indexed()))
+    shares = transform.mix_targets(targets, numbers, batches.epoch, images.shape[2:])
+    labels = [classes[t] for t in targets.tolist()]
+    if shares.dim() == 2:  # mixed
+        by_share = shares.argsort(1, descending=True).tolist()
+        labels = [
+            " + ".join(f"{row[c]:.2f} {classes[c]}" for c in order if row[c] > 0)
+            for row, order in zip(shares, by_share, strict=True)
+        ]
+    x = transform(images, numbers, batches.epoch) * transform.std.view(3, 1, 1) + transform.mean.view(3, 1, 1)
+    with cli.blaming("--preview"):
+        augment.contact_sheet((x * 255).round().clamp(0, 255).byte(), labels).save(path)
+    print(f"{path}: {len(labels)} training images as the network would see them")
 
-    about = {"model_name": options.model, "classes": table.classes, "size": options.size}
+
+def train_fold(
+    options: argparse.Namespace, table: data.ImageTable, images: pixels.ImageArray, split: cli.Split, folder: Path,
+    device: torch.device,
+) -> tuple[dict[str, Any], metrics.ConfusionMatrix]:  # fmt: skip
+    """One training from fresh weights. Returns the best epoch's row of the log and its confusion matrix."""
+    torch.manual_seed(options.seed)
+    num_classes = len(table.classes)
+    criterion = cli.make_criterion(options, data.counts(table, split.train), device)
+    train_batches, val_batches = cli.make_batches(options, images, split, device)
+    updates = math.ceil(len(train_batches) / options.accum)
+    state = make_state(options, num_classes, updates, device)
+    augmented, plain = cli.make_augment(options, num_classes), augment.Augment("none")
+    write_config(folder, options, table.classes, split.fold)
+    if split.leaks:
+        write_leaks(folder / "leaks.csv", split.leaks)
+    print_start(options, table, split, train_batches, state, criterion, updates, folder)
+
+    about = {"model_name": options.model, "classes": table.classes, "size": options.size, "fit": options.fit}
     about |= {"mean": list(augment.IMAGENET_MEAN), "std": list(augment.IMAGENET_STD)}
-    best_row, best_matrix, amp = {}, None, AMP_TYPES[options.amp]
+    best_row, best_matrix, amp = {}, None, cli.AMP_TYPES[options.amp]
     for epoch in range(1, options.epochs + 1):
         train_batches.epoch, lr, start = epoch, state.schedule.lr, time.perf_counter()
         try:
             trained = train_epoch(state, train_batches, criterion, augmented, amp, options.accum, options.clip)
-            images_per_second = len(train_rows) / (time.perf_counter() - start)
-            scores, matrix = evaluate(state.judged, val_batches, len(table.classes), criterion, plain, amp)
-        except NonFinite as error:
+            images_per_second = train_batches.images_an_epoch / (time.perf_counter() - start)
+            scores, matrix = evaluate(state.judged, val_batches, num_classes, criterion, plain, amp)
+        except (NonFinite, pixels.TransformError) as error:
             print(f"train.py: error: {error}\nthe files in {folder} are as of epoch {epoch - 1}", file=sys.stderr)
             raise SystemExit(2) from error
         state.epoch = epoch
@@ -597,6 +508,51 @@ def main(argv: Sequence[str] | None = None) -> None:
             print(f"stopped: {options.monitor} has not improved for {options.patience} epochs")
             break
     print_summary(folder, best_row, best_matrix, table.classes)
+    return best_row, best_matrix
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    options = cli.parse_options(argv, __doc__)
+    torch.backends.cudnn.benchmark = True
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    with cli.blaming("--device"):
+        device = cli.usable_device(options.device)
+    check_out(options.out)
+    table = cli.read_table(options)
+    splits = cli.make_splits(options, table)
+    # a rehearsal: every name and value is refused before the files are decoded
+    cli.make_criterion(options, data.counts(table, splits[0].train), device)
+    cli.make_augment(options, len(table.classes))
+    make_state(options, len(table.classes), 1, device)
+    with cli.blaming("--data"):
+        images = pixels.decode(
+            table.paths, table.targets, options.size, Path(options.cache) / "images", table.source, options.fit,
+            options.bad, options.threads,
+        )  # fmt: skip
+    if images.bad_csv:
+        left_out = f"{len(table) - len(images)} images cannot be decoded and are left out: {images.bad_csv}"
+        table = data.take(table, images.kept)
+        table.notes.append(left_out)
+        splits = cli.make_splits(options, table)
+    splits = cli.check_leaks(options, table, images, splits)
+    if not options.transform:
+        images.move_to(device)
+    batches, _ = cli.make_batches(options, images, splits[0], device)
+    with cli.blaming("--transform"):
+        next(iter(batches))
+    if options.preview:
+        write_preview(options.preview, batches, cli.make_augment(options, len(table.classes)), table.classes)
+        return
+    folder = new_folder(options)
+    if len(splits) == 1:
+        train_fold(options, table, images, splits[0], folder, device)
+        return
+    results = []
+    for split in splits:
+        results.append(train_fold(options, table, images, split, folder / f"fold{split.fold}", device))
+        print()
+    print_folds(folder, results)
 
 
 if __name__ == "__main__":

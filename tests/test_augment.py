@@ -92,5 +92,5 @@ def test_integers_cover_their_range():
 
 
 def test_an_unknown_name_is_an_error():
-    with pytest.raises(ValueError, match="unknown augmentation 'strong': choose from none, light"):
-        Augment("strong")
+    with pytest.raises(ValueError, match="unknown augmentation 'lots': choose from none, light, strong, document"):
+        Augment("lots")

@@ -1,20 +1,20 @@
-"""data.py: layouts, splits without leaks, decoding, batches. Small files are made here; nothing is downloaded."""
+"""data.py: layouts, classes, splits without leaks, samplers. Small files are made here; nothing is downloaded."""
 
 import csv
-import io
-import multiprocessing
 import os
+import re
 import struct
 import unicodedata
+import warnings
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
-from torch.utils.data import DataLoader
 
 import data
-from data import Batches, ImageTable, decode, decode_file, join, read, split
+from data import ImageTable, join, read, split
+from pixels import decode
 
 
 def picture(seed=0, size=(12, 10), mode="RGB"):
@@ -61,7 +61,8 @@ def test_D16_an_image_folder_is_read_in_sorted_order_without_dot_files(tmp_path)
     assert table.classes == ["cat", "나"]
     assert [os.path.basename(p) for p in table.paths] == ["00.png", "01.png", "02.png", "Z.JPEG", "00.png", "01.png"]
     assert table.targets.tolist() == [0, 0, 0, 0, 1, 1]
-    assert table.notes == [f"1 files without an image extension left alone, such as {tmp_path / 'cat' / 'notes.txt'}"]
+    notes = tmp_path / "cat" / "notes.txt"
+    assert table.notes == [f"1 files or folders that are no images left alone, such as {notes}"]
 
 
 @pytest.mark.parametrize("name", ["val", "valid"])
@@ -106,7 +107,7 @@ def test_document_layout_ids_are_file_names_and_meta_names_the_classes(tmp_path)
     table = read(str(tmp_path))
     assert table.classes == ["account", "bill", "card", "diploma"]  # M9: C from meta.csv, not from the labels seen
     assert table.targets.tolist() == [0, 1, 2, 0, 1, 2]
-    assert "1 of 4 classes have no image: diploma" in table.notes
+    assert "1 of 4 classes have no image and score 0: diploma" in table.notes
     assert "image column ID, label column target" in table.layout
 
 
@@ -239,7 +240,7 @@ def test_a_torchvision_data_set_by_name(tmp_path):
     assert len(table) == 1000 and len(table.classes) == 10 and "torchvision data set FakeData" in table.layout
     names = table.paths[:5]
     table = ImageTable(names, table.targets[:5], names, table.classes, "made", source=table.source)
-    images = decode(table, 32, tmp_path)
+    images = decode(table.paths, table.targets, 32, tmp_path, table.source)
     assert images[3][0].shape == (3, 32, 32) and int(images[3][1]) == int(table.source[3][1])
 
 
@@ -254,7 +255,7 @@ def test_a_torchvision_data_set_from_its_own_files(tmp_path):
     table = join(read("MNIST", cache=tmp_path), read("MNIST", cache=tmp_path, train=False))
     train, val = split(table)
     assert len(train) == 20 and len(val) == 10 and table.classes[3] == "3 - three"
-    images = decode(table, 28, tmp_path)
+    images = decode(table.paths, table.targets, 28, tmp_path, table.source)
     assert (images[7][0] == torch.from_numpy(digits[7])).all() and (images[23][0] == torch.from_numpy(digits[3])).all()
 
 
@@ -368,196 +369,337 @@ def test_a_class_that_no_split_has_on_both_sides_is_an_error_that_names_it():
         split(table_of([0, 1, 0, 2, 1, 2], [0, 0, 1, 1, 2, 2]))
 
 
-# --- decoding --------------------------------------------------------------------------------------------------------
+# --- labels and columns ----------------------------------------------------------------------------------------------
 
 
-def jpeg(image, **options):
-    file = io.BytesIO()
-    image.save(file, "JPEG", **options)
-    return file.getvalue()
+def csv_folder(root, rows, column="file"):
+    """A folder with train.csv and a file for each name in the column."""
+    root.mkdir(exist_ok=True)
+    for i, name in enumerate(dict.fromkeys(row[column] for row in rows)):
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        picture(i).save(root / name)
+    write_csv(root / "train.csv", rows)
+    return str(root)
 
 
-def smooth(size=(40, 30)):
-    """A colour ramp, which JPEG keeps to within a few grey levels."""
-    y, x = np.mgrid[0 : size[1], 0 : size[0]]
-    return Image.fromarray(np.stack([x * 5, y * 7, 200 - x * 2], 2).clip(0, 255).astype(np.uint8))
+def rows_of(labels, **more):
+    return [{"file": f"{i}.png", "label": label} | {k: v[i] for k, v in more.items()} for i, label in enumerate(labels)]
 
 
-@pytest.mark.parametrize("orientation", range(1, 9))
-def test_D11_exif_orientation_is_applied_in_jpeg_and_png(tmp_path, orientation):
-    upright = smooth()
-    exif = Image.Exif()
-    exif[0x0112] = orientation
-    undo = {2: 0, 3: 3, 4: 1, 5: 5, 6: 2, 7: 6, 8: 4}  # the transpose that EXIF's reader will turn back
-    stored = upright if orientation == 1 else upright.transpose(Image.Transpose(undo[orientation]))
-    (tmp_path / "x.jpg").write_bytes(jpeg(stored, exif=exif, quality=95, subsampling=0))
-    stored.save(tmp_path / "x.png", exif=exif)
-    expected = np.asarray(upright, dtype=int)
-    for name in ("x.jpg", "x.png"):
-        ours = decode_file(str(tmp_path / name)).permute(1, 2, 0).numpy()
-        assert ours.shape == expected.shape and np.abs(ours - expected).max() < 12
+def test_labels_in_mixed_case_are_two_classes_and_a_note_and_blanks_around_them_are_dropped(tmp_path):
+    table = read(csv_folder(tmp_path, rows_of(["Cat", "cat", " cat ", "dog", "dog\t", "Cat"])))
+    assert table.classes == ["Cat", "cat", "dog"] and table.targets.tolist() == [0, 1, 1, 2, 2, 0]
+    assert "'Cat' and 'cat' differ only in case: they are read as two classes" in table.notes
 
 
-def test_numbers_of_unknown_range_are_refused_and_small_integers_kept(tmp_path):
-    Image.fromarray(np.linspace(0, 1, 120, dtype=np.float32).reshape(10, 12)).save(tmp_path / "x.tif")
-    with pytest.raises(ValueError, match="floating-point numbers of unknown range"):
-        decode_file(str(tmp_path / "x.tif"))
-    Image.fromarray(np.arange(120, dtype=np.int32).reshape(10, 12)).save(tmp_path / "y.tif")
-    assert decode_file(str(tmp_path / "y.tif"))[0].flatten().tolist() == list(range(120))
+def test_gaps_between_class_numbers_are_classes_without_images_and_a_note(tmp_path):
+    table = read(csv_folder(tmp_path, rows_of(["0", "7", "7", "0"])))
+    assert len(table.classes) == 8 and table.targets.tolist() == [0, 7, 7, 0]
+    assert table.notes == ["6 of 8 classes have no image and score 0: 1, 2, 3, 4, 5, 6"]
 
 
-@pytest.mark.parametrize("mode", ["L", "LA", "P", "RGBA", "1", "CMYK", "I;16"])
-def test_D11_every_mode_becomes_rgb(tmp_path, mode):
-    if mode == "I;16":
-        image = Image.fromarray((np.arange(120, dtype=np.uint16) * 500).reshape(10, 12))
-        expected = np.repeat((np.arange(120) * 500 / 257).round().reshape(10, 12, 1), 3, 2)
-    else:
-        image = picture(0).convert(mode)
-        expected = np.asarray(image.convert("RGB"))
-    name = "x.jpg" if mode == "CMYK" else "x.png"
-    image.save(tmp_path / name, **({"quality": 100} if mode == "CMYK" else {}))
-    ours = decode_file(str(tmp_path / name)).permute(1, 2, 0).numpy()
-    tolerance = 60 if mode == "CMYK" else 0  # noise through JPEG
-    assert np.abs(ours.astype(int) - expected).max() <= tolerance and ours.dtype == np.uint8
+@pytest.mark.parametrize("label", ["", "  "])
+def test_a_row_without_a_label_is_an_error_that_names_it(tmp_path, label):
+    with pytest.raises(ValueError, match="row 3 has no label in column 'label'"):
+        read(csv_folder(tmp_path, rows_of(["0", "1", label, "0"])))
 
 
-def test_alpha_is_laid_over_white(tmp_path):
-    Image.new("RGBA", (4, 4), (200, 0, 0, 0)).save(tmp_path / "x.png")
-    assert (decode_file(str(tmp_path / "x.png")) == 255).all()
+def test_images_with_two_labels_are_all_listed(tmp_path):
+    rows = rows_of(["a", "b", "a", "b"])
+    with pytest.raises(ValueError, match=r"2 images have two labels:\n.*/0.png: a and b\n.*/3.png: b and a$"):
+        read(csv_folder(tmp_path, rows + [rows[0] | {"label": "b"}, rows[3] | {"label": "a"}]))
 
 
-def test_bad_files_are_all_listed_and_nothing_is_cached(tmp_path):
-    folder = write_images(tmp_path / "d", {"a": 4, "b": 4}, ".jpg")
-    whole = jpeg(smooth((200, 200)))
-    (folder / "a" / "cut.jpg").write_bytes(whole[: len(whole) // 2])
-    (folder / "a" / "empty.jpg").write_bytes(b"")
-    (folder / "b" / "page.jpg").write_text("<html>not an image</html>")
-    table = read(str(folder))
-    with pytest.raises(ValueError) as error:
-        decode(table, 16, tmp_path / "cache")
-    message = str(error.value)
-    assert "3 of 11 images cannot be decoded" in message
-    for said in ("cut.jpg: image file is truncated", "empty.jpg: the file is empty", "page.jpg: cannot identify"):
-        assert said in message
-    assert list((tmp_path / "cache").iterdir()) == []
+def test_the_sketch_layout_has_its_class_names_in_a_column_of_their_own(tmp_path):
+    names = ["tabby", "beagle", "tabby", "beagle"]
+    rows = [
+        {"class_name": name, "image_path": f"{name}/{i}.JPEG", "target": int(name == "tabby")}
+        for i, name in enumerate(names)
+    ]
+    csv_folder(tmp_path / "train", rows, "image_path")
+    os.rename(tmp_path / "train" / "train.csv", tmp_path / "train.csv")
+    table = read(str(tmp_path))
+    assert table.classes == ["beagle", "tabby"] and table.targets.tolist() == [1, 0, 1, 0]
+    assert "image column image_path, label column target" in table.layout
+    write_csv(tmp_path / "train.csv", [*rows, rows[0] | {"image_path": rows[1]["image_path"]}])
+    with pytest.raises(ValueError, match="beagle/1.JPEG: beagle and tabby"):
+        read(str(tmp_path))
+    write_csv(tmp_path / "train.csv", [*rows[1:], rows[0] | {"class_name": "mouse"}])
+    with pytest.raises(ValueError, match="class 1 is named 'tabby' and 'mouse' in class_name"):
+        read(str(tmp_path))
 
 
-@pytest.mark.parametrize("part", [0.1, 0.3, 0.5, 0.7, 0.9, 0.99])
-def test_a_truncated_jpeg_is_refused_wherever_it_is_cut(tmp_path, part):
-    whole = jpeg(smooth((300, 200)), quality=95)
-    (tmp_path / "x.jpg").write_bytes(whole[: int(len(whole) * part)])
-    with pytest.raises(OSError):
-        decode_file(str(tmp_path / "x.jpg"))
-    (tmp_path / "x.jpg").write_bytes(whole + b"\0\0")  # padding behind the end is common, and fine
-    assert decode_file(str(tmp_path / "x.jpg")).shape == (3, 200, 300)
+def test_an_image_in_two_rows_ties_the_groups_of_both(tmp_path):
+    rows = rows_of([0, 1, 0, 1, 0, 1], group=list("abcdef"))
+    table = read(csv_folder(tmp_path, [*rows, rows[0] | {"group": "d"}, rows[5] | {"group": "a"}]))
+    assert len({table.groups[i] for i in (0, 3, 5, 6, 7)}) == 1 and len(set(table.groups)) == 4
 
 
-def test_the_cache_is_used_again_and_follows_the_files(tmp_path, monkeypatch):
-    folder = write_images(tmp_path / "d", {"a": 3, "b": 3})
-    first = decode(read(str(folder)), 12, tmp_path / "cache")
-    monkeypatch.setattr(data, "decode_file", lambda path: pytest.fail("decoded again"))
-    again = decode(read(str(folder)), 12, tmp_path / "cache")
-    assert np.array_equal(first.pixels, again.pixels)
-    monkeypatch.undo()
-    decode(read(str(folder)), 8, tmp_path / "cache")  # another size is another cache
-    picture(99).save(folder / "a" / "00.png")
-    os.utime(folder / "a" / "00.png", ns=(1, 1))
-    changed = decode(read(str(folder)), 12, tmp_path / "cache")
-    assert not np.array_equal(first.pixels[0], changed.pixels[0])
-    assert np.array_equal(first.pixels[1:], changed.pixels[1:])
-    assert len(list((tmp_path / "cache").iterdir())) == 3
+def test_a_folder_named_like_an_image_is_a_note(tmp_path):
+    write_images(tmp_path, {"a": 2, "b": 2})
+    (tmp_path / "a" / "x.jpg").mkdir()
+    table = read(str(tmp_path))
+    assert len(table) == 4 and table.notes[0].endswith(str(tmp_path / "a" / "x.jpg"))
 
 
-def test_decoding_keeps_order_over_blocks_and_threads(tmp_path):
-    folder = write_images(tmp_path / "d", {"a": 150, "b": 150})
-    table = read(str(folder))
-    images = decode(table, 10, tmp_path / "cache", threads=4)
-    for i in (0, 1, 149, 150, 255, 256, 299):
-        expected = np.asarray(Image.open(table.paths[i]).resize((10, 10), Image.Resampling.BILINEAR), dtype=int)
-        assert np.abs(images.pixels[i].astype(int) - expected).max() <= 1
+# --- choosing --------------------------------------------------------------------------------------------------------
 
 
-def test_D10_the_cache_holds_decoded_pixels_only(tmp_path):
-    folder = write_images(tmp_path / "d", {"a": 2, "b": 2})
-    images = decode(read(str(folder)), 12, tmp_path / "cache")
-    assert images.pixels.dtype == np.uint8 and images.pixels.shape == (4, 12, 12, 3)
-    with pytest.raises(ValueError, match="read-only"):
-        images.pixels[0] = 0
+def test_merged_classes_are_one_in_the_place_of_the_first():
+    table = table_of([0, 1, 2, 3, 4, 4, 1])
+    table.classes = ["a", "b", "c", "d", "e"]
+    for chosen in ("1,3,4", "b, d, e", "4,1,3"):
+        merged = data.merge(table, chosen)
+        assert merged.classes == ["a", "b+d+e", "c"] and merged.targets.tolist() == [0, 1, 2, 1, 1, 1, 1]
+    assert table.classes == ["a", "b", "c", "d", "e"] and table.targets.tolist() == [0, 1, 2, 3, 4, 4, 1]
 
 
-# --- batches ---------------------------------------------------------------------------------------------------------
+def test_only_some_classes_keep_their_images_groups_and_names():
+    table = table_of([0, 1, 2, 3, 4, 4, 1], list("ppqqrrs"))
+    table.fold_of = np.arange(7) % 2
+    chosen = data.only(table, "4,1")
+    assert chosen.classes == ["1", "4"] and chosen.targets.tolist() == [0, 1, 1, 0]
+    assert chosen.paths == ["1.jpg", "4.jpg", "5.jpg", "6.jpg"] and chosen.groups == ["p", "r", "r", "s"]
+    assert chosen.fold_of.tolist() == [1, 0, 1, 0] and "only 1, 4" in chosen.layout
 
 
-@pytest.fixture
-def images(tmp_path):
-    folder = write_images(tmp_path / "d", {"a": 11, "b": 10})
-    return decode(read(str(folder)), 12, tmp_path / "cache")
+def test_a_class_is_found_by_name_before_by_number():
+    table = table_of([0, 1, 2])
+    table.classes = ["1", "10", "2"]  # an image folder's names sort as text
+    assert data.only(table, "1,2").classes == ["1", "2"] and data.only(table, "10, 0").classes == ["1", "10"]
 
 
-@pytest.mark.parametrize("batch_size", [1, 2, 4, 5, 7, 10, 20, 21, 50])
-@pytest.mark.parametrize("shuffle", [False, True])
-def test_M2_every_row_comes_once_and_no_batch_of_one_is_left(images, batch_size, shuffle):
-    rows = np.arange(3, 21)[::-1].copy()
-    batches = Batches(images, rows, batch_size, shuffle)
-    seen = list(batches.indexed())
-    assert len(seen) == len(batches) == len(list(batches))
-    index = torch.cat([i for i, _, _ in seen])
-    assert sorted(index.tolist()) == sorted(rows.tolist()) and (shuffle or index.tolist() == rows.tolist())
-    assert all(len(i) > 1 for i, _, _ in seen) or batch_size == 1
-    for i, x, t in seen:
-        assert torch.equal(t, images.targets[i]) and x.dtype == torch.uint8
-        assert torch.equal(x.permute(0, 2, 3, 1), torch.from_numpy(images.pixels[i.numpy()]))
-        assert x.is_contiguous(memory_format=torch.channels_last)
+@pytest.mark.parametrize("choose, chosen, said", [
+    (data.merge, "0,1,2", "are all classes"), (data.merge, "1", "names fewer than two classes"),
+    (data.only, "1,1", "names fewer than two classes"),
+    (data.only, "0,7", "'7' is no class: choose from 0 0, 1 1, 2 2"),
+    (data.merge, "0,,1", "'' is no class"),
+])  # fmt: skip
+def test_a_choice_of_classes_that_makes_no_sense_is_an_error(choose, chosen, said):
+    with pytest.raises(ValueError, match=said):
+        choose(table_of([0, 1, 2]), chosen)
 
 
-def test_the_order_depends_on_seed_and_epoch_alone(images):
-    def order(seed, epoch, batch_size=4):
-        batches = Batches(images, np.arange(21), batch_size, shuffle=True, seed=seed)
-        batches.epoch = epoch
-        return torch.cat(batches.index_batches()).tolist()
-
-    assert order(1, 2) == order(1, 2) == order(1, 2, batch_size=7)
-    assert order(1, 2) != order(1, 3) and order(1, 2) != order(2, 2)
-
-
-def test_D12_labels_are_known_without_decoding(images):
-    assert images.targets.tolist() == [0] * 11 + [1] * 10
-
-
-def test_E6_the_decoded_set_works_in_a_foreign_loader(images):
-    loader = DataLoader(images, batch_size=8, num_workers=0)
-    x, t = next(iter(loader))
-    assert x.shape == (8, 3, 12, 12) and torch.equal(x[3], images[3][0]) and torch.equal(t, images.targets[:8])
+def test_the_long_tail_has_the_exponential_profile():
+    table = table_of(np.repeat(np.arange(10), 500))
+    rows = data.long_tail(table, np.arange(5000), 100)
+    # int(500 * 0.01 ** (i / 9))
+    assert data.counts(table, rows).tolist() == [500, 299, 179, 107, 64, 38, 23, 13, 8, 5]
+    assert len(set(rows)) == len(rows) and set(rows) != set(data.long_tail(table, np.arange(5000), 100, seed=1))
+    assert data.counts(table, data.long_tail(table, np.arange(5000), 1)).tolist() == [500] * 10
+    with pytest.raises(ValueError, match="class '1' has 20 training images and would keep 50"):
+        data.long_tail(table_of(np.repeat([0, 1, 2], [500, 20, 500])), np.arange(1020), 100)
+    with pytest.raises(ValueError, match="imbalance factor must be at least 1, got 0.5"):
+        data.long_tail(table, np.arange(5000), 0.5)
 
 
-def test_a_set_that_lives_on_the_device_gives_the_same_batches(images):
-    batches = Batches(images, np.arange(21), 4, shuffle=True)
-    from_file = list(batches.indexed())
-    assert not images.move_to(torch.device("cpu")) and images.resident is None
-    images.resident = torch.from_numpy(np.array(images.pixels))  # as move_to does on a GPU
-    for ours, theirs in zip(from_file, batches.indexed(), strict=True):
-        assert all(torch.equal(a, b) for a, b in zip(ours, theirs, strict=True))
-    assert torch.equal(images[3][0], torch.from_numpy(images.pixels[3]).permute(2, 0, 1))
+# --- folds -----------------------------------------------------------------------------------------------------------
 
 
-def test_batches_made_ahead_by_a_thread_are_the_same_and_its_errors_arrive():
-    assert list(data._ahead(iter(range(100)))) == list(range(100))
-
-    def broken():
-        yield 1
-        raise RuntimeError("in the thread")
-
-    items = data._ahead(broken())
-    assert next(items) == 1
-    with pytest.raises(RuntimeError, match="in the thread"):
-        next(items)
-    early = data._ahead(iter(range(100)))
-    next(early)
-    early.close()  # a loop that is left early leaves no thread behind
+def share_errors(table, fold_of, k):
+    """Largest deviation of a class's share of a fold from its share of all images; of a fold's share of a class."""
+    C = len(table.classes)
+    n = np.bincount(fold_of * C + table.targets, minlength=k * C).reshape(k, C)
+    total = n.sum(0)
+    of_a_fold = np.abs(n / n.sum(1, keepdims=True) - total / len(table)).max()
+    return np.array([of_a_fold, np.abs(n[:, total > 0] / total[total > 0] - 1 / k).max()])
 
 
-def test_E7_no_worker_process_is_started(images):
-    before = multiprocessing.active_children()
-    next(iter(Batches(images, np.arange(21), 4, shuffle=True)))
-    assert multiprocessing.active_children() == before
-    assert "num_workers" not in open(data.__file__, encoding="utf-8").read()
+def random_set(seed):
+    rng = np.random.default_rng(seed)
+    n, C, k = int(rng.integers(100, 1500)), int(rng.integers(2, 20)), int(rng.integers(2, 11))
+    n_groups = int(rng.integers(max(30, 3 * k), max(31, n // 2 + 1)))
+    prior = rng.dirichlet(np.full(C, rng.choice([0.3, 1, 5])))
+    if rng.random() < 0.5:  # groups that are mostly of one class
+        groups, class_of = rng.integers(0, n_groups, n), rng.choice(C, n_groups, p=prior)
+        targets = np.where(rng.random(n) < 0.8, class_of[groups], rng.choice(C, n, p=prior))
+    else:  # groups of very different sizes
+        groups = (n_groups * rng.random(n) ** rng.choice([1, 2])).astype(int)
+        targets = rng.choice(C, n, p=prior)
+    targets[0] = C - 1
+    return table_of(targets.astype(np.int64), groups), k
+
+
+@pytest.mark.parametrize("start", range(0, 100, 20))
+def test_folds_share_classes_as_evenly_as_scikit_learn_to_one_point_and_part_no_group(start):
+    StratifiedGroupKFold = pytest.importorskip("sklearn.model_selection").StratifiedGroupKFold
+    for seed in range(start, start + 20):
+        table, k = random_set(seed)
+        fold_of = data.folds(table, k, seed)
+        assert sorted(set(fold_of)) == list(range(k))
+        assert len(set(zip(table.groups, fold_of, strict=True))) == len(set(table.groups))
+        theirs = np.empty(len(table), int)
+        splitter = StratifiedGroupKFold(k, shuffle=True, random_state=seed)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # classes with fewer images than folds
+            for f, (_, val) in enumerate(splitter.split(table.targets, table.targets, table.groups)):
+                theirs[val] = f
+        assert (share_errors(table, fold_of, k) <= share_errors(table, theirs, k) + 0.01).all()
+
+
+def test_folds_by_chance_are_not_as_even():
+    table, k = random_set(3)
+    by_group = np.random.default_rng(0).integers(0, k, 10_000)
+    by_chance = np.array([by_group[int(group)] for group in table.groups])
+    assert (share_errors(table, by_chance, k) > share_errors(table, data.folds(table, k), k) + 0.01).any()
+
+
+def test_folds_without_groups_are_exact_and_depend_on_the_seed():
+    table = table_of(np.repeat([0, 1, 2], [1000, 100, 11]))
+    fold_of = data.folds(table, 5, seed=1)
+    n = np.bincount(fold_of * 3 + table.targets, minlength=15).reshape(5, 3)
+    assert n[:, :2].tolist() == [[200, 20]] * 5 and sorted(n[:, 2].tolist()) == [2, 2, 2, 2, 3]
+    assert np.array_equal(fold_of, data.folds(table, 5, seed=1))
+    assert not np.array_equal(fold_of, data.folds(table, 5, seed=2))
+
+
+def test_a_fold_column_is_obeyed(tmp_path):
+    column = ["2", "10", "1", "2", "1", "10"]
+    folder = csv_folder(tmp_path, rows_of([0, 1, 0, 1, 1, 0], Fold=column, part=list("xyxyxy")))
+    table = read(folder)
+    assert "fold column Fold" in table.layout
+    assert data.folds(table, 3).tolist() == [1, 2, 0, 1, 0, 2]  # numbers in their order
+    with pytest.raises(ValueError, match="the fold column has 3 folds, not 5"):
+        data.folds(table, 5)
+    assert data.folds(read(folder, columns={"fold": "PART"}), 2).tolist() == [0, 1] * 3
+    for values, said in ((["a"] * 6, "names 1 folds of 6 rows"), (list("abcdef"), "names 6 folds of 6 rows")):
+        with pytest.raises(ValueError, match=said):
+            read(csv_folder(tmp_path, rows_of([0, 1, 0, 1, 1, 0], fold=values)))
+
+
+def test_folds_that_cannot_be_are_an_error():
+    with pytest.raises(ValueError, match="from 2 to the 3 groups, got 4"):
+        data.folds(table_of([0, 1, 0, 1], [0, 1, 2, 2]), 4)
+    table = table_of([0, 1, 0, 1])
+    table.is_val = np.array([True, False, False, True])
+    with pytest.raises(ValueError, match="the validation images are given"):
+        data.folds(table, 2)
+
+
+# --- names that look like groups -------------------------------------------------------------------------------------
+
+
+def named_table(names, targets):
+    table = table_of(targets)
+    table.paths = table.groups = names
+    return table
+
+
+LIKE_COPIES = {
+    "{i:04d}.jpg {i:04d}_aug1.jpg {i:04d}_aug2.jpg": 3,
+    "aug_{i:04d}_0.jpg aug_{i:04d}_1.jpg": 2,
+    "{i}_rotated_90.jpg {i}_rotated_180_noisy.jpg {i}.jpg": 3,
+    "scan {i} (1).png scan {i} (2).png scan {i}.png": 3,
+    "d/{i}.jpg d/{i}_hflip.jpg d/{i}_blur.jpg": 3,
+}
+
+
+@pytest.mark.parametrize("pattern", LIKE_COPIES)
+def test_D6_names_that_look_like_copies_are_a_warning_whose_expression_puts_it_right(pattern):
+    # "scan 3 (1).png" has blanks, so the names of a pattern end with their extension
+    forms = [form for form in re.findall(r"\S.*?\.\w+", pattern)]
+    names = [form.format(i=i) for i in range(50) for form in forms]
+    table = named_table(names, np.repeat(np.arange(50) % 5, len(forms)))
+    warning = data.suspect_groups(table, *split(table))
+    assert warning and "copies of one image" in warning and "100%" not in warning.split(":")[0]
+    share = int(re.search(r"(\d+)% of the validation", warning.replace(" %", "%"))[1])
+    assert share > 60
+    table.groups = data._groups_by_regex(names, re.search(r"--group-regex '(.*)'$", warning)[1])
+    assert len(set(table.groups)) == 50
+    train, val = split(table)
+    assert data.shared_groups(table, train, val) == 0 and data.suspect_groups(table, train, val) is None
+
+
+@pytest.mark.parametrize("form, groups", [("{i:06d}-1_{k}.jpg", 60), ("images/{i:06d}_male/{k}.jpg", 60)])
+def test_names_that_look_like_photos_of_a_person_are_a_warning(form, groups):
+    names = [form.format(i=i, k=k) for i in range(60) for k in ("mask1", "mask2", "normal")]
+    table = named_table(names, np.tile([0, 0, 1], 60))
+    warning = data.suspect_groups(table, *split(table))
+    assert f"look like {groups} times several photos of a person" in warning
+
+
+@pytest.mark.parametrize("form", [
+    "{c}/{i:04d}.jpg", "{c}_{i:04d}.jpg", "{i}.jpg", "n{c:08d}_{n}.JPEG", "{c}/img_{n}.jpg", "IMG{n}.jpg",
+])  # fmt: skip
+def test_plain_numbers_and_class_names_are_no_groups(form):
+    names = [form.format(c=c, i=i, n=c * 100 + i) for c in range(5) for i in range(30)]
+    if len(set(names)) < 150:
+        names = [form.format(c=c, i=c * 30 + i) for c in range(5) for i in range(30)]
+    table = named_table(names, np.repeat(np.arange(5), 30))
+    assert data.suspect_groups(table, *split(table)) is None
+
+
+def test_known_groups_are_not_suspected():
+    names = [f"{i}_aug{k}.jpg" for i in range(40) for k in range(3)]
+    table = named_table(names, np.repeat(np.arange(40) % 4, 3))
+    assert data.suspect_groups(table, *split(table))
+    table.groups = [name[:2] for name in names]
+    assert data.suspect_groups(table, *split(table)) is None
+
+
+# --- leaks -----------------------------------------------------------------------------------------------------------
+
+
+def test_each_validation_image_with_a_copy_in_training_is_named_once():
+    table = table_of([0, 1, 0, 1, 0, 1])
+    same = np.array([0, 1, 2, 0, 4, 5])  # 3 is 0 again, with another label
+    alike = np.array([0, 1, 2, 0, 1, 0])
+    train, val = np.array([0, 1, 2]), np.array([3, 4, 5])
+    leaks = data.find_leaks(table, same, alike, train, val)
+    assert leaks == [
+        ("identical", "3.jpg", "1", "0.jpg", "0"),
+        ("alike", "4.jpg", "0", "1.jpg", "1"),
+        ("alike", "5.jpg", "1", "0.jpg", "0"),
+    ]
+    assert data.find_leaks(table, np.arange(6), np.arange(6), train, val) == []
+    assert data.find_two_labels(table, same) == [("identical", "3.jpg", "1", "0.jpg", "0")]
+
+
+def test_tied_rows_are_one_group():
+    groups = ["a", "a", "b", "c", "d", "d"]
+    tied = data.tied(groups, np.array([0, 1, 2, 0, 2, 5]))
+    assert tied[0] == tied[1] == tied[3] and tied[2] == tied[4] == tied[5] and tied[0] != tied[2]
+    assert data.tied(groups, np.arange(6)) == groups
+
+
+# --- samplers --------------------------------------------------------------------------------------------------------
+
+
+TARGETS = np.repeat([0, 1, 3], [80, 15, 5])  # class 2 has no image
+
+
+def drawn(name, seed=0, per_class=None):
+    places = data.SAMPLERS[name](TARGETS, np.random.default_rng(seed), per_class)
+    return places, np.bincount(TARGETS[places], minlength=4).tolist()
+
+
+def test_shuffle_draws_every_image_once():
+    places, _ = drawn("shuffle")
+    assert sorted(places) == list(range(100)) and places.tolist() != list(range(100))
+
+
+def test_weighted_has_the_semantics_of_torchs_weighted_random_sampler():
+    draws = np.concatenate([drawn("weighted", seed)[0] for seed in range(200)])
+    assert len(draws) == 20_000
+    weights = 1 / np.bincount(TARGETS)[TARGETS]
+    generator = torch.Generator().manual_seed(0)
+    theirs = torch.utils.data.WeightedRandomSampler(weights, 20_000, generator=generator)
+    ours, theirs = (np.bincount(list(places), minlength=100) / 20_000 for places in (draws, theirs))
+    for share in (ours, theirs):  # a third for each class: standard error 0.0033, and 0.0018 for an image of class 3
+        by_class = np.bincount(TARGETS, share, minlength=4)
+        assert np.abs(by_class - [1 / 3, 1 / 3, 0, 1 / 3]).max() < 0.017
+        assert np.abs(share - weights / 3).max() < 0.009
+
+
+def test_balanced_takes_as_many_of_each_class_anew_each_epoch():
+    assert drawn("balanced")[1] == [5, 5, 0, 5]
+    places, n = drawn("balanced", per_class=20)
+    assert n == [20, 15, 0, 5] and len(set(places)) == 40  # all of a smaller class, none twice
+    assert set(places) != set(drawn("balanced", seed=1, per_class=20)[0])
+
+
+def test_oversample_repeats_every_image_as_evenly_as_can_be():
+    places, n = drawn("oversample")
+    assert n == [80, 80, 0, 80]
+    repeats = np.bincount(places, minlength=100)
+    assert set(repeats[:80]) == {1} and set(repeats[80:95]) == {5, 6} and set(repeats[95:]) == {16}

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-PROGRAMS = {"train", "bench"}
+PROGRAMS = {"train", "cli", "bench"}
 MODULES = sorted(path.stem for path in ROOT.glob("*.py") if path.stem not in PROGRAMS)
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
@@ -23,7 +23,7 @@ def imports(name):
 
 
 def test_the_house_has_the_modules_it_should():
-    assert MODULES == ["augment", "checkpoint", "data", "demo", "losses", "metrics", "models", "optim"]
+    assert MODULES == ["augment", "checkpoint", "data", "demo", "losses", "metrics", "models", "optim", "pixels"]
 
 
 @pytest.mark.parametrize("name", MODULES)
@@ -41,7 +41,7 @@ def test_each_module_alone_in_an_empty_folder_prints_its_table(name, tmp_path):
     assert len(done.stdout.splitlines()) > 4
 
 
-@pytest.mark.parametrize("name", ["augment", "checkpoint", "data"])
+@pytest.mark.parametrize("name", ["checkpoint", "data", "pixels"])
 def test_a_module_that_needs_a_path_says_so_alone_in_an_empty_folder(name, tmp_path):
     shutil.copy(ROOT / f"{name}.py", tmp_path)
     done = subprocess.run([sys.executable, f"{name}.py"], cwd=tmp_path, capture_output=True, text=True)
@@ -81,14 +81,14 @@ def test_the_readme_has_exactly_two_set_up_commands_each_complete():
 
 
 def test_every_train_command_in_the_readme_parses():
-    import train
+    import cli
 
     commands = re.findall(r"^python train\.py (.*)$", README.replace("\\\n", " "), re.M)
     assert len(commands) >= 5
     for command in commands:
         words = command.split("#")[0].split()
         if words != ["--help"]:
-            train.parse_options(words)
+            cli.parse_options(words)
 
 
 def test_the_requirements_are_the_four_packages_with_lower_bounds_only():

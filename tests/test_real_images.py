@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 
 import data
+import pixels
 import train
 
 FOLDER = Path(os.environ.get("F1KIT_CIFAR10_LT", Path(__file__).resolve().parents[2] / "shared" / "cifar10-lt"))
@@ -29,7 +30,7 @@ def test_the_folder_is_read_split_and_decoded_as_pillow_decodes_it(cache):
     assert len(table) == 12406 and counts.max() == 5000 and counts.min() == 50
     train_rows, val_rows = data.split(table, 0.2)
     assert np.abs(data.counts(table, val_rows) - 0.2 * counts).max() <= 1
-    images = data.decode(table, 32, cache)
+    images = pixels.decode(table.paths, table.targets, 32, cache)
     for i in range(0, len(table), 997):
         expected = np.asarray(Image.open(table.paths[i]).convert("RGB"), dtype=int)
         assert np.abs(images.pixels[i] - expected).max() <= 2  # two builds of libjpeg

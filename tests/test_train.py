@@ -14,13 +14,15 @@ from PIL import Image
 
 import augment
 import checkpoint
+import cli
 import data
 import losses
 import models
 import optim
+import pixels
 import train
 
-SOURCE = Path(train.__file__).read_text(encoding="utf-8")
+SOURCE = "".join(Path(module.__file__).read_text(encoding="utf-8") for module in (cli, train))
 OFF = torch.amp.GradScaler("cpu", enabled=False)
 LOSS_NAMES = ["ce", "focal", "label_smoothing", "label_smoothing_others", "f1", "ce+f1", "focal:0.6+f1:0.4"]
 
@@ -30,9 +32,9 @@ LOSS_NAMES = ["ce", "focal", "label_smoothing", "label_smoothing_others", "f1", 
 
 def image_array(N=40, C=5, size=8, seed=0):
     rng = np.random.default_rng(seed)
-    pixels, targets = rng.integers(0, 256, (N, size, size, 3), dtype=np.uint8), rng.integers(0, C, N)
+    values, targets = rng.integers(0, 256, (N, size, size, 3), dtype=np.uint8), rng.integers(0, C, N)
     targets[:C] = np.arange(C)
-    return data.ImageArray(pixels, targets, [f"{i:02d}.jpg" for i in range(N)])
+    return pixels.ImageArray(values, targets, [f"{i:02d}.jpg" for i in range(N)])
 
 
 def image_folder(root, per_class=(24, 12, 6), size=16, seed=0):
@@ -130,7 +132,7 @@ def gradient_errors(name, weighted, dtype, sizes, naive=False):
     big_batch, worst = {}, 0.0
     for n in sizes:
         for batch_size in (1, 2, 3, 4, 8):
-            batches = data.Batches(images, np.arange(n), batch_size)
+            batches = pixels.Batches(images, np.arange(n), batch_size)
             for accum in range(1, 9):
                 updates = 0
                 for index, gradient in window_gradients(model, forward, criterion, batches, accum, naive):
@@ -168,7 +170,7 @@ def test_A6_dividing_by_accum_is_right_only_for_full_windows_of_an_unweighted_me
     """Why it goes unnoticed: with n = 32, batch 4, accum 4 both agree."""
     torch.manual_seed(0)
     images, features, model = image_array(), torch.randn(40, 3).double(), torch.nn.Linear(3, 5).double()
-    batches, ce = data.Batches(images, np.arange(32), 4), losses.build_loss("ce")
+    batches, ce = pixels.Batches(images, np.arange(32), 4), losses.build_loss("ce")
 
     def both(accum):
         exact, naive = (
@@ -200,7 +202,7 @@ def test_gradient_caching_draws_the_same_masks_and_moves_batchnorm_once():
         torch.manual_seed(0)
         model, criterion = Stochastic(), losses.build_loss("focal")
         criterion.additive = additive
-        window = next(train.windows(data.Batches(images, np.arange(22), 5), 5))
+        window = next(train.windows(pixels.Batches(images, np.arange(22), 5), 5))
         loss, logits = train.backward_window(
             model, lambda _, x: model(x.float() / 255), criterion, window, OFF
         )
@@ -215,7 +217,7 @@ def test_the_reported_loss_is_the_big_batchs_loss():
     images = image_array()
     for name in LOSS_NAMES:
         criterion, model = losses.build_loss(name), Stochastic().eval()
-        window = next(train.windows(data.Batches(images, np.arange(22), 5), 5))
+        window = next(train.windows(pixels.Batches(images, np.arange(22), 5), 5))
         loss, logits = train.backward_window(model, lambda _, x: model(x.float() / 255), criterion, window, OFF)  # noqa: B023
         assert torch.allclose(loss, criterion(logits, images.targets[:22]), atol=1e-6)
 
@@ -239,7 +241,7 @@ def flat_net():
 
 
 def one_epoch(state, N=24, batch_size=8, criterion=None, **options):
-    batches = data.Batches(image_array(N), np.arange(N), batch_size)
+    batches = pixels.Batches(image_array(N), np.arange(N), batch_size)
     return train.train_epoch(state, batches, criterion or losses.build_loss("ce"), augment.Augment("none"), **options)
 
 
@@ -326,9 +328,8 @@ def test_M1_M2_M3_validation_does_not_depend_on_the_batch_size(batch_size):
     images, model = image_array(), flat_net()
     for name in ("ce", "f1"):
         criterion = losses.build_loss(name)
-        scores, matrix = train.evaluate(
-            model, data.Batches(images, np.arange(40), batch_size), 5, criterion, augment.Augment("none"), torch.float32
-        )
+        batches = pixels.Batches(images, np.arange(40), batch_size)
+        scores, matrix = train.evaluate(model, batches, 5, criterion, augment.Augment("none"), torch.float32)
         logits = model(augment.normalize(images.gather(torch.arange(40)))).detach()
         assert int(matrix.matrix.sum()) == 40  # M2: none dropped
         assert scores["val_accuracy"] == pytest.approx((logits.argmax(1) == images.targets).double().mean().item())
@@ -344,7 +345,7 @@ def test_D4_D5_validation_images_are_never_augmented(workspace):
     state = checkpoint.load("b/best_f1.pt")
     model = models.build_model("resnet8", 3, 16)
     model.load_state_dict(state["model"])
-    val = data.Batches(data.decode(table, 16, "cache/images"), val_rows, 5)
+    val = pixels.Batches(pixels.decode(table.paths, table.targets, 16, "cache/images"), val_rows, 5)
     scores, _ = train.evaluate(model, val, 3, losses.build_loss("ce"), augment.Augment("none"), torch.float32)
     assert scores["val_f1"] == pytest.approx(state["scores"]["val_f1"])
     assert scores["val_loss"] == pytest.approx(state["scores"]["val_loss"], rel=1e-4)
@@ -355,7 +356,7 @@ def test_a_network_that_has_diverged_is_not_judged():
     with torch.no_grad():
         model[1].weight.fill_(math.nan)
     with pytest.raises(train.NonFinite, match="NaN or infinite logits"):
-        batches = data.Batches(image_array(), np.arange(40), 8)
+        batches = pixels.Batches(image_array(), np.arange(40), 8)
         train.evaluate(model, batches, 5, losses.build_loss("ce"), augment.Augment("none"), torch.float32)
 
 
@@ -471,7 +472,7 @@ def test_non_finite_in_a_run_exits_2_names_files_and_leaves_the_last_good_epoch(
 
 
 def options_of(*words):
-    return train.parse_options([str(word) for word in words])
+    return cli.parse_options([str(word) for word in words])
 
 
 def test_names_of_the_bootcamp_baseline_are_understood():
@@ -481,7 +482,7 @@ def test_names_of_the_bootcamp_baseline_are_understood():
 
 
 def test_A5_D3_every_option_is_used():
-    used = set(re.findall(r"options\.(\w+)", SOURCE.split("def blaming")[1]))
+    used = set(re.findall(r"options\.(\w+)", SOURCE.split("def given")[1]))
     used |= set(re.findall(r'"(\w+)"', " ".join(re.findall(r"given\(([^)]*)\)", SOURCE))))
     assert set(vars(options_of())) - used == set()
 
@@ -510,7 +511,7 @@ def test_defaults_of_the_demo_and_of_real_data_differ_and_are_resolved():
         (["--data", "constant"], "--data: all 4 validation images are of one class"),  # M7
         (["--val-frac", "1.5"], "--val-frac must be between 0 and 1, got 1.5"),
         (["--val-frac", "0.3", "--val-data", "other"], "--val-frac: 0.3 has no effect: the validation images are"),
-        (["--size", "4"], "--size must be at least 8, got 4"),
+        (["--size", "4"], "--size must be one side or H W, each at least 8, got 4"),
         (["--augment", "lots"], "argument --augment: invalid choice: 'lots' (choose from"),
         (["--loss", "focall"], "--loss: unknown loss 'focall': choose from ce"),
         (["--loss", "ce", "--gamma", "2"], "--loss: loss 'ce' takes no gamma"),
@@ -542,7 +543,7 @@ def test_defaults_of_the_demo_and_of_real_data_differ_and_are_resolved():
         (["--model", "nets.py:exits"], "nets.py:exits cannot be built (SystemExit"),
         (["--csv", "latin.csv"], "--csv: latin.csv is neither UTF-8 nor UTF-16 nor cp949"),
         (["--csv", "ragged.csv"], "--csv: ragged.csv: line 3 does not have the header's 2 columns"),
-        (["--csv", "twice.csv"], "class0/00.png has two labels, 0 and 1"),
+        (["--csv", "twice.csv"], "--csv: twice.csv: 1 images have two labels:\n  d/class0/00.png: 0 and 1"),
         (["--csv", "huge.csv"], "--csv: huge.csv: 30000000000000000000 in column 'label' is no class number"),
         (["--data", "untrained"], "--data: class 'class2' is in the validation images and not in training"),
         (["--data", "constant", "--val-data", "d"], "constant with train and val holds validation images already"),
@@ -594,7 +595,7 @@ def test_a_run_on_cuda(workspace, amp, loss):
 @needs_gpu
 def test_batches_from_pinned_memory_are_those_of_the_cpu():
     images = image_array()
-    pinned, plain = (data.Batches(images, np.arange(40), 8, True, device=device) for device in ("cuda", "cpu"))
+    pinned, plain = (pixels.Batches(images, np.arange(40), 8, True, device=device) for device in ("cuda", "cpu"))
     for ours, theirs in zip(pinned.indexed(), plain.indexed(), strict=True):
         assert all(a.is_cuda and torch.equal(a.cpu(), b) for a, b in zip(ours, theirs, strict=True))
 
@@ -605,7 +606,7 @@ def test_the_gradient_of_a_window_on_cuda_never_waits_for_the_device(name):
     images = image_array()
     assert images.move_to(torch.device("cuda"))
     model = models.build_model("resnet8", 5, 8).cuda()
-    batches = data.Batches(images, np.arange(40), 8, device="cuda")
+    batches = pixels.Batches(images, np.arange(40), 8, device="cuda")
     transform, criterion = augment.Augment("light"), losses.build_loss(name).cuda()
     window = next(train.windows(batches, 4))
     train.backward_window(model, lambda i, x: model(transform(x, i, 0)), criterion, window, OFF)

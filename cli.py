@@ -1,0 +1,338 @@
+"""The command line of train.py: its options, and what they name: the images, their splits, the loss, the batches.
+
+A bad value or file is one line that names the flag, the value and what would be valid, and exit code 2.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import math
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+import augment
+import data
+import demo
+import losses
+import optim
+import pixels
+
+MONITORS = {"f1": "max", "accuracy": "max", "loss": "min", "ce": "min"}  # what decides early stopping: better when
+AMP_TYPES = {"off": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Options
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def parse_options(argv: Sequence[str] | None = None, description: str | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        usage="python train.py [OPTION ...]", allow_abbrev=False, description=description,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )  # fmt: skip
+    group = parser.add_argument_group("data", "e.g. --data mask_data --val-frac 0.2 --size 224 --augment light")
+    add = group.add_argument
+    add("--data", default="demo", help="a folder, 'demo', or a torchvision data set such as CIFAR10 (default demo)")
+    add("--csv", help="a CSV with an image and a label column; --data is then the images' folder (default the CSV's)")
+    add("--image-col", help="image column of the CSV (default: found by name; the start of the run says which)")
+    add("--label-col", help="label column of the CSV (default: found by name, else the last)")
+    add("--group-col", help="column of what must stay on one side of the split, e.g. a person (default: by name)")
+    add("--group-regex", help=r"group from the file's path, e.g. '(\w+)_aug\d+': its first (...), or the whole match")
+    add("--fold-col", help="column of the folds (default: fold or kfold, if the CSV has it)")
+    add("--only", metavar="CLASSES", help="these classes alone, by name or number: 3,7,14")
+    add("--merge", metavar="CLASSES", help="these classes as one: 3,7,14")
+    add("--size", type=int, nargs="+", metavar="PIXELS", help="side of the images, or H W (default 224; demo 48)")
+    add("--fit", choices=pixels.FITS, default="squash", help="how a photo of another shape fills it (default squash)")
+    add("--bad", choices=("error", "skip"), default="error", help="what cannot be decoded: stop, or leave it out")
+    add("--cache", default=os.path.join("~", ".cache", "f1kit"), help="folder of decoded images (default %(default)s)")
+
+    group = parser.add_argument_group("split", "e.g. --folds 5 --fold all --leaks group")
+    add = group.add_argument
+    add("--val-data", help="validation images, read like --data (default: a share of --data)")
+    add("--val-frac", type=float, help="share of --data kept for validation (default 0.2)")
+    add("--folds", type=int, help="cross-validation with so many folds (default none, or what a fold column says)")
+    add("--fold", help="fold to validate on, from 0, or all in turn (default all; of a fold column the first)")
+    add("--leaks", choices=("error", "group", "warn"), help="copies of validation images in training: stop, keep "
+        "copies on one side, or say so (default warn, but stop if identical images have two labels)")  # fmt: skip
+
+    group = parser.add_argument_group("training images", "e.g. --sampler weighted --augment strong --mixup 0.2")
+    add = group.add_argument
+    add("--imbalance", type=float, metavar="FACTOR", help="cut balanced training images to a long tail, e.g. 100")
+    add("--sampler", choices=data.SAMPLERS, default="shuffle", help="which images make an epoch (default shuffle)")
+    add("--samples-per-class", type=int, help="of the balanced sampler, an epoch (default the smallest class's size)")
+    add("--augment", choices=augment.AUGMENTS, default="none", help="each image by its own draw (default none)")
+    add("--transform", metavar="FILE.py:FUNCTION", help="your function before it: (image, rng) -> uint8 (H, W, 3)")
+    add("--mixup", type=float, default=0.0, metavar="ALPHA", help="mix pairs of images, e.g. 0.2 (default 0, none)")
+    add("--cutmix", type=float, default=0.0, metavar="ALPHA", help="a box of another image, e.g. 1 (default 0, none)")
+    add("--preview", metavar="FILE.png", help="write what the network would see, with labels, and stop")
+
+    group = parser.add_argument_group("model", "e.g. --model efficientnet_b3 --weights DEFAULT")
+    add = group.add_argument
+    add("--model", help="a torchvision classifier, resnet8/20/32 (for 32 pixels), vit_tiny, or your FILE.py:FUNCTION "
+        "with FUNCTION(num_classes) (default resnet8 for the demo, else resnet18)")  # fmt: skip
+    add("--weights", default="none", help="none, DEFAULT (pretrained, downloaded), or a checkpoint (default none)")
+
+    group = parser.add_argument_group("loss", "e.g. --loss focal:0.6+f1:0.4 --gamma 1 --class-weights effective")
+    add = group.add_argument
+    add("--loss", "--criterion", default="ce", help=f"{', '.join(losses.LOSSES)}, or a sum such as ce+f1 (default ce)")
+    add("--gamma", type=float, help="focusing parameter of focal (default 2)")
+    add("--smoothing", type=float, help="label smoothing of ce, focal (default 0), label_smoothing (default 0.1)")
+    add("--class-weights", choices=("none", *losses.WEIGHTINGS), default="none", help="from the training counts")
+
+    group = parser.add_argument_group("optimisation", "e.g. --optimizer sgd --lr 0.1 --scheduler cosine --warmup 1")
+    add = group.add_argument
+    add("--epochs", type=int, default=15, help="passes over the training images (default 15)")
+    add("--batch-size", type=int, default=32, help="images a micro-batch, what has to fit in memory (default 32)")
+    add("--accum", type=int, default=1, help="micro-batches an update: effective batch = batch x accum (default 1)")
+    add("--optimizer", choices=optim.OPTIMIZERS, default="adamw", help="default adamw")
+    add("--lr", type=float, help="peak learning rate (default 0.1 for sgd, else 1e-3; 5e-3 for the demo)")
+    add("--weight-decay", type=float, help="default 5e-4 for sgd, 0.01 for adamw, else 0")
+    add("--scheduler", choices=optim.SCHEDULES, default="cosine", help="default cosine")
+    add("--warmup", type=float, default=0.0, help="epochs of linear rise; for onecycle the length of its rise")
+    add("--min-lr", type=float, help="where cosine and restarts end (default 0)")
+    add("--step-epochs", type=int, help="epochs between the drops of step (default a third of the run)")
+    add("--lr-decay", type=float, help="factor of a drop of step and plateau (default 0.1)")
+    add("--plateau-patience", type=int, help="epochs without improvement that plateau waits (default 3)")
+    add("--t0", type=int, help="epochs of the first cycle of restarts (default 10)")
+    add("--t-mult", type=int, help="growth of the cycles of restarts (default 2)")
+    add("--clip", type=float, help="largest gradient norm (default no clipping)")
+    add("--amp", choices=AMP_TYPES, help="mixed precision (default fp16 on CUDA, else off)")
+    add("--ema", type=float, help="decay of an exponential moving average of the weights, e.g. 0.999 (default none)")
+
+    group = parser.add_argument_group("evaluation", "e.g. --patience 7 --min-delta 0.005")
+    add = group.add_argument
+    add("--monitor", choices=MONITORS, default="f1", help="validation number that early stopping and plateau watch")
+    add("--patience", type=int, help="stop after so many epochs without improvement (default never)")
+    add("--min-delta", type=float, help="for --patience, an improvement is more than this (default 0)")
+
+    group = parser.add_argument_group("run", "e.g. --seed 1 --out runs/focal-1")
+    add = group.add_argument
+    add("--seed", type=int, default=0, help="of the split, the weights, the order, the augmentation (default 0)")
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    add("--device", default=device, help="cpu, cuda or cuda:1 (default %(default)s)")
+    add("--threads", type=int, help="CPU threads (default: torch's choice)")
+    add("--out", help="folder of the run (default runs/TIME-MODEL-LOSS)")
+
+    argv = list(sys.argv[1:] if argv is None else argv)
+    for i, word in enumerate(argv):  # --batch_size is --batch-size
+        if word.startswith("--"):
+            flag, equals, value = word.partition("=")
+            argv[i] = flag.replace("_", "-") + equals + value
+    options = parser.parse_args(argv)
+    at_least = dict(epochs=1, batch_size=1, accum=1, patience=1, threads=1, seed=0, folds=2, samples_per_class=1)
+    for name, least in at_least.items():
+        value = getattr(options, name)
+        if value is not None and value < least:
+            parser.error(f"--{name.replace('_', '-')} must be at least {least}, got {value}")
+    if options.seed >= 2**63:
+        parser.error(f"--seed must be less than 2^63, got {options.seed}")
+    if options.min_delta is not None and not (options.patience and math.isfinite(options.min_delta)):
+        parser.error(f"--min-delta must be a number, with --patience, got {options.min_delta}")
+    options.min_delta = options.min_delta or 0.0
+    for name in ("clip", "ema", "val_frac"):
+        value = getattr(options, name)
+        if value is not None and not 0 < value < (math.inf if name == "clip" else 1):
+            least = "> 0" if name == "clip" else "between 0 and 1"
+            parser.error(f"--{name.replace('_', '-')} must be {least}, got {value}")
+    if options.csv and options.data == "demo":
+        options.data = os.path.dirname(options.csv) or "."
+    is_demo = options.data == "demo"  # small pictures, a small network, few updates
+    size = options.size or [48 if is_demo else 224]
+    if len(size) > 2 or min(size) < 8:
+        parser.error(f"--size must be one side or H W, each at least 8, got {' '.join(map(str, size))}")
+    options.size = size[0] if len(set(size)) == 1 else tuple(size)
+    if options.samples_per_class and options.sampler != "balanced":
+        parser.error(f"--samples-per-class is of --sampler balanced, not of {options.sampler}")
+    options.model = options.model or ("resnet8" if is_demo else "resnet18")
+    if is_demo and options.lr is None and options.optimizer == "adamw":
+        options.lr = 5e-3
+    options.amp = options.amp or ("fp16" if options.device.startswith("cuda") else "off")
+    options.cache = os.path.expanduser(options.cache)
+    return options
+
+
+def given(options: argparse.Namespace, *names: str) -> dict[str, Any]:
+    """Those of the options that were typed: what a loss or a schedule does not take must not be ignored."""
+    return {name: getattr(options, name) for name in names if getattr(options, name) is not None}
+
+
+@contextmanager
+def blaming(flag: str) -> Iterator[None]:
+    """Turns what a module says of a bad value or file into one line that names the flag, and exit code 2."""
+    try:
+        yield
+    except (ValueError, OSError) as error:
+        print(f"train.py: error: {flag}: {error}", file=sys.stderr)
+        raise SystemExit(2) from error
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# What they name
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Split:
+    """Rows of the table for training and for validation."""
+
+    train: np.ndarray
+    val: np.ndarray
+    fold: int | None = None
+    notes: list[str] = field(default_factory=list)
+    leaks: list[tuple[str, ...]] = field(default_factory=list)
+
+
+def read_table(options: argparse.Namespace) -> data.ImageTable:
+    """The table of all images that are to be used."""
+    with blaming("--cache"):
+        Path(options.cache).mkdir(parents=True, exist_ok=True)
+    with blaming("--csv" if options.csv else "--data"):
+        source = options.data
+        if source == "demo":
+            source = str(demo.draw(Path(options.cache) / f"demo-{demo.VERSION}"))
+        columns = given(options, "image_col", "label_col", "group_col", "fold_col")
+        columns = {flag.removesuffix("_col"): column for flag, column in columns.items()}
+        table = data.read(source, options.csv, options.cache, True, columns, options.group_regex)
+    if options.val_data:
+        with blaming("--val-data"):
+            val = data.read(options.val_data, None, options.cache, False, columns, options.group_regex)
+            table = data.join(table, val)
+    if options.only:
+        with blaming("--only"):
+            table = data.only(table, options.only)
+    if options.merge:
+        with blaming("--merge"):
+            table = data.merge(table, options.merge)
+    return table
+
+
+def make_splits(options: argparse.Namespace, table: data.ImageTable) -> list[Split]:
+    """One split, or one for each fold that is to be run."""
+    has_folds = options.folds or table.fold_of is not None
+    if options.val_frac and (has_folds or table.is_val is not None):
+        with blaming("--val-frac"):
+            reason = "there are folds" if has_folds else "the validation images are given"
+            raise ValueError(f"{options.val_frac} has no effect: {reason}")
+    if options.fold and not has_folds:
+        with blaming("--fold"):
+            raise ValueError(f"{options.fold} has no effect: there are no folds (--folds, or a fold column)")
+    if has_folds:
+        with blaming("--folds"):
+            k = options.folds or int(table.fold_of.max()) + 1
+            fold_of = data.folds(table, k, options.seed)
+        with blaming("--fold"):
+            wanted = options.fold or ("all" if options.folds else "0")
+            if wanted != "all" and not (wanted.isdecimal() and int(wanted) < k):
+                raise ValueError(f"{wanted!r} is no fold: choose from 0 to {k - 1}, or all")
+        chosen = range(k) if wanted == "all" else [int(wanted)]
+        splits = [Split(np.flatnonzero(fold_of != f), np.flatnonzero(fold_of == f), f) for f in chosen]
+    else:
+        with blaming("--val-data" if options.val_data else "--data"):
+            splits = [Split(*data.split(table, options.val_frac or 0.2, options.seed))]
+    for split in splits:
+        if options.imbalance:
+            with blaming("--imbalance"):
+                split.train = data.long_tail(table, split.train, options.imbalance, options.seed)
+        check_split(options, table, split)
+    return splits
+
+
+def check_split(options: argparse.Namespace, table: data.ImageTable, split: Split) -> None:
+    """What a split cannot judge is an error or a note."""
+    in_train, in_val = data.counts(table, split.train), data.counts(table, split.val)
+    with blaming("--folds" if split.fold is not None else "--val-data" if options.val_data else "--data"):
+        if (in_val > 0).sum() < 2:
+            raise ValueError(f"all {len(split.val)} validation images are of one class: nothing can be judged by them")
+    for where, absent in (("validation", in_val == 0), ("training", (in_train == 0) & (in_val > 0))):
+        names = [table.classes[c] for c in np.flatnonzero(absent)]
+        if names:
+            split.notes.append(f"{len(names)} classes have no {where} image and score 0: {', '.join(names[:10])}")
+    suspicion = data.suspect_groups(table, split.train, split.val)
+    if suspicion:
+        split.notes.append(suspicion)
+
+
+def check_leaks(
+    options: argparse.Namespace, table: data.ImageTable, images: pixels.ImageArray, splits: list[Split]
+) -> list[Split]:
+    """Copies of validation images among the training images are named, refused, or kept on one side (--leaks)."""
+    same, alike = pixels.find_copies(images, device=options.device)
+    if options.leaks == "group":
+        with blaming("--leaks"):
+            if table.is_val is not None or table.fold_of is not None:
+                raise ValueError("group cannot change a split that the data fixes: choose error or warn")
+        table.groups = data.tied(table.groups, alike)
+        splits = make_splits(options, table)
+    twice = data.find_two_labels(table, same)
+    if twice:
+        table.notes.append(f"{len(twice)} images are identical to one of another class:" + listed(twice))
+    for split in splits:
+        split.leaks = data.find_leaks(table, same, alike, split.train, split.val)
+        contradictions = [leak for leak in split.leaks if leak[0] == "identical" and leak[2] != leak[4]]
+        refused = {"error": split.leaks, "warn": [], "group": [], None: contradictions}[options.leaks]
+        if refused:
+            with blaming("--leaks"):
+                what = "" if options.leaks else " with another label"
+                raise ValueError(f"{len(refused)} validation images have a copy{what} in training:" + listed(refused))
+        for what in ("identical", "alike"):
+            leaks = [leak for leak in split.leaks if leak[0] == what]
+            if leaks:
+                split.notes.append(
+                    f"{len(leaks)} validation images have one in training that is {what} (leaks.csv), such as "
+                    f"{leaks[0][1]} and {leaks[0][3]}; --leaks group keeps copies on one side"
+                )
+    return splits
+
+
+def listed(leaks: list[tuple[str, ...]]) -> str:
+    lines = [f"\n  {image} ({label}) and {other} ({other_label})" for _, image, label, other, other_label in leaks]
+    return "".join(lines[:20]) + (f"\n  and {len(leaks) - 20} more" if len(leaks) > 20 else "")
+
+
+def usable_device(name: str) -> torch.device:
+    try:
+        device = torch.empty(0, device=name).device
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(f"{name!r} cannot be used here: {str(error).partition('. ')[0]}") from error
+    if device.type not in ("cpu", "cuda"):
+        raise ValueError(f"{name!r} is not supported: choose cpu, cuda or cuda:NUMBER")
+    return device
+
+
+def make_criterion(options: argparse.Namespace, train_counts: np.ndarray, device: torch.device) -> nn.Module:
+    with blaming("--loss"):
+        more = given(options, "gamma", "smoothing")
+        if options.class_weights != "none":
+            more["weight"] = losses.class_weights(train_counts.tolist(), options.class_weights)
+        return losses.build_loss(options.loss, **more).to(device)
+
+
+def make_augment(options: argparse.Namespace, num_classes: int) -> augment.Augment:
+    with blaming("--mixup, --cutmix"):
+        return augment.Augment(
+            options.augment, options.seed, mixup=options.mixup, cutmix=options.cutmix, num_classes=num_classes
+        )
+
+
+def make_batches(
+    options: argparse.Namespace, images: pixels.ImageArray, split: Split, device: torch.device
+) -> tuple[pixels.Batches, pixels.Batches]:
+    """Batches for training, sampled and transformed, and for validation, neither."""
+    targets = images.targets.cpu().numpy()[split.train]  # weights from the training rows alone
+    sampler = functools.partial(data.SAMPLERS[options.sampler], targets, per_class=options.samples_per_class)
+    transform = None
+    if options.transform:
+        with blaming("--transform"):
+            transform = augment.load_transform(options.transform)
+    train = pixels.Batches(images, split.train, options.batch_size, True, options.seed, device, sampler, transform)
+    return train, pixels.Batches(images, split.val, options.batch_size, device=device)

@@ -1,0 +1,606 @@
+"""pixels.py: decoding, the cache, copies, batches. Small files are made here."""
+
+import csv
+import errno
+import io
+import multiprocessing
+import os
+import re
+import shutil
+import struct
+import subprocess
+import sys
+import time
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image, ImageEnhance, ImageFilter
+from torch.utils.data import DataLoader
+
+import pixels
+from pixels import Batches, ImageArray, decode, decode_file
+
+
+def picture(seed=0, size=(12, 10), mode="RGB"):
+    values = np.random.default_rng(seed).integers(0, 256, (*size[::-1], 3), dtype=np.uint8)
+    return Image.fromarray(values).convert(mode)
+
+
+def write_images(folder, n, extension=".png", **options):
+    """Paths of n files, each of another content."""
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = [str(folder / f"{i:03d}{extension}") for i in range(n)]
+    for i, path in enumerate(paths):
+        picture(i).save(path, **options)
+    return paths
+
+
+def targets(n):
+    return np.arange(n) % 2
+
+
+# --- decoding --------------------------------------------------------------------------------------------------------
+
+
+def jpeg(image, **options):
+    file = io.BytesIO()
+    image.save(file, "JPEG", **options)
+    return file.getvalue()
+
+
+def smooth(size=(40, 30)):
+    """A colour ramp, which JPEG keeps to within a few grey levels."""
+    y, x = np.mgrid[0 : size[1], 0 : size[0]]
+    return Image.fromarray(np.stack([x * 5, y * 7, 200 - x * 2], 2).clip(0, 255).astype(np.uint8))
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_D11_exif_orientation_is_applied_in_jpeg_and_png(tmp_path, orientation):
+    upright = smooth()
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    undo = {2: 0, 3: 3, 4: 1, 5: 5, 6: 2, 7: 6, 8: 4}  # the transpose that EXIF's reader will turn back
+    stored = upright if orientation == 1 else upright.transpose(Image.Transpose(undo[orientation]))
+    (tmp_path / "x.jpg").write_bytes(jpeg(stored, exif=exif, quality=95, subsampling=0))
+    stored.save(tmp_path / "x.png", exif=exif)
+    expected = np.asarray(upright, dtype=int)
+    for name in ("x.jpg", "x.png"):
+        ours = decode_file(str(tmp_path / name)).permute(1, 2, 0).numpy()
+        assert ours.shape == expected.shape and np.abs(ours - expected).max() < 12
+
+
+def test_numbers_of_unknown_range_are_refused_and_small_integers_kept(tmp_path):
+    Image.fromarray(np.linspace(0, 1, 120, dtype=np.float32).reshape(10, 12)).save(tmp_path / "x.tif")
+    with pytest.raises(ValueError, match="floating-point numbers of unknown range"):
+        decode_file(str(tmp_path / "x.tif"))
+    Image.fromarray(np.arange(120, dtype=np.int32).reshape(10, 12)).save(tmp_path / "y.tif")
+    assert decode_file(str(tmp_path / "y.tif"))[0].flatten().tolist() == list(range(120))
+
+
+@pytest.mark.parametrize("mode", ["L", "LA", "P", "RGBA", "1", "CMYK", "I;16"])
+def test_D11_every_mode_becomes_rgb(tmp_path, mode):
+    if mode == "I;16":
+        image = Image.fromarray((np.arange(120, dtype=np.uint16) * 500).reshape(10, 12))
+        expected = np.repeat((np.arange(120) * 500 / 257).round().reshape(10, 12, 1), 3, 2)
+    else:
+        image = picture(0).convert(mode)
+        expected = np.asarray(image.convert("RGB"))
+    name = "x.jpg" if mode == "CMYK" else "x.png"
+    image.save(tmp_path / name, **({"quality": 100} if mode == "CMYK" else {}))
+    ours = decode_file(str(tmp_path / name)).permute(1, 2, 0).numpy()
+    tolerance = 60 if mode == "CMYK" else 0  # noise through JPEG
+    assert np.abs(ours.astype(int) - expected).max() <= tolerance and ours.dtype == np.uint8
+
+
+def test_alpha_is_laid_over_white(tmp_path):
+    Image.new("RGBA", (4, 4), (200, 0, 0, 0)).save(tmp_path / "x.png")
+    assert (decode_file(str(tmp_path / "x.png")) == 255).all()
+
+
+@pytest.mark.parametrize("part", [0.1, 0.3, 0.5, 0.7, 0.9, 0.99])
+def test_a_truncated_jpeg_is_refused_wherever_it_is_cut(tmp_path, part):
+    whole = jpeg(smooth((300, 200)), quality=95)
+    (tmp_path / "x.jpg").write_bytes(whole[: int(len(whole) * part)])
+    with pytest.raises(OSError):
+        decode_file(str(tmp_path / "x.jpg"))
+    (tmp_path / "x.jpg").write_bytes(whole + b"\0\0")  # padding behind the end is common, and fine
+    assert decode_file(str(tmp_path / "x.jpg")).shape == (3, 200, 300)
+
+
+@pytest.mark.parametrize("fit, expected", [
+    ("squash", [[0, 0, 255, 255], [0, 0, 255, 255]]), ("crop", [[0, 0, 255, 255], [0, 0, 255, 255]]),
+])  # fmt: skip
+def test_a_wide_photo_is_squashed_or_cropped(fit, expected):
+    half = torch.zeros(3, 20, 80, dtype=torch.uint8)
+    half[:, :, 40:] = 255
+    result = pixels._fitted(half, 20, 20, fit)[:, [0, 5, 15, 19], 0]
+    assert result[[0, -1]].tolist() == expected
+    edge = torch.zeros(3, 20, 80, dtype=torch.uint8)
+    edge[:, :, :20] = 255  # outside of the middle
+    assert (pixels._fitted(edge, 20, 20, fit).max() == 255) == (fit == "squash")
+    tall = torch.zeros(3, 90, 30, dtype=torch.uint8)
+    tall[:, :30] = 255
+    assert (pixels._fitted(tall, 16, 16, fit).max() == 255) == (fit == "squash")
+
+
+def test_a_padded_photo_keeps_its_shape_between_bars_of_the_mean_colour():
+    wide = pixels._fitted(torch.full((3, 20, 80), 255, dtype=torch.uint8), 16, 16, "pad")
+    assert (wide[6:10] == 255).all() and (wide[:6] == pixels.PADDING).all() and (wide[10:] == pixels.PADDING).all()
+    tall = pixels._fitted(torch.full((3, 80, 20), 255, dtype=torch.uint8), 16, 32, "pad")
+    assert (tall[:, 14:18] == 255).all() and (tall[:, :14] == pixels.PADDING).all()
+
+
+# --- the cache -------------------------------------------------------------------------------------------------------
+
+
+def test_the_cache_is_used_again_and_follows_the_files_and_the_options(tmp_path, monkeypatch):
+    paths, cache = write_images(tmp_path / "d", 6), tmp_path / "cache"
+    first = decode(paths, targets(6), 12, cache)
+    with monkeypatch.context() as patch:
+        patch.setattr(pixels, "decode_file", lambda path: pytest.fail("decoded again"))
+        again = decode(paths, targets(6), 12, cache)
+    assert np.array_equal(first.pixels, again.pixels)
+    assert decode(paths, targets(6), 8, cache).pixels.shape == (6, 8, 8, 3)
+    assert decode(paths, targets(6), (8, 16), cache).pixels.shape == (6, 8, 16, 3)
+    assert not np.array_equal(decode(paths, targets(6), 12, cache, fit="crop").pixels, first.pixels)
+    picture(99).save(paths[0])
+    os.utime(paths[0], ns=(1, 1))
+    changed = decode(paths, targets(6), 12, cache)
+    assert not np.array_equal(first.pixels[0], changed.pixels[0])
+    assert np.array_equal(first.pixels[1:], changed.pixels[1:])
+    assert len(list(cache.iterdir())) == 5
+
+
+def test_decoding_keeps_order_over_blocks_and_threads(tmp_path):
+    paths = write_images(tmp_path / "d", 300)
+    images = decode(paths, targets(300), 10, tmp_path / "cache", threads=4)
+    for i in (0, 1, 149, 150, 255, 256, 299):
+        expected = np.asarray(Image.open(paths[i]).resize((10, 10), Image.Resampling.BILINEAR), dtype=int)
+        assert np.abs(images.pixels[i].astype(int) - expected).max() <= 1
+
+
+def test_D10_the_cache_holds_decoded_pixels_only(tmp_path):
+    images = decode(write_images(tmp_path / "d", 4), targets(4), 12, tmp_path / "cache")
+    assert images.pixels.dtype == np.uint8 and images.pixels.shape == (4, 12, 12, 3)
+    with pytest.raises(ValueError, match="read-only"):
+        images.pixels[0] = 0
+
+
+BUILD = """
+import sys
+import numpy as np
+import pixels
+slow = pixels.decode_file
+def decode_file(path):
+    import time
+    time.sleep(0.02)
+    return slow(path)
+pixels.decode_file = decode_file
+paths = sys.argv[2:]
+images = pixels.decode(paths, np.zeros(len(paths), np.int64), 12, sys.argv[1], threads=1)
+print(int(images.pixels.astype(np.int64).sum()))
+"""
+
+
+def build(cache, paths):
+    words = [sys.executable, "-c", BUILD, str(cache), *paths]
+    return subprocess.Popen(words, cwd=Path(pixels.__file__).parent, stdout=subprocess.PIPE, text=True)
+
+
+def test_a_build_that_is_killed_is_redone_and_leaves_nothing(tmp_path):
+    paths, cache = write_images(tmp_path / "d", 60), tmp_path / "cache"
+    process = build(cache, paths)
+    while not list(cache.glob(".*.tmp")) if cache.exists() else True:
+        assert process.poll() is None
+        time.sleep(0.01)
+    process.kill()
+    process.wait()
+    left = [path.name for path in cache.iterdir()]
+    assert len(left) == 1 and left[0].endswith(".tmp")  # half a cache is not one
+    images = decode(paths, targets(60), 12, cache)
+    assert len(images) == 60 and [path.suffix for path in cache.iterdir()] == [".npy"]
+    assert np.array_equal(images.pixels[59], np.asarray(pixels._fitted(decode_file(paths[59]), 12, 12, "squash")))
+
+
+def test_two_builds_at_once_do_not_harm_each_other(tmp_path):
+    paths, cache = write_images(tmp_path / "d", 40), tmp_path / "cache"
+    processes = [build(cache, paths) for _ in range(2)]
+    sums = [process.communicate()[0] for process in processes]
+    assert [process.returncode for process in processes] == [0, 0]
+    expected = int(decode(paths, targets(40), 12, cache).pixels.astype(np.int64).sum())
+    assert sums == [f"{expected}\n"] * 2 and len(list(cache.iterdir())) == 1
+
+
+def test_a_full_disk_is_one_clear_line(tmp_path, monkeypatch):
+    paths = write_images(tmp_path / "d", 4)
+    usage = shutil.disk_usage(tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=1000))
+        with pytest.raises(OSError, match=r"cache has 0.00 GB free, 4 decoded images take 0.00 GB"):
+            decode(paths, targets(4), 32, tmp_path / "cache")
+
+    def full(file):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)  # another program took the space meanwhile
+    with pytest.raises(OSError, match="GB free, 4 decoded images take"):
+        decode(paths, targets(4), 32, tmp_path / "cache")
+    assert list((tmp_path / "cache").iterdir()) == []
+
+
+def test_memory_is_flat_in_the_number_of_images(tmp_path):
+    script = """
+import resource, sys
+import numpy as np
+import pixels
+n = int(sys.argv[2])
+noise = np.random.default_rng(0).integers(0, 256, (500, 500, 3), dtype=np.uint8)
+class Source:
+    def __getitem__(self, i):
+        return (noise,)
+pixels.decode([str(i) for i in range(n)], np.zeros(n, np.int64), 128, sys.argv[1], Source(), threads=1)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+"""
+    peak = []
+    for n in (300, 3000):  # 15 MB and 147 MB of pixels
+        words = [sys.executable, "-c", script, str(tmp_path / str(n)), str(n)]
+        done = subprocess.run(words, cwd=Path(pixels.__file__).parent, capture_output=True, text=True, check=True)
+        peak.append(int(done.stdout) / 1024)
+    assert peak[1] - peak[0] < 60
+
+
+# --- bad and unusual files -------------------------------------------------------------------------------------------
+
+
+def webp(frames, **options):
+    file = io.BytesIO()
+    frames[0].save(file, "WEBP", save_all=True, append_images=frames[1:], lossless=True, **options)
+    return file.getvalue()
+
+
+def png16(values):
+    """A PNG with 16 bits a channel, (h, w, 3), which Pillow reads and cannot write."""
+    h, w, _ = values.shape
+
+    def chunk(kind, content):
+        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in values)
+    header = struct.pack(">IIBBBBB", w, h, 16, 2, 0, 0, 0)
+    return (
+        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+    )
+
+
+def without_adobe_marker(content):
+    start = content.index(b"\xff\xee")
+    return content[:start] + content[start + 2 + int.from_bytes(content[start + 2 : start + 4], "big") :]
+
+
+def zoo(folder):
+    """name -> ("pixels", array, tolerance) or ("refused", words), and the files in `folder`."""
+    folder.mkdir()
+    expected = {}
+
+    def put(name, content, kind, value, tolerance=0):
+        (folder / name).write_bytes(content)
+        expected[name] = (kind, value, tolerance)
+
+    def saved(image, kind, **options):
+        file = io.BytesIO()
+        image.save(file, kind, **options)
+        return file.getvalue()
+
+    ramp = smooth((64, 48))
+    rgb = np.asarray(ramp)
+    whole = jpeg(ramp, quality=95, subsampling=0)
+    for tenth in range(10):
+        cut = whole[: max(len(whole) * tenth // 10, 2)]
+        put(f"cut{tenth}.jpg", cut, "refused", "[Tt]runcated|cannot identify|data stream")
+    put("cut.png", saved(ramp, "PNG")[:-40], "refused", "truncated|broken PNG|unrecognized data stream")
+    put("empty.jpg", b"", "refused", "the file is empty")
+    put("text.jpg", b"not an image", "refused", "cannot identify")
+    put("page.jpg", b"<!DOCTYPE html><html><body>404</body></html>", "refused", "cannot identify")
+    pointer = b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n"
+    put("pointer.png", pointer, "refused", "cannot identify")
+    put("float.tif", saved(Image.fromarray(np.zeros((8, 8), np.float32)), "TIFF"), "refused", "floating-point")
+    bomb = saved(Image.new("1", (20_000, 10_000)), "PNG")
+    put("bomb.png", bomb, "refused", "decompression bomb")
+    put("bomb.jpg", jpeg(Image.new("L", (12_000, 9_000))), "refused", "decompression bomb")
+
+    put("plain.jpg", whole, "pixels", rgb, 6)
+    put("UPPER.JPG", whole, "pixels", rgb, 6)
+    put("upper.JPEG", whole, "pixels", rgb, 6)
+    put("padded.jpg", whole + b"\0\0\0", "pixels", rgb, 6)
+    put("really_png.jpg", saved(ramp, "PNG"), "pixels", rgb)
+    put("progressive.jpg", jpeg(ramp, quality=95, subsampling=0, progressive=True), "pixels", rgb, 6)
+    grey = np.asarray(ramp.convert("L"))
+    put("grey.jpg", jpeg(ramp.convert("L"), quality=95), "pixels", np.stack([grey] * 3, 2), 6)
+    ink = 255 - rgb  # CMY without black
+    cmyk = Image.fromarray(np.dstack([ink, np.zeros_like(ink[:, :, 0])]), "CMYK")
+    adobe = jpeg(cmyk, quality=95, subsampling=0)
+    put("cmyk.jpg", adobe, "pixels", rgb, 8)
+    put("cmyk_no_marker.jpg", without_adobe_marker(adobe), "pixels", rgb, 8)
+    put("cmyk.tif", saved(cmyk, "TIFF"), "pixels", rgb)
+    for name, array in (("grey16", np.arange(0, 60000, 500, np.uint16).reshape(10, 12)),):
+        value = np.stack([(array / 257).round()] * 3, 2)
+        put(f"{name}.png", saved(Image.fromarray(array), "PNG"), "pixels", value)
+        put(f"{name}.tif", saved(Image.fromarray(array), "TIFF"), "pixels", value)
+    deep = np.arange(0, 64800, 180, np.uint16).reshape(10, 12, 3)
+    put("rgb16.png", png16(deep), "pixels", deep / 257, 1)
+    alpha = np.tile(np.arange(64, dtype=np.uint8) * 4, (48, 1))
+    over_white = rgb * (alpha / 255)[:, :, None] + 255 * (1 - alpha / 255)[:, :, None]
+    put("rgba.png", saved(Image.fromarray(np.dstack([rgb, alpha])), "PNG"), "pixels", over_white, 1)
+    la = grey * (alpha / 255) + 255 * (1 - alpha / 255)
+    put("la.png", saved(Image.fromarray(np.dstack([grey, alpha]), "LA"), "PNG"), "pixels", np.stack([la] * 3, 2), 1)
+    palette = ramp.quantize(16)
+    put("p.png", saved(palette, "PNG"), "pixels", np.asarray(palette.convert("RGB")))
+    clear = np.where((np.asarray(palette) == 3)[:, :, None], 255, np.asarray(palette.convert("RGB")))
+    put("p_clear.png", saved(palette, "PNG", transparency=3), "pixels", clear)
+    bits = ramp.convert("1")
+    put("bits.png", saved(bits, "PNG"), "pixels", np.asarray(bits.convert("RGB")))
+    frames = [palette, palette.transpose(Image.Transpose.ROTATE_180)]
+    gif = saved(frames[0], "GIF", save_all=True, append_images=frames[1:], duration=100, loop=0)
+    put("moving.gif", gif, "pixels", np.asarray(palette.convert("RGB")))
+    put("moving.webp", webp([ramp, ramp.transpose(Image.Transpose.ROTATE_180)], duration=100), "pixels", rgb)
+    put("plain.bmp", saved(ramp, "BMP"), "pixels", rgb)
+    undo = {1: None, 2: 0, 3: 3, 4: 1, 5: 5, 6: 2, 7: 6, 8: 4}
+    for orientation, turn in undo.items():
+        exif = Image.Exif()
+        exif[0x0112] = orientation
+        stored = ramp if turn is None else ramp.transpose(Image.Transpose(turn))
+        put(f"exif{orientation}.jpg", jpeg(stored, exif=exif, quality=95, subsampling=0), "pixels", rgb, 6)
+    return expected
+
+
+def test_a_zoo_of_bad_and_unusual_images_each_has_its_pixels_or_is_refused_by_name(tmp_path):
+    expected = zoo(tmp_path / "zoo")
+    assert len(expected) >= 40
+    for name, (kind, value, tolerance) in expected.items():
+        path = str(tmp_path / "zoo" / name)
+        if kind == "pixels":
+            ours = decode_file(path).permute(1, 2, 0).numpy().astype(float)
+            assert ours.shape == value.shape and np.abs(ours - value).max() <= tolerance, name
+        else:
+            with pytest.raises((OSError, ValueError, Image.DecompressionBombError)) as error:
+                decode_file(path)
+            assert re.search(value, str(error.value)), (name, error.value)
+    paths = [str(tmp_path / "zoo" / name) for name in expected]
+    bad = [path for path in paths if expected[os.path.basename(path)][0] == "refused"]
+    with pytest.raises(ValueError) as error:
+        decode(paths, targets(len(paths)), 16, tmp_path / "cache")
+    message = str(error.value)
+    assert message.startswith(f"{len(bad)} of {len(paths)} images cannot be decoded") and bad[0] in message
+    bad_csv = next((tmp_path / "cache").glob("*.bad.csv"))
+    assert str(bad_csv) in message and list((tmp_path / "cache").iterdir()) == [bad_csv]
+    with open(bad_csv, newline="") as file:
+        assert [row["path"] for row in csv.DictReader(file)] == bad
+    images = decode(paths, targets(len(paths)), 16, tmp_path / "cache", bad="skip")
+    assert images.paths == [path for path in paths if path not in bad] == [paths[i] for i in images.kept]
+    for i, path in enumerate(images.paths):  # none is replaced by another
+        assert np.array_equal(images.pixels[i], pixels._fitted(decode_file(path), 16, 16, "squash"))
+
+
+def test_a_directory_and_a_file_without_read_permission_are_refused_by_name(tmp_path):
+    paths = write_images(tmp_path, 4)
+    (tmp_path / "x.jpg").mkdir()
+    with pytest.raises(ValueError, match=r"1 of 5 images.*\n.*x.jpg: .*directory"):
+        decode([*paths, str(tmp_path / "x.jpg")], targets(5), 16, tmp_path / "cache")
+    os.chmod(paths[1], 0)
+    if os.access(paths[1], os.R_OK):
+        pytest.skip("this user may read every file")
+    with pytest.raises(ValueError, match="001.png: .*Permission denied"):
+        decode(paths, targets(4), 16, tmp_path / "cache")
+
+
+def test_bad_files_left_out_once_are_tried_again(tmp_path):
+    paths, cache = write_images(tmp_path / "d", 6), tmp_path / "cache"
+    good = open(paths[2], "rb").read()
+    bad = good[: len(good) // 2] + b"\0" * (len(good) - len(good) // 2)
+    state = os.stat(paths[2])
+    open(paths[2], "wb").write(bad)
+    os.utime(paths[2], ns=(state.st_atime_ns, state.st_mtime_ns))
+    assert len(decode(paths, targets(6), 16, cache, bad="skip")) == 5
+    assert len(decode(paths, targets(6), 16, cache, bad="skip")) == 5
+    with pytest.raises(ValueError, match="1 of 6 images cannot be decoded"):
+        decode(paths, targets(6), 16, cache)
+    open(paths[2], "wb").write(good)  # the same size and time: a permission mended, a disk come back
+    os.utime(paths[2], ns=(state.st_atime_ns, state.st_mtime_ns))
+    assert len(decode(paths, targets(6), 16, cache)) == 6 and not list(cache.glob("*.bad.csv"))
+
+
+def test_images_that_are_all_bad_are_an_error_even_with_skip(tmp_path):
+    (tmp_path / "a.jpg").write_bytes(b"")
+    with pytest.raises(ValueError, match="1 of 1 images cannot be decoded"):
+        decode([str(tmp_path / "a.jpg")], targets(1), 16, tmp_path / "cache", bad="skip")
+
+
+@pytest.mark.parametrize("options, said", [
+    ({"size": 7}, "at least 8 pixels, got 7"), ({"size": (32, 4)}, "at least 8 pixels, got 4"),
+    ({"size": 16, "fit": "stretch"}, "unknown fit 'stretch': choose from squash, crop, pad"),
+])  # fmt: skip
+def test_a_bad_option_is_an_error_that_names_it(tmp_path, options, said):
+    with pytest.raises(ValueError, match=said):
+        decode(write_images(tmp_path / "d", 2), targets(2), cache=tmp_path / "cache", **options)
+
+
+# --- copies ----------------------------------------------------------------------------------------------------------
+
+
+def scene(seed):
+    """A picture with large and small things in it, as photographs have."""
+    coarse = np.random.default_rng(seed).integers(0, 256, (7, 7, 3), dtype=np.uint8)
+    return Image.fromarray(coarse).resize((96, 80), Image.Resampling.BICUBIC)
+
+
+def array_of(pictures, size=64):
+    values = np.stack([np.asarray(picture.resize((size, size))) for picture in pictures])
+    return ImageArray(values, targets(len(values)), [f"{i}.png" for i in range(len(values))])
+
+
+COPIES = {
+    "saved at quality 30": lambda image: Image.open(io.BytesIO(jpeg(image, quality=30))),
+    "half the size": lambda image: image.resize((48, 40)),
+    "brighter": lambda image: ImageEnhance.Brightness(image).enhance(1.2),
+    "more contrast": lambda image: ImageEnhance.Contrast(image).enhance(1.3),
+    "blurred": lambda image: image.filter(ImageFilter.GaussianBlur(2)),
+    "noisy": lambda image: Image.fromarray(
+        (np.asarray(image, int) + np.random.default_rng(0).normal(0, 20, (80, 96, 3))).clip(0, 255).astype(np.uint8)
+    ),
+    "cropped": lambda image: image.crop((2, 2, 94, 78)),
+    "mirrored": lambda image: image.transpose(Image.Transpose.FLIP_LEFT_RIGHT),
+    "turned and noisy": lambda image: COPIES["noisy"](image).transpose(Image.Transpose.ROTATE_90),
+    "turned and mirrored": lambda image: image.transpose(Image.Transpose.TRANSVERSE),
+}
+
+
+@pytest.mark.parametrize("name", COPIES)
+def test_copies_are_found_and_different_images_are_not(name):
+    originals = [scene(i) for i in range(60)]
+    images = array_of([*originals, *(COPIES[name](image) for image in originals[:20])])
+    same, alike = pixels.find_copies(images)
+    assert (same == np.arange(80)).all()
+    assert (alike[:60] == np.arange(60)).all()  # none of 1,770 pairs of different images
+    assert (alike[60:] == np.arange(20)).mean() > 0.9
+
+
+def test_identical_images_are_found_and_one_grey_level_makes_another():
+    originals = [scene(i) for i in range(5)]
+    changed = np.array(originals[1].resize((64, 64)))
+    changed[3, 3, 0] ^= 1
+    images = array_of([*originals, originals[0], originals[0]])
+    images.pixels = np.concatenate([images.pixels, changed[None]])
+    images.paths.append("changed")
+    same, alike = pixels.find_copies(images)
+    assert same.tolist() == [0, 1, 2, 3, 4, 0, 0, 7] and alike.tolist() == [0, 1, 2, 3, 4, 0, 0, 1]
+
+
+def test_blank_pages_are_not_alike_unless_identical():
+    rng = np.random.default_rng(0)
+    pages = [Image.fromarray((250 + rng.integers(0, 3, (64, 64, 3))).astype(np.uint8)) for _ in range(30)]
+    same, alike = pixels.find_copies(array_of([*pages, pages[0]]))
+    assert (alike[:30] == np.arange(30)).all() and alike[30] == same[30] == 0
+
+
+def test_thumbnails_are_kept_beside_the_cache(tmp_path, monkeypatch):
+    images = decode(write_images(tmp_path / "d", 5), targets(5), 20, tmp_path / "cache")
+    first = pixels._thumbnails(images)
+    monkeypatch.setattr(pixels.F, "adaptive_avg_pool2d", lambda *_: pytest.fail("computed again"))
+    assert np.array_equal(pixels._thumbnails(images), first) and first.shape == (5, 16, 16, 3)
+
+
+# --- batches ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def images(tmp_path):
+    return decode(write_images(tmp_path / "d", 21), (np.arange(21) >= 11).astype(np.int64), 12, tmp_path / "cache")
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 4, 5, 7, 10, 20, 21, 50])
+@pytest.mark.parametrize("shuffle", [False, True])
+def test_M2_every_row_comes_once_and_no_batch_of_one_is_left(images, batch_size, shuffle):
+    rows = np.arange(3, 21)[::-1].copy()
+    batches = Batches(images, rows, batch_size, shuffle)
+    seen = list(batches.indexed())
+    assert len(seen) == len(batches) == len(list(batches))
+    index = torch.cat([i for i, _, _ in seen])
+    assert sorted(index.tolist()) == sorted(rows.tolist()) and (shuffle or index.tolist() == rows.tolist())
+    assert all(len(i) > 1 for i, _, _ in seen) or batch_size == 1
+    for i, x, t in seen:
+        assert torch.equal(t, images.targets[i]) and x.dtype == torch.uint8
+        assert torch.equal(x.permute(0, 2, 3, 1), torch.from_numpy(images.pixels[i.numpy()]))
+        assert x.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_the_order_depends_on_seed_and_epoch_alone(images):
+    def order(seed, epoch, batch_size=4):
+        batches = Batches(images, np.arange(21), batch_size, shuffle=True, seed=seed)
+        batches.epoch = epoch
+        return torch.cat(batches.number_batches()).tolist()
+
+    assert order(1, 2) == order(1, 2) == order(1, 2, batch_size=7)
+    assert order(1, 2) != order(1, 3) and order(1, 2) != order(2, 2)
+
+
+def test_D12_labels_are_known_without_decoding(images):
+    assert images.targets.tolist() == [0] * 11 + [1] * 10
+
+
+def test_E6_the_decoded_set_works_in_a_foreign_loader(images):
+    loader = DataLoader(images, batch_size=8, num_workers=0)
+    x, t = next(iter(loader))
+    assert x.shape == (8, 3, 12, 12) and torch.equal(x[3], images[3][0]) and torch.equal(t, images.targets[:8])
+
+
+def test_a_set_that_lives_on_the_device_gives_the_same_batches(images):
+    batches = Batches(images, np.arange(21), 4, shuffle=True)
+    from_file = list(batches.indexed())
+    assert not images.move_to(torch.device("cpu")) and images.resident is None
+    images.resident = torch.from_numpy(np.array(images.pixels))  # as move_to does on a GPU
+    for ours, theirs in zip(from_file, batches.indexed(), strict=True):
+        assert all(torch.equal(a, b) for a, b in zip(ours, theirs, strict=True))
+    assert torch.equal(images[3][0], torch.from_numpy(images.pixels[3]).permute(2, 0, 1))
+
+
+def test_batches_made_ahead_by_a_thread_are_the_same_and_its_errors_arrive():
+    assert list(pixels._ahead(iter(range(100)))) == list(range(100))
+
+    def broken():
+        yield 1
+        raise RuntimeError("in the thread")
+
+    items = pixels._ahead(broken())
+    assert next(items) == 1
+    with pytest.raises(RuntimeError, match="in the thread"):
+        next(items)
+    early = pixels._ahead(iter(range(100)))
+    next(early)
+    early.close()  # a loop that is left early leaves no thread behind
+
+
+def test_E7_no_worker_process_is_started(images):
+    before = multiprocessing.active_children()
+    next(iter(Batches(images, np.arange(21), 4, shuffle=True)))
+    assert multiprocessing.active_children() == before
+    assert "num_workers" not in open(pixels.__file__, encoding="utf-8").read()
+
+
+def test_an_image_drawn_twice_has_two_numbers_and_the_same_pixels(images):
+    places = np.array([3, 0, 3, 3, 1, 0])
+    batches = Batches(images, np.arange(5, 15), 4, seed=1, sampler=lambda rng: places)
+    assert batches.numbers().tolist() == [8, 5, 8 + 21, 8 + 42, 6, 5 + 21]
+    assert len(batches) == 2 and batches.images_an_epoch == 6
+    numbers, x, t = (torch.cat(parts) for parts in zip(*batches.indexed(), strict=True))
+    assert torch.equal(x[0], x[2]) and torch.equal(x[0], x[3]) and not torch.equal(x[0], x[1])
+    assert torch.equal(t, images.targets[numbers % 21])
+
+
+def test_a_transform_gets_each_image_with_a_generator_of_its_own(images):
+    def transform(image, rng):
+        assert image.shape == (12, 12, 3) and image.dtype == np.uint8
+        image[:] = rng.integers(0, 256)  # its own copy
+        return image[: 6 + rng.integers(3)]  # any size
+
+    before = np.array(images.pixels)
+    whole, parts = (Batches(images, np.arange(21), n, seed=3, transform=transform) for n in (21, 4))
+    a, b = (torch.cat([x for _, x, _ in batches.indexed()]) for batches in (whole, parts))
+    assert torch.equal(a, b) and a.shape == (21, 3, 12, 12) and a.is_contiguous(memory_format=torch.channels_last)
+    assert len(set(a[:, 0, 0, 0].tolist())) > 15
+    parts.epoch = 1
+    assert not torch.equal(a, torch.cat([x for _, x, _ in parts.indexed()]))
+    assert np.array_equal(images.pixels, before)
+
+
+@pytest.mark.parametrize("transform, said", [
+    (lambda image, rng: 1 / 0, "ZeroDivisionError"),
+    (lambda image, rng: image / 255, r"must return uint8 \(height, width, 3\), got float64 \(12, 12, 3\)"),
+    (lambda image, rng: image[:, :, 0], r"got uint8 \(12, 12\)"),
+    (lambda image, rng: None, "got NoneType"),
+])  # fmt: skip
+def test_a_transform_that_fails_names_the_file(images, transform, said):
+    with pytest.raises(pixels.TransformError, match=f"transform of .*000.png: .*{said}"):
+        next(iter(Batches(images, np.arange(21), 4, transform=transform)))
