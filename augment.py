@@ -179,7 +179,7 @@ def _noise_bank(length: int, device: torch.device) -> Tensor:
 
 def noise(images: Tensor, sigma: Tensor, draws: Draws, rows: Tensor) -> Tensor:
     """Adds Gaussian noise of sigma (n,) grey levels: for each image its own window of one fixed million of numbers."""
-    length = images[0].numel()
+    length = math.prod(images.shape[1:])
     bank = _noise_bank(max(2**20, 2 * length), images.device)
     first = draws.integer(len(bank) - length)[rows]
     windows = bank[first[:, None] + torch.arange(length, device=images.device)]

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import itertools
 import os
 import platform
 import random
@@ -24,6 +25,7 @@ import tempfile
 import time
 import weakref
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -35,6 +37,7 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.data import DataLoader
 from torchvision import transforms as T
+from torchvision.transforms import v2
 
 import augment
 import data
@@ -206,13 +209,16 @@ def tiny_net(num_classes: int) -> nn.Module:
     return nn.Sequential(*features, nn.Linear(128, num_classes))
 
 
-def write_photos(root: Path, images: int, size: int, classes: int = 10) -> Path:
+def write_photos(root: Path, images: int, size: tuple[int, int], noise: float = 0.0, classes: int = 10) -> Path:
+    """JPEGs of (width, height); noise of 4 grey levels makes a 384 x 512 one about 40 KB."""
     rng = np.random.default_rng(0)
     for i in range(images):
         folder = root / f"{i % classes}"
         folder.mkdir(parents=True, exist_ok=True)
         coarse = Image.fromarray(rng.integers(0, 256, (8, 8, 3), dtype=np.uint8))
-        coarse.resize((size, size), Image.Resampling.BICUBIC).save(folder / f"{i:05d}.jpg", quality=90)
+        photo = np.asarray(coarse.resize(size, Image.Resampling.BICUBIC), dtype=np.float32)
+        photo = photo + noise * rng.standard_normal(photo.shape[:2], dtype=np.float32)[:, :, None]
+        Image.fromarray(photo.clip(0, 255).astype(np.uint8)).save(folder / f"{i:05d}.jpg", quality=90)
     return root
 
 
@@ -233,7 +239,7 @@ def bench_loop(device: str, rounds: int) -> list[str]:
         ("a tiny network", lambda: tiny_net(10), 10240),
     ):
         with tempfile.TemporaryDirectory() as scratch:
-            folder = write_photos(Path(scratch) / "photos", number, 32)
+            folder = write_photos(Path(scratch) / "photos", number, (32, 32))
             table = data.read(str(folder))
             images = pixels.decode(table.paths, table.targets, 32, scratch, progress=False)
             images.move_to(torch.device(device))
@@ -288,7 +294,111 @@ def bench_loop(device: str, rounds: int) -> list[str]:
     return lines
 
 
-TABLES = {"losses": (bench_losses, 31), "metrics": (bench_metrics, 31), "loop": (bench_loop, 5)}
+# ---------------------------------------------------------------------------------------------------------------------
+# Photos: decoding, a later epoch, augmentation
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def pillow_decode(path: str, row: np.ndarray) -> None:
+    """Decode and resize of most notes."""
+    with Image.open(path) as image:
+        row[:] = np.asarray(image.convert("RGB").resize((224, 224), Image.Resampling.BILINEAR))
+
+
+def per_image_strong() -> v2.Compose:
+    """torchvision's per-image transforms nearest to the kit's strong: a crop and a flip, then one of eight things."""
+    one = [
+        v2.Identity(), v2.RandomRotation(30), v2.RandomAffine(0, shear=17), v2.ColorJitter(saturation=0.9),
+        v2.ColorJitter(contrast=0.7), v2.ColorJitter(brightness=0.3), v2.GaussianBlur(17, (0.1, 2.8)),
+        v2.Compose([v2.ToDtype(torch.float32, scale=True), v2.GaussianNoise(sigma=0.08)]),
+        v2.RandomErasing(p=1, scale=(0.01, 0.25)),
+    ]  # fmt: skip
+    return v2.Compose([
+        v2.RandomResizedCrop(224, (0.35, 1), antialias=True), v2.RandomHorizontalFlip(), v2.RandomChoice(one),
+        v2.ToDtype(torch.float32, scale=True), v2.Normalize(augment.IMAGENET_MEAN, augment.IMAGENET_STD),
+    ])  # fmt: skip
+
+
+def bench_photos(device: str, rounds: int) -> list[str]:
+    number, batch = 384, 32
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = write_photos(Path(scratch) / "photos", number, (384, 512), noise=4.0)
+        table = data.read(str(folder))
+        kilobytes = statistics.mean(os.path.getsize(path) for path in table.paths) / 1000
+        some, threads = table.paths[:256], torch.get_num_threads()
+
+        rows = np.empty((len(some), 224, 224, 3), np.uint8)
+
+        def pooled(decode: Callable[[str, np.ndarray], None], workers: int) -> None:
+            with ThreadPoolExecutor(workers) as pool:
+                list(pool.map(decode, some, rows))
+
+        def kit_decode(path: str, row: np.ndarray) -> None:
+            row[:] = pixels._fitted(pixels.decode_file(path), 224, 224, "squash")
+
+        torch.set_num_threads(1)
+        times = race({
+            "Pillow decode and resize, 1 thread": lambda: pooled(pillow_decode, 1),
+            "Pillow, 2 threads": lambda: pooled(pillow_decode, 2),
+            "kit, 1 thread": lambda: pooled(kit_decode, 1),
+            "kit, 2 threads": lambda: pooled(kit_decode, 2),
+        }, 2 * rounds, 0.0, "cpu")  # fmt: skip
+        torch.set_num_threads(threads)
+        lines = [f"\nDecoding, 384 x 512 JPEG of {kilobytes:.0f} KB to 224 x 224\n"]
+        lines += ["| way | images/s | x first |", "|---|---|---|"]
+        for name in times:
+            speed = len(some) / statistics.median(times[name])
+            lines.append(f"| {name} | {speed:.0f} | {1 / ratio(times, name):.2f} |")
+
+        images = pixels.decode(table.paths, table.targets, 224, scratch, progress=False)
+        images.move_to(torch.device(device))
+        criterion, contestants = losses.build_loss("ce"), {}
+        for name in ("none", "light", "strong"):
+            model = tiny_net(10).to(device, memory_format=torch.channels_last)
+            optimizer = optim.build_optimizer("sgd", model, lr=0.01)
+            schedule = optim.build_schedule("none", optimizer, 1, number // batch)
+            state = train.State(model, None, optimizer, schedule, torch.amp.GradScaler(device, enabled=False))
+            batches = pixels.Batches(images, np.arange(number), batch, shuffle=True, device=device)
+            transform = augment.Augment(name)
+            contestants[f"kit train_epoch, {name}"] = lambda s=state, b=batches, t=transform: train.train_epoch(
+                s, b, criterion, t
+            )
+        for name, per_image in (
+            ("resize", v2.Compose([v2.Resize((224, 224)), v2.PILToTensor(), v2.ToDtype(torch.float32, scale=True),
+                                   v2.Normalize(augment.IMAGENET_MEAN, augment.IMAGENET_STD)])),
+            ("strong", v2.Compose([v2.PILToTensor(), per_image_strong()])),
+        ):  # fmt: skip
+            dataset = torchvision.datasets.ImageFolder(str(folder), per_image)
+            loader = DataLoader(dataset, batch, shuffle=True, num_workers=2, persistent_workers=True)
+            model = tiny_net(10).to(device)
+            optimizer = optim.build_optimizer("sgd", model, lr=0.01)
+            contestants[f"ImageFolder + DataLoader(2) + Pillow, {name}"] = (
+                lambda m=model, o=optimizer, d=loader: usual_epoch(m, o, d, device)
+            )
+        times = race(contestants, rounds, 0.0, device)
+        lines += [f"\nA later epoch, a tiny network, 384 x 512 JPEG to 224 x 224, batch {batch}, {number} images\n"]
+        lines += ["| loop | images/s | x first |", "|---|---|---|"]
+        for name in times:
+            lines.append(f"| {name} | {number / statistics.median(times[name]):.0f} | {1 / ratio(times, name):.2f} |")
+
+        x, index = images.gather(torch.arange(batch)), torch.arange(batch)
+        epochs, singly = itertools.count(), per_image_strong()
+        contestants = {"torchvision v2, image by image, strong": lambda: torch.stack([singly(image) for image in x])}
+        for name in ("light", "strong", "document"):
+            transform = augment.Augment(name)
+            contestants[f"kit, the batch at once, {name}"] = lambda t=transform: t(x, index, next(epochs))
+        times = race(contestants, rounds, 0.2, device)
+        lines += [f"\nAugmentation and normalisation, 224 x 224, batch {batch}\n"]
+        lines += ["| way | ms an image | x first |", "|---|---|---|"]
+        for name in times:
+            ms = 1e3 * statistics.median(times[name]) / batch
+            lines.append(f"| {name} | {ms:.2f} | {ratio(times, name):.2f} |")
+    return lines
+
+
+TABLES = {
+    "losses": (bench_losses, 31), "metrics": (bench_metrics, 31), "loop": (bench_loop, 5), "photos": (bench_photos, 7),
+}  # fmt: skip
 
 
 def main() -> None:
@@ -299,7 +409,7 @@ def main() -> None:
     parser.add_argument("tables", nargs="*", metavar="TABLE", help=f"{', '.join(TABLES)} (default all)")
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
     parser.add_argument("--threads", type=int, default=2, help="CPU threads (default 2)")
-    parser.add_argument("--rounds", type=int, help="rounds of each table (default 31, loop 5)")
+    parser.add_argument("--rounds", type=int, help="rounds of each table (default 31, loop 5, photos 7)")
     parser.add_argument("--out", help="also write the tables to this Markdown file")
     options = parser.parse_args()
     unknown = set(options.tables) - set(TABLES)

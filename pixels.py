@@ -42,6 +42,7 @@ except ImportError:  # deprecated since torchvision 0.29; without it Pillow read
 
 CACHE_FORMAT = 2  # part of every cache's key: raise it when decoding changes
 FITS = ("squash", "crop", "pad")  # how a photo of another shape fills the image
+ALIKE = 0.95  # correlation of two thumbnails from which on images count as copies
 PADDING = (124, 116, 104)  # ImageNet's mean colour: close to 0 once normalised
 
 Size = int | tuple[int, int]
@@ -126,15 +127,18 @@ def decode(
     path = folder / f"{H}x{W}-{fit}-{_fingerprint(paths, source is None, f'{H}x{W} {fit}')}.npy"
     bad_csv = path.with_suffix(".bad.csv")
 
-    def one(i: int) -> np.ndarray | str:
+    def one(i: int, row: np.ndarray) -> str | None:
+        """Fills (H, W, 3) with an image, or says why not."""
         try:
             image = decode_file(paths[i]) if source is None else _rgb(source[i][0])
-            return _fitted(image, H, W, fit)
+            row[:] = _fitted(image, H, W, fit)
+            return None
         except Exception as error:  # whatever a decoder says of a broken file is for the list
             return str(error).splitlines()[0] if str(error) else type(error).__name__
 
     reasons = _read_bad(bad_csv) if path.exists() else {}
-    if not path.exists() or any(not isinstance(one(i), str) for i in reasons):  # nothing there, or a file was mended
+    row = np.empty((H, W, 3), np.uint8)
+    if not path.exists() or any(one(i, row) is None for i in reasons):  # nothing there, or a file was mended
         reasons = _decode_to(path, one, len(paths), (H, W), threads or os.cpu_count() or 1, progress, bad == "skip")
         _write_bad(bad_csv, reasons, paths)
     if reasons and bad != "skip" or len(reasons) == len(paths):
@@ -178,7 +182,7 @@ def _write_bad(bad_csv: Path, reasons: dict[int, str], paths: list[str]) -> None
 
 
 def _decode_to(
-    path: Path, one: Callable[[int], np.ndarray | str], N: int, size: tuple[int, int], threads: int,
+    path: Path, one: Callable[[int, np.ndarray], str | None], N: int, size: tuple[int, int], threads: int,
     progress: bool | None, skip: bool,
 ) -> dict[int, str]:  # fmt: skip
     """Decodes into a temporary file, in threads, in order, and renames it when it is whole. Returns what is bad, why.
@@ -199,13 +203,14 @@ def _decode_to(
         with open(temporary, "wb") as file, ThreadPoolExecutor(threads) as pool, bar:
             start_of_pixels = 128
             file.seek(start_of_pixels)
-            for start in range(0, N, 256):  # a block at a time: memory stays flat in the number of images
+            rows = np.empty((256, *size, 3), np.uint8)  # a block at a time: memory stays flat in the number of images
+            for start in range(0, N, 256):
                 block = range(start, min(start + 256, N))
-                for i, result in zip(block, pool.map(one, block), strict=True):
-                    if isinstance(result, str):
-                        reasons[i] = result
+                for i, row, reason in zip(block, rows, pool.map(one, block, rows), strict=False):
+                    if reason is None:
+                        file.write(row.data)
                     else:
-                        file.write(result.data)
+                        reasons[i] = reason
                     bar.update()
             file.seek(0)
             header = {"descr": "|u1", "fortran_order": False, "shape": (N - len(reasons), *size, 3)}
@@ -297,15 +302,32 @@ def _fitted(image: Tensor, H: int, W: int, fit: str) -> np.ndarray:
 
 
 def find_copies(
-    images: ImageArray, threshold: float = 0.95, device: torch.device | str = "cpu", progress: bool | None = None
+    images: ImageArray, device: torch.device | str = "cpu", progress: bool | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
     """Clusters of identical and of alike images: (same, alike), each int64 (N,), the first row of a row's cluster.
 
-    Identical means every pixel at this size. Alike means that two thumbnails correlate by more than `threshold`: the
-    mean of the correlations of 16 x 16 grey and 8 x 8 colour values, so that contrast, JPEG quality, blur and noise do
-    not matter; mirrored and turned by right angles too. Every image is compared with all before it and tied to the
-    most alike, once a view: memory is linear in N, time quadratic (12,000 images: some seconds).
+    Identical means every pixel at this size. Alike means that two thumbnails correlate by more than 0.95: the mean of
+    the correlations of 16 x 16 grey and 8 x 8 colour values, so that contrast, JPEG quality, blur and noise do not
+    matter; mirrored and turned by right angles too. Every image is compared with all before it and tied to the most
+    alike, once a view: memory is linear in N, time quadratic (12,000 images: some seconds). What was found is kept
+    beside the cache that the images are in.
     """
+    file = getattr(images.pixels, "filename", None)
+    kept = Path(file).with_suffix(".copies.npy") if file else None
+    if kept and kept.exists():
+        return tuple(np.load(kept))
+    same, alike = _find_copies(images, device, progress)
+    if kept:
+        temporary = kept.with_name(f".{kept.name}.{socket.gethostname()}-{os.getpid()}.tmp")
+        with open(temporary, "wb") as out:
+            np.save(out, np.stack([same, alike]))
+        os.replace(temporary, kept)
+    return same, alike
+
+
+def _find_copies(
+    images: ImageArray, device: torch.device | str, progress: bool | None
+) -> tuple[np.ndarray, np.ndarray]:
     thumbs = _thumbnails(images)  # (N, 16, 16, 3) uint8
     N, first = len(thumbs), {}
     same = np.array([first.setdefault(thumb.tobytes(), i) for i, thumb in enumerate(thumbs)], dtype=np.int64)
@@ -323,8 +345,8 @@ def find_copies(
         for turns, mirrored in itertools.product(range(4), (False, True)):
             view = torch.rot90(block.flip(3) if mirrored else block, turns, (2, 3))
             likeness, j = (_unit(_grey8(view)) @ coarse[:end].T).masked_fill_(not_before, -1).max(1)
-            i = torch.nonzero((likeness > threshold - 0.05) & ~is_plain[own]).squeeze(1)
-            is_alike = (_fine(view[i]) * _fine(thumbs[j[i]].float())).sum(1) / 2 > threshold
+            i = torch.nonzero((likeness > ALIKE - 0.05) & ~is_plain[own]).squeeze(1)
+            is_alike = (_fine(view[i]) * _fine(thumbs[j[i]].float())).sum(1) / 2 > ALIKE
             links += zip(own[i[is_alike]].tolist(), j[i[is_alike]].tolist(), strict=True)
     return same, _clusters(N, links)
 
@@ -335,20 +357,11 @@ def _grey8(x: Tensor) -> Tensor:
 
 
 def _thumbnails(images: ImageArray) -> np.ndarray:
-    """(N, 16, 16, 3) uint8, kept beside the cache that the images are in."""
-    file = getattr(images.pixels, "filename", None)
-    kept = Path(file).with_suffix(".thumbnails.npy") if file else None
-    if kept and kept.exists():
-        return np.load(kept)
+    """(N, 16, 16, 3) uint8."""
     thumbs = np.empty((len(images), 16, 16, 3), np.uint8)
     for start in range(0, len(images), 64):
         x = torch.from_numpy(np.array(images.pixels[start : start + 64])).permute(0, 3, 1, 2).float()
         thumbs[start : start + 64] = F.adaptive_avg_pool2d(x, 16).round().byte().permute(0, 2, 3, 1).numpy()
-    if kept:
-        temporary = kept.with_name(f".{kept.name}.{socket.gethostname()}-{os.getpid()}.tmp")
-        with open(temporary, "wb") as out:
-            np.save(out, thumbs)
-        os.replace(temporary, kept)
     return thumbs
 
 

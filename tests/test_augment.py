@@ -1,11 +1,32 @@
 """augment.py: right pixels, independent draws, the same draws whatever the batching."""
 
+import csv
+
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torchvision.transforms import v2
 
-from augment import IMAGENET_MEAN, IMAGENET_STD, Augment, Draws, crop_and_flip, normalize
+import data
+from augment import (
+    AUGMENTS,
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    Augment,
+    Draws,
+    affine,
+    blur,
+    contact_sheet,
+    crop_and_flip,
+    erase,
+    jpeg_like,
+    load_transform,
+    noise,
+    normalize,
+    warp,
+    write_copies,
+)  # fmt: skip
 
 
 def images(N=6, H=16, W=16, seed=0):
@@ -94,3 +115,240 @@ def test_integers_cover_their_range():
 def test_an_unknown_name_is_an_error():
     with pytest.raises(ValueError, match="unknown augmentation 'lots': choose from none, light, strong, document"):
         Augment("lots")
+
+
+# --- every augmentation ----------------------------------------------------------------------------------------------
+
+
+def photo(size=(64, 48), seed=1):
+    coarse = np.random.default_rng(seed).integers(0, 256, (6, 6, 3), dtype=np.uint8)
+    return Image.fromarray(coarse).resize(size, Image.Resampling.BICUBIC)
+
+
+def batch_of(image, N):
+    return torch.from_numpy(np.asarray(image).copy()).permute(2, 0, 1).expand(N, -1, -1, -1)
+
+
+@pytest.mark.parametrize("name", AUGMENTS)
+def test_every_augmentation_draws_by_image_whatever_the_batching(name):
+    x, index = images(48, 24, 32), torch.randperm(1000, generator=torch.Generator().manual_seed(0))[:48]
+    augment = Augment(name, seed=3)
+    whole = augment(x, index, epoch=2)
+    assert whole.shape == x.shape and whole.dtype == torch.float32 and whole.isfinite().all()
+    assert whole.is_contiguous(memory_format=torch.channels_last)
+    parts = torch.cat([augment(x[i : i + 5], index[i : i + 5], epoch=2) for i in range(0, 48, 5)])
+    assert torch.allclose(whole, parts, atol=1e-4)
+    order = torch.randperm(48, generator=torch.Generator().manual_seed(1))
+    assert torch.allclose(whole[order], augment(x[order], index[order], epoch=2), atol=1e-4)
+    if name != "none":
+        for other in (augment(x, index, epoch=3), Augment(name, seed=4)(x, index, epoch=2)):
+            assert ((whole - other).abs().amax((1, 2, 3)) > 0.01).all()
+
+
+@pytest.mark.parametrize("name", ["light", "strong", "document"])
+def test_each_image_has_its_own_draw(name):
+    x = Augment(name)(batch_of(photo(), 64), torch.arange(64), 0)
+    distance = (x[:, None] - x[None]).abs().mean((2, 3, 4)) + torch.eye(64)
+    assert distance.min() > 0.001
+
+
+@pytest.mark.parametrize("degrees", [0, 90, 180, 270, 17])
+def test_a_turn_is_pillows(degrees):
+    square = photo((64, 64))
+    maps = affine(torch.tensor([float(degrees)]), 0.0, torch.ones(1), torch.ones(1), 1.0)
+    ours = warp(batch_of(square, 1), maps, "reflection")[0].permute(1, 2, 0).numpy()
+    expected = np.asarray(square.rotate(degrees, Image.Resampling.BILINEAR), float)
+    middle = slice(14, 50)  # what both have
+    assert np.abs(ours - expected)[middle, middle].max() < 3
+    maps = affine(torch.tensor([90.0]), 0.0, torch.ones(1), torch.ones(1), 64 / 48)
+    wide = warp(batch_of(photo(), 1), maps, "reflection")
+    expected = np.asarray(photo().rotate(90, Image.Resampling.BILINEAR), float)
+    assert np.abs(wide[0].permute(1, 2, 0).numpy() - expected)[:, 10:54].max() < 3  # a turn in pixels, not in shares
+
+
+def test_a_window_is_torchvisions_resized_crop():
+    x = batch_of(photo((64, 64)), 1)
+    maps = affine(torch.zeros(1), 0.0, torch.tensor([0.5]), torch.tensor([0.25]), 1.0)
+    maps[:, 0, 2], maps[:, 1, 2] = 0.5, -0.75  # the right half, the top quarter
+    expected = v2.functional.resized_crop(x.float(), 0, 32, 16, 32, [64, 64], antialias=False)
+    assert (warp(x, maps, "reflection") - expected)[:, :, 4:-4, 4:-4].abs().max() < 1
+
+
+def test_what_comes_in_from_outside_is_white():
+    maps = affine(torch.zeros(1), 0.0, torch.tensor([2.0]), torch.tensor([2.0]), 1.0)
+    x = warp(batch_of(Image.new("RGB", (32, 32), (10, 20, 30)), 1), maps, "white")[0]
+    assert (x[:, 0, 0] == 255).all() and x[:, 16, 16].tolist() == [10, 20, 30]
+    assert (x[:, :7] == 255).all() and (x[:, 9:23, 9:23] < 31).all()
+
+
+def test_blur_is_torchvisions():
+    x, sigma = torch.rand(3, 3, 24, 30) * 255, torch.tensor([0.5, 1.0, 2.0])
+    ours = blur(x, sigma, 2.0)
+    for i in range(3):
+        assert torch.allclose(ours[i], v2.functional.gaussian_blur(x[i], 13, float(sigma[i])), atol=0.01)
+    assert torch.allclose(blur(x, torch.zeros(3), 2.0), x, atol=1e-3) and blur(x[:0], sigma[:0], 2.0).shape[0] == 0
+
+
+def test_noise_is_gaussian_with_the_sigma_asked_for_and_another_for_each_image():
+    x, rows = torch.full((5, 3, 40, 40), 100.0), torch.tensor([4, 0, 2, 1, 3])
+    sigma = torch.tensor([1.0, 5.0, 10.0, 20.0, 0.0])
+    added = noise(x, sigma, Draws(0, 0, torch.arange(5)), rows) - 100
+    assert torch.allclose(added.std((1, 2, 3)), sigma, rtol=0.05)
+    correlation = np.corrcoef(added[:4].flatten(1).numpy())
+    assert np.abs(correlation - np.eye(4)).max() < 0.08
+
+
+def test_an_erased_box_has_the_mean_colour_and_lies_inside():
+    x = torch.zeros(5000, 3, 20, 30)
+    erased = erase(x, Draws(0, 0, torch.arange(5000)), torch.arange(5000))
+    share = (erased[:, 0] > 0).float().mean((1, 2))
+    assert share.min() > 0.005 and share.max() <= 0.26
+    colour = erased[0][:, erased[0][0] > 0][:, 0] / 255
+    assert torch.allclose(colour, torch.tensor(IMAGENET_MEAN))
+    assert (erased[:, 0].amax(0) > 0).all()  # every place is erased in some image
+
+
+def test_jpeg_like_rounds_each_block_and_leaves_flat_ones():
+    x = batch_of(photo((64, 48)), 2).float()
+    result = jpeg_like(x, torch.tensor([0.001, 30.0]))
+    assert (result[0] - x[0]).abs().max() < 0.1 and (result[1] - x[1]).abs().mean() > 1
+    flat = torch.full((1, 3, 19, 22), 77.0)  # not a multiple of 8
+    assert (jpeg_like(flat, torch.tensor([1.0])) - flat).abs().max() < 1
+
+
+def test_a_function_of_yours_is_seeded_and_other_random_numbers_are_not(tmp_path):
+    (tmp_path / "mine.py").write_text(
+        "import random\nimport numpy as np\nLEVELS = 256\n"
+        "def one(image):\n    level = random.randrange(LEVELS) ^ np.random.randint(LEVELS)\n"
+        "    return image * 0 + np.uint8(level)\n"
+        "def two(image, rng):\n    return image * 0 + np.uint8(rng.integers(LEVELS))\n"
+        "def three(a, b, c):\n    return a\n"
+    )
+    image = np.zeros((4, 4, 3), np.uint8)
+    for name in ("one", "two"):
+        function = load_transform(f"{tmp_path / 'mine.py'}:{name}")
+        results = [int(function(image, np.random.default_rng(i))[0, 0, 0]) for i in (0, 1, 2, 0)]
+        assert results[0] == results[3] and len(set(results)) == 3
+    for name, said in (
+        ("mine.py:three", r"has no function 'three' of \(image, rng\) or \(image\)"),
+        ("mine.py:none", "no function 'none'"),
+        ("nowhere.py:f", "there is no file"),
+        ("mine", "is not FILE.py:FUNCTION"),
+        ("broken.py:f", "ZeroDivisionError"),
+    ):
+        (tmp_path / "broken.py").write_text("1 / 0")
+        with pytest.raises(ValueError, match=said):
+            load_transform(str(tmp_path / name) if name != "mine" else name)
+
+
+# --- mixing ----------------------------------------------------------------------------------------------------------
+
+
+def plain(N, C=5, size=16):
+    """Images of one grey level each: what is mixed can be read off."""
+    level = torch.arange(N) * 3 % 250
+    targets = torch.arange(N) % C
+    return level[:, None, None, None].expand(N, 3, size, size).byte(), targets
+
+
+@pytest.mark.parametrize("mixup, cutmix", [(0.4, 0), (0, 1.0), (0.4, 1.0)])
+def test_targets_are_mixed_by_the_share_that_each_image_has_of_the_pixels(mixup, cutmix):
+    x, targets = plain(64)
+    augment = Augment("none", 0, (0, 0, 0), (1, 1, 1), mixup, cutmix, num_classes=5)
+    mixed = augment(x, torch.arange(64), 1)
+    soft = augment.mix_targets(targets, torch.arange(64), 1, (16, 16))
+    assert torch.allclose(soft.sum(1), torch.ones(64)) and soft.shape == (64, 5)
+    own, other = x[:, 0, 0, 0].float() / 255, x[:, 0, 0, 0].roll(-1).float() / 255
+    share = (mixed.mean((1, 2, 3)) - other) / (own - other)  # what the pixels say
+    assert torch.allclose(soft.gather(1, targets[:, None])[:, 0], share, atol=1e-4)
+    assert torch.allclose(soft.gather(1, targets.roll(-1)[:, None])[:, 0], 1 - share, atol=1e-4)
+    assert share.min() < 0.5 < share.max() and len(share.unique()) > 30
+    boxes = (mixed.flatten(1).std(1) > 1e-3).float().mean()
+    assert boxes == 0 if not cutmix else boxes > 0.8 if not mixup else 0.2 < boxes < 0.7
+
+
+def test_lambda_follows_its_beta_distribution():
+    for alpha in (0.2, 1.0, 4.0):
+        augment = Augment("none", mixup=alpha, num_classes=2)
+        share = augment._keep(torch.arange(50_000), 0, 1, 1).flatten().double().numpy()
+        assert abs(share.mean() - 0.5) < 0.01
+        assert abs(share.var() - 1 / (4 * (2 * alpha + 1))) < 0.003  # the variance of Beta(alpha, alpha)
+
+
+def test_without_mixing_targets_stay_class_numbers_and_a_batch_of_one_is_itself():
+    x, targets = plain(6)
+    assert Augment("none").mix_targets(targets, torch.arange(6), 0, (16, 16)) is targets
+    augment = Augment("none", cutmix=1.0, mixup=1.0, num_classes=5)
+    assert torch.allclose(augment(x[:1], torch.arange(1), 0), Augment("none")(x[:1], torch.arange(1), 0), atol=1e-6)
+    assert augment.mix_targets(targets[:1], torch.arange(1), 0, (16, 16)).tolist() == [[1, 0, 0, 0, 0]]
+
+
+@pytest.mark.parametrize("options, said", [
+    ({"mixup": -1}, "mixup must be a number >= 0, got -1"), ({"cutmix": float("nan")}, "cutmix must be a number >= 0"),
+    ({"mixup": 1}, "mixing needs the number of classes, got 0"),
+])  # fmt: skip
+def test_bad_mixing_is_an_error(options, said):
+    with pytest.raises(ValueError, match=said):
+        Augment("none", **options)
+
+
+# --- to look at, and as files ----------------------------------------------------------------------------------------
+
+
+def test_a_contact_sheet_shows_every_image_and_any_label():
+    x = torch.zeros(10, 3, 20, 30, dtype=torch.uint8)
+    x[:, 0] = (torch.arange(10) * 20 + 20)[:, None, None]
+    sheet = np.asarray(contact_sheet(x, ["cat", "고양이", "a very long label that does not fit", "", *"abcdef"]))
+    reds = set(sheet[(sheet[:, :, 1] == 0) & (sheet[:, :, 0] > 0)][:, 0].tolist())
+    assert {20 * i + 20 for i in range(10)} <= reds
+
+
+def offline(tmp_path, **more):
+    (tmp_path / "in" / "sub").mkdir(parents=True)
+    rows = [{"ID": name, "target": str(i)} | more for i, name in enumerate(("a.jpg", "sub/b.png"))]
+    photo(seed=0).save(tmp_path / "in" / "a.jpg", quality=95)
+    photo((30, 40), seed=1).save(tmp_path / "in" / "sub" / "b.png")
+    with open(tmp_path / "train.csv", "w", newline="") as file:
+        writer = csv.DictWriter(file, rows[0])
+        writer.writeheader()
+        writer.writerows(rows)
+    return tmp_path / "in", tmp_path / "train.csv", tmp_path / "out"
+
+
+@pytest.mark.parametrize("more, groups", [({}, ["a.jpg", "sub/b.png"]), ({"Group": "p7"}, ["p7", "p7"])])
+def test_D6_offline_copies_carry_their_source_as_group(tmp_path, more, groups):
+    folder, csv_file, out = offline(tmp_path, **more)
+    assert write_copies(folder, csv_file, 3, out) == 8
+    with open(out / "train.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    column = "Group" if more else "group"
+    names = ["a.jpg", "a_aug1.jpg", "a_aug2.jpg", "a_aug3.jpg"]
+    names += ["sub/b.png", "sub/b_aug1.png", "sub/b_aug2.png", "sub/b_aug3.png"]
+    assert [row["ID"] for row in rows] == names and [row["target"] for row in rows] == ["0"] * 4 + ["1"] * 4
+    assert [row[column] for row in rows] == [groups[0]] * 4 + [groups[1]] * 4
+    assert (out / "images" / "a.jpg").read_bytes() == (folder / "a.jpg").read_bytes()
+    pictures = [np.asarray(Image.open(out / "images" / name)) for name in names]
+    assert all(p.shape == pictures[4 * (i // 4)].shape for i, p in enumerate(pictures))
+    assert all(np.abs(pictures[i].astype(int) - pictures[i - 1]).mean() > 1 for i in (1, 2, 3, 5, 6, 7))
+
+
+def test_D6_the_kit_reads_them_and_keeps_them_together(tmp_path):
+    folder, csv_file, out = offline(tmp_path)
+    write_copies(folder, csv_file, 5, out)
+    table = data.read(str(out / "images"), str(out / "train.csv"))
+    assert "image column ID, label column target, group column group" in table.layout
+    assert len(table) == 12 and table.groups == ["a.jpg"] * 6 + ["sub/b.png"] * 6
+
+
+def test_bad_input_of_offline_copies_is_an_error(tmp_path):
+    folder, csv_file, out = offline(tmp_path)
+    out.mkdir()
+    (out / "old.txt").write_text("")
+    with pytest.raises(ValueError, match="is not empty"):
+        write_copies(folder, csv_file, 1, out)
+    with pytest.raises(ValueError, match="has no column whose values are files in"):
+        write_copies(tmp_path / "train.csv", csv_file, 1, tmp_path / "new")
+    (folder / "sub" / "b.png").unlink()
+    with pytest.raises(ValueError, match="1 images are not in .*, such as sub/b.png"):
+        write_copies(folder, csv_file, 1, tmp_path / "new")
+    assert not (tmp_path / "new").exists()

@@ -485,11 +485,13 @@ def test_blank_pages_are_not_alike_unless_identical():
     assert (alike[:30] == np.arange(30)).all() and alike[30] == same[30] == 0
 
 
-def test_thumbnails_are_kept_beside_the_cache(tmp_path, monkeypatch):
-    images = decode(write_images(tmp_path / "d", 5), targets(5), 20, tmp_path / "cache")
-    first = pixels._thumbnails(images)
-    monkeypatch.setattr(pixels.F, "adaptive_avg_pool2d", lambda *_: pytest.fail("computed again"))
-    assert np.array_equal(pixels._thumbnails(images), first) and first.shape == (5, 16, 16, 3)
+def test_what_was_found_is_kept_beside_the_cache(tmp_path, monkeypatch):
+    paths = write_images(tmp_path / "d", 5)
+    shutil.copy(paths[1], paths[4])
+    first = pixels.find_copies(decode(paths, targets(5), 20, tmp_path / "cache"))
+    monkeypatch.setattr(pixels, "_find_copies", lambda *_: pytest.fail("searched again"))
+    again = pixels.find_copies(decode(paths, targets(5), 20, tmp_path / "cache"))
+    assert again[0].tolist() == again[1].tolist() == first[0].tolist() == [0, 1, 2, 3, 1]
 
 
 # --- batches ---------------------------------------------------------------------------------------------------------

@@ -36,6 +36,36 @@ def test_the_folder_is_read_split_and_decoded_as_pillow_decodes_it(cache):
         assert np.abs(images.pixels[i] - expected).max() <= 2  # two builds of libjpeg
 
 
+def test_the_folder_and_a_csv_of_the_same_files_train_to_the_same_log(cache, tmp_path):
+    table = data.read(str(FOLDER / "train"))
+    with open(tmp_path / "train.csv", "w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["image_path", "label"])
+        rows = zip(table.paths, table.targets, strict=True)
+        writer.writerows([os.path.relpath(path, FOLDER), table.classes[target]] for path, target in rows)
+    words = ["--size", 32, "--model", "resnet8", "--epochs", 1, "--batch-size", 64, "--cache", cache]
+    words += ["--sampler", "balanced", "--samples-per-class", 200, "--augment", "strong", "--mixup", 0.2]
+    train.main([str(word) for word in ["--data", FOLDER / "train", *words, "--out", tmp_path / "folder"]])
+    csv_words = ["--csv", tmp_path / "train.csv", "--data", FOLDER, *words, "--out", tmp_path / "csv"]
+    train.main([str(word) for word in csv_words])
+    logs = []
+    for name in ("folder", "csv"):
+        with open(tmp_path / name / "log.csv", newline="") as file:
+            logs.append([value for key, value in next(csv.DictReader(file)).items() if "second" not in key])
+    assert logs[0] == logs[1] and len(logs[0]) == 10
+
+
+def test_near_duplicates_of_the_test_images_are_found_in_the_training_images(cache):
+    table = data.join(data.read(str(FOLDER / "train")), data.read(str(FOLDER / "test"), train=False))
+    images = pixels.decode(table.paths, table.targets, 32, cache)
+    same, alike = pixels.find_copies(images)
+    leaks = data.find_leaks(table, same, alike, *data.split(table))
+    # CIFAR-10 is known for it: 3.3 % of its test images, with all 50,000 training images (arXiv:1902.00423)
+    assert 50 < len(leaks) < 150 and {leak[0] for leak in leaks} == {"alike"}
+    same_class = sum(leak[2] == leak[4] for leak in leaks)
+    assert same_class > 0.85 * len(leaks)
+
+
 def test_an_epoch_on_real_images_beats_chance(cache, tmp_path):
     words = ["--data", FOLDER / "train", "--val-data", FOLDER / "test", "--size", 32, "--model", "resnet8"]
     words += ["--epochs", 1, "--batch-size", 64, "--accum", 2, "--loss", "ce+f1", "--augment", "light"]

@@ -547,6 +547,27 @@ def test_defaults_of_the_demo_and_of_real_data_differ_and_are_resolved():
         (["--csv", "huge.csv"], "--csv: huge.csv: 30000000000000000000 in column 'label' is no class number"),
         (["--data", "untrained"], "--data: class 'class2' is in the validation images and not in training"),
         (["--data", "constant", "--val-data", "d"], "constant with train and val holds validation images already"),
+        (["--folds", "1"], "--folds must be at least 2, got 1"),
+        (["--folds", "50"], "--folds: the number of folds must be from 2 to the 42 groups, got 50"),
+        (["--fold", "1"], "--fold: 1 has no effect: there are no folds"),
+        (["--folds", "3", "--fold", "3"], "--fold: '3' is no fold: choose from 0 to 2, or all"),
+        (["--folds", "3", "--val-frac", "0.3"], "--val-frac: 0.3 has no effect: there are folds"),
+        (["--folds", "3", "--val-data", "other"], "--folds: the validation images are given"),
+        (["--fold-col", "part"], "there is no CSV that could have a column 'part'"),
+        (["--only", "0"], "--only: '0' names fewer than two classes"),
+        (["--only", "0,9"], "--only: '9' is no class: choose from 0 class0, 1 class1, 2 class2"),
+        (["--merge", "0,1,2"], "--merge: '0,1,2' are all classes"),
+        (["--imbalance", "0.5"], "--imbalance: the imbalance factor must be at least 1, got 0.5"),
+        (["--imbalance", "nan"], "--imbalance: the imbalance factor must be at least 1, got nan"),
+        (["--imbalance", "2"], "--imbalance: class 'class1' has 10 training images and would keep 13"),
+        (["--sampler", "fair"], "argument --sampler: invalid choice: 'fair'"),
+        (["--samples-per-class", "5"], "--samples-per-class is of --sampler balanced, not of shuffle"),
+        (["--mixup", "-0.1"], "--mixup, --cutmix: mixup must be a number >= 0, got -0.1"),
+        (["--cutmix", "inf"], "--mixup, --cutmix: cutmix must be a number >= 0, got inf"),
+        (["--transform", "mine"], "--transform: 'mine' is not FILE.py:FUNCTION"),
+        (["--fit", "stretch"], "argument --fit: invalid choice: 'stretch'"),
+        (["--bad", "ignore"], "argument --bad: invalid choice: 'ignore'"),
+        (["--leaks", "ignore"], "argument --leaks: invalid choice: 'ignore'"),
         (["--out", "taken"], "--out: taken already holds a run"),
         (["--los", "ce"], "unrecognized arguments: --los ce"),
     ],
@@ -615,3 +636,231 @@ def test_the_gradient_of_a_window_on_cuda_never_waits_for_the_device(name):
         train.backward_window(model, lambda i, x: model(transform(x, i, 0)), criterion, window, OFF)
     finally:
         torch.cuda.set_sync_debug_mode("default")
+
+
+# --- folds, leaks, samplers ------------------------------------------------------------------------------------------
+
+TIMING = {"images_per_second", "seconds"}
+
+
+def log_of(folder):
+    with open(Path(folder) / "log.csv", newline="") as file:
+        return [{key: value for key, value in row.items() if key not in TIMING} for row in csv.DictReader(file)]
+
+
+def start(*words, out="run"):
+    base = {"--data": "d", "--size": 16, "--model": "resnet8", "--batch-size": 8, "--cache": "cache", "--epochs": 2}
+    base |= dict(zip(words[::2], words[1::2], strict=True)) | {"--out": out}
+    train.main([str(word) for pair in base.items() for word in (pair[0], *str(pair[1]).split(" "))])
+
+
+def test_D7_D8_D9_each_fold_is_a_run_of_its_own_from_fresh_weights(workspace, capsys):
+    start("--folds", 3, "--ema", 0.5, "--scheduler", "plateau", out="all")
+    said = capsys.readouterr().out
+    with open("all/folds.csv", newline="") as file:
+        folds = list(csv.DictReader(file))
+    assert [row["fold"] for row in folds] == ["0", "1", "2"]
+    out_of_fold = torch.zeros(3, 3, dtype=torch.long)
+    for f in range(3):
+        start("--folds", 3, "--fold", f, "--ema", 0.5, "--scheduler", "plateau", out=f"single{f}")
+        assert log_of(f"all/fold{f}") == log_of(f"single{f}")  # nothing was carried over from the fold before
+        best = max(log_of(f"all/fold{f}"), key=lambda row: float(row["val_f1"]))
+        assert folds[f]["val_f1"] == best["val_f1"] and folds[f]["epoch"] == best["epoch"]
+        saved = checkpoint.load(f"all/fold{f}/best_f1.pt")
+        assert saved["scores"]["val_f1"] == float(best["val_f1"])
+        table = data.read("d")
+        val = np.flatnonzero(data.folds(table, 3) == f)
+        images = pixels.decode(table.paths, table.targets, 16, "cache/images")
+        model = models.build_model("resnet8", 3, 16)
+        model.load_state_dict(saved["model"])
+        scores, matrix = train.evaluate(
+            model, pixels.Batches(images, val, 8), 3, losses.build_loss("ce"), augment.Augment("none"), torch.float32
+        )
+        assert scores["val_f1"] == pytest.approx(float(best["val_f1"]), abs=1e-12)
+        out_of_fold += matrix.matrix
+    assert out_of_fold.sum() == 42
+    f1 = (2 * out_of_fold.diag() / (out_of_fold.sum(0) + out_of_fold.sum(1)).clamp(min=1)).double().mean()
+    assert f"out-of-fold macro F1 over all images {float(f1):.4f}" in said
+    values = [float(row["val_f1"]) for row in folds]
+    assert f"mean {np.mean(values):.4f}, std {np.std(values, ddof=1):.4f}" in said
+    assert log_of("single0") != log_of("single1")
+
+
+def test_a_fold_column_is_obeyed_and_its_first_fold_is_the_default(workspace, capsys):
+    table = data.read("d")
+    with open("folds.csv", "w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["image", "label", "fold"])
+        rows = enumerate(zip(table.paths, table.targets, strict=True))
+        writer.writerows([Path(path).relative_to("d"), target, "ab"[i % 2]] for i, (path, target) in rows)
+    start("--csv", "folds.csv", "--epochs", 1, out="first")
+    assert "21 training, 21 validation images (fold 0)" in capsys.readouterr().out
+    start("--csv", "folds.csv", "--epochs", 1, "--fold", "all", out="both")
+    assert log_of("both/fold0") == log_of("first") and Path("both/fold1/log.csv").exists()
+
+
+@pytest.fixture
+def copies(workspace):
+    """d with six identical and six mirrored copies of images."""
+    rng = np.random.default_rng(5)
+    scenes = [
+        Image.fromarray(rng.integers(0, 256, (4, 4, 3), dtype=np.uint8)).resize((16, 16), Image.Resampling.BICUBIC)
+        for _ in range(12)
+    ]
+    for i, scene in enumerate(scenes):
+        scene.save(workspace / "d" / f"class{i % 2}" / f"scene{i}.png")
+    for i, scene in enumerate(scenes):
+        copy = scene if i < 6 else scene.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+        copy.save(workspace / "d" / f"class{i % 2}" / f"copy{i}.png")
+    return workspace
+
+
+def leaks_of(folder):
+    path = Path(folder) / "leaks.csv"
+    return list(csv.DictReader(open(path, newline=""))) if path.exists() else []
+
+
+def test_copies_across_the_split_are_counted_and_named_and_can_be_kept_on_one_side(copies, capsys):
+    start("--epochs", 1, "--val-frac", 0.5, out="warned")
+    said, leaks = capsys.readouterr().out, leaks_of("warned")
+    assert {leak["what"] for leak in leaks} == {"identical", "alike"}
+    for what in ("identical", "alike"):
+        of_kind = [leak for leak in leaks if leak["what"] == what]
+        assert f"{len(of_kind)} validation images have one in training that is {what}" in said
+        assert of_kind[0]["validation"] in said and of_kind[0]["training"] in said
+    for leak in leaks:  # a copy is what its name says
+        numbers = [re.search(r"\d+(?=\.png)", leak[side])[0] for side in ("validation", "training")]
+        assert numbers[0] == numbers[1]
+    start("--epochs", 1, "--val-frac", 0.5, "--leaks", "group", out="grouped")
+    assert leaks_of("grouped") == [] and "validation images have one" not in capsys.readouterr().out
+    with pytest.raises(SystemExit) as stop:
+        train.main([str(word) for word in [*base_words(), "--val-frac", 0.5, "--leaks", "error", "--out", "no"]])
+    error = capsys.readouterr().err
+    assert stop.value.code == 2 and f"{len(leaks)} validation images have a copy in training:" in error
+    assert not Path("no").exists()
+
+
+def base_words():
+    return ["--data", "d", "--size", 16, "--model", "resnet8", "--cache", "cache", "--epochs", 1]
+
+
+def test_identical_images_with_two_labels_stop_the_run_unless_told_otherwise(copies, capsys):
+    for i in range(6, 12):
+        Image.open(copies / "d" / f"class{i % 2}" / f"scene{i}.png").save(copies / "d" / "class2" / f"wrong{i}.png")
+    with pytest.raises(SystemExit) as stop:
+        train.main([str(word) for word in [*base_words(), "--out", "no"]])
+    error = capsys.readouterr().err
+    assert stop.value.code == 2 and "have a copy with another label in training:" in error and "wrong" in error
+    start("--epochs", 1, "--leaks", "warn", out="warned")
+    assert "6 images are identical to one of another class" in capsys.readouterr().out
+    start("--epochs", 1, "--leaks", "group", out="grouped")
+    assert leaks_of("grouped") == []
+
+
+def test_leaks_group_cannot_change_a_given_split(copies, capsys):
+    image_folder(copies / "v", (4, 4, 4), seed=9)
+    assert "--leaks: group cannot change a split" in refused(
+        capsys, *base_words(), "--val-data", "v", "--leaks", "group", "--out", "no"
+    )
+
+
+def test_D12_D13_D14_a_sampler_uses_the_training_rows_and_says_the_effective_prior(workspace, capsys):
+    start("--sampler", "weighted", "--epochs", 1, out="a")
+    said = capsys.readouterr().out
+    # 24, 12 and 6 images: 19, 10 and 5 for training
+    assert "weighted, 34 images an epoch, of each class" in said and "twice" not in said
+    start("--sampler", "oversample", "--class-weights", "inverse", "--epochs", 1, out="b")
+    said = capsys.readouterr().out
+    assert "oversample, 57 images an epoch, of each class 33 to 33 %" in said
+    assert "--sampler oversample and --class-weights inverse both favour rare classes, which corrects twice" in said
+    # weights as 1/19, 1/10, 1/5 of equal parts: 14.9, 28.4 and 56.7 %
+    assert "effective prior with class weights 15 to 57 %" in said
+    start("--sampler", "balanced", "--samples-per-class", 7, "--epochs", 1, out="c")
+    assert "balanced, 19 images an epoch, of each class 26 to 37 %" in capsys.readouterr().out  # 7, 7 and all 5
+
+
+def test_a_sampler_makes_the_epochs_loss_the_mean_over_what_was_drawn(workspace):
+    start("--sampler", "oversample", "--epochs", 1, "--lr", 1e-12)
+    row = log_of("run")[0]
+    assert 0.5 < float(row["train_ce"]) < 3
+    assert float(row["train_loss"]) == pytest.approx(float(row["train_ce"]), rel=1e-5)
+
+
+def test_mixing_trains_every_kind_of_loss_and_keeps_validation_clean(workspace):
+    for loss in ("ce", "focal", "label_smoothing", "ce+f1"):
+        start("--mixup", 0.4, "--cutmix", 1, "--loss", loss, "--accum", 2, "--epochs", 1, out=f"mixed-{loss}")
+        assert math.isfinite(float(log_of(f"mixed-{loss}")[0]["train_loss"]))
+    start("--mixup", 0.4, "--lr", 1e-12, "--epochs", 1, out="a")
+    start("--lr", 1e-12, "--epochs", 1, out="b")
+    a, b = log_of("a")[0], log_of("b")[0]
+    assert float(a["val_ce"]) == pytest.approx(float(b["val_ce"]), abs=0.02)  # BatchNorm saw other images
+    assert a["train_ce"] != b["train_ce"]
+
+
+def test_M8_the_loss_under_mixing_is_against_the_mixed_labels():
+    images = image_array(N=8)
+    mixed = augment.Augment("none", mixup=1.0, num_classes=5)
+    targets = mixed.mix_targets(images.targets, torch.arange(8), 1, (8, 8))
+    state_model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(192, 5))
+    optimizer = optim.build_optimizer("sgd", state_model, lr=1e-30)
+    state = train.State(state_model, None, optimizer, optim.build_schedule("none", optimizer, 1, 1), OFF)
+    batches = pixels.Batches(images, np.arange(8), 8)
+    batches.epoch = 1
+    logits = state_model(mixed(images.gather(torch.arange(8)), torch.arange(8), 1)).detach()
+    scores = train.train_epoch(state, batches, losses.build_loss("ce"), mixed)
+    assert scores["train_ce"] == pytest.approx(float(F.cross_entropy(logits, targets)), rel=1e-5)
+    assert scores["train_ce"] != pytest.approx(float(F.cross_entropy(logits, images.targets)), rel=1e-3)
+
+
+def test_a_transform_of_yours_runs_on_training_images_only(workspace, capsys):
+    (workspace / "mine.py").write_text(
+        "def black(image, rng):\n    return image * 0\ndef bad(image, rng):\n    return image / 2\n"
+    )
+    start("--transform", "mine.py:black", "--lr", 1e-12, "--epochs", 1, out="black")
+    start("--lr", 1e-12, "--epochs", 1, out="plain")
+    black, plain = log_of("black")[0], log_of("plain")[0]
+    assert black["train_ce"] != plain["train_ce"]
+    assert "--transform: transform of " in refused(capsys, *base_words(), "--transform", "mine.py:bad", "--out", "no")
+    assert "no function 'none'" in refused(capsys, *base_words(), "--transform", "mine.py:none", "--out", "no")
+    assert not Path("no").exists()
+
+
+def test_a_preview_is_one_picture_and_no_run(workspace, capsys):
+    start("--preview", "sheet.png", "--augment", "strong", "--mixup", 0.4, "--batch-size", 16, out="no")
+    assert "sheet.png: 16 training images as the network would see them" in capsys.readouterr().out
+    assert Image.open("sheet.png").size[0] > 8 * 90 and not Path("no").exists()
+
+
+def test_images_need_not_be_square(workspace):
+    start("--size", "16 24", "--epochs", 1)
+    saved = checkpoint.load("run/best_f1.pt")
+    assert tuple(saved["size"]) == (16, 24) and saved["fit"] == "squash"
+
+
+def test_bad_files_are_left_out_when_asked_and_counted(workspace, capsys):
+    (workspace / "d" / "class0" / "text.png").write_text("no image")
+    start("--bad", "skip", "--epochs", 1)
+    said = capsys.readouterr().out
+    assert "42 images, 3 classes" in said and "1 images cannot be decoded and are left out: " in said
+
+
+def test_classes_can_be_merged_and_chosen(workspace):
+    start("--merge", "class1,class2", "--epochs", 1, out="parent")
+    start("--only", "1,2", "--epochs", 1, out="child")
+    assert checkpoint.load("parent/best_f1.pt")["classes"] == ["class0", "class1+class2"]
+    assert checkpoint.load("child/best_f1.pt")["classes"] == ["class1", "class2"]
+
+
+def test_an_imbalance_is_cut_from_the_training_images_alone(workspace, capsys):
+    image_folder(workspace / "even", (40, 40, 40), seed=3)
+    start("--data", "even", "--imbalance", 8, "--epochs", 1)
+    said = capsys.readouterr().out
+    # of 32: 32, int(32 / sqrt(8)) = 11, 4
+    assert "47 training, 24 validation images" in said and "imbalance 8.0" in said
+
+
+def test_a_name_that_looks_like_a_copy_is_a_note_at_the_start(workspace, capsys):
+    for path in list((workspace / "d").rglob("*.png")):
+        path.rename(path.with_name(f"{path.parent.name}_{int(path.stem) // 3}_aug{int(path.stem) % 3}.png"))
+    start("--epochs", 1)
+    assert "--group-regex" in capsys.readouterr().out
