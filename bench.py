@@ -310,7 +310,7 @@ def per_image_strong() -> v2.Compose:
     one = [
         v2.Identity(), v2.RandomRotation(30), v2.RandomAffine(0, shear=17), v2.ColorJitter(saturation=0.9),
         v2.ColorJitter(contrast=0.7), v2.ColorJitter(brightness=0.3), v2.GaussianBlur(17, (0.1, 2.8)),
-        v2.Compose([v2.ToDtype(torch.float32, scale=True), v2.GaussianNoise(sigma=0.08)]),
+        v2.Lambda(lambda image: (image + 20 * torch.randn(image.shape)).clamp_(0, 255).byte()),
         v2.RandomErasing(p=1, scale=(0.01, 0.25)),
     ]  # fmt: skip
     return v2.Compose([
