@@ -1,18 +1,23 @@
 """Write a file that is whole or not there at all, and read checkpoints back without executing anything.
 
-    save("best_f1.pt", {"model": model.state_dict(), "epoch": 3})
-    state = load("best_f1.pt")
+    save("last.pt", {"model": model.state_dict(), "epoch": 3}, keep_previous=True)
+    state = load("last.pt")
 
 A checkpoint here is a dict of tensors, str, int, float, bool, None, lists, tuples and dicts, and nothing else: it loads
-with torch.load(path, weights_only=True) and no allow-list, on every torch, for anyone you send it to.
+with torch.load(path, weights_only=True) and no allow-list, on every torch, for anyone you send it to. Beside it lies
+its checksum (`sha256sum -c last.pt.sha256`); a damaged file is found by it, and the one before it is taken.
 
     python checkpoint.py RUN/best_f1.pt      # what is inside
 """
 
 from __future__ import annotations
 
+import errno
+import hashlib
+import io
 import os
 import pickle
+import shutil
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -24,20 +29,62 @@ import torch
 PLAIN = (torch.Tensor, str, int, float, bool, type(None))
 
 
-def save(path: str | Path, state: dict[str, Any]) -> None:
+def save(path: str | Path, state: dict[str, Any], keep_previous: bool = False) -> None:
     """Writes `state` to `path` so that a reader, or a power cut, sees the old file or the new one, never a part.
 
-    Raises TypeError, before anything is written, if `state` holds something that weights_only=True would refuse.
+    At any moment of it `load` finds a whole file: the checksum file names the new content and the old before either
+    is moved. With `keep_previous` the old one stays as NAME.previous.pt.
+
+    Raises: TypeError, before anything is written, if `state` holds something that weights_only=True would refuse;
+        OSError that names the path and the free space if the disk is full, the old file being as it was.
     """
     _check_plain(state, "state")
+    path, content = Path(path), io.BytesIO()
+    torch.save(state, content)
+    lines = f"{hashlib.sha256(content.getbuffer()).hexdigest()}  {path.name}\n"
+    newest = next((file for file in (path, previous(path)) if file.exists()), None)
+    old = hashlib.sha256(newest.read_bytes()).hexdigest() if newest else None  # what is there, whatever was cut before
     with replacing(path) as file:
-        torch.save(state, file)
+        file.write(content.getbuffer())
+        file.flush()
+        os.fsync(file.fileno())
+        write_text(_checksum_file(path), lines + (f"{old}  {previous(path).name}\n" if old else ""))
+        if keep_previous and path.exists():
+            os.replace(path, previous(path))
+    if old and not keep_previous:
+        write_text(_checksum_file(path), lines)
 
 
 def load(path: str | Path) -> dict[str, Any]:
-    """The dict that `save` wrote, tensors on the CPU. Raises FileNotFoundError, or ValueError for any other file."""
+    """The dict that `save` wrote, tensors on the CPU.
+
+    A file that is missing, damaged or not as its checksum says is replaced by the previous one, with a line that says
+    so. Raises FileNotFoundError, or ValueError if neither can be read.
+    """
+    path = Path(path)
+    if not path.exists() and not previous(path).exists():
+        raise FileNotFoundError(f"{path} is not there")
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        return _load(path, _checksums(path))
+    except (OSError, ValueError) as error:
+        if not previous(path).exists():
+            raise
+        state = _load(previous(path), _checksums(path))
+        print(f"{error}: {previous(path)} is taken instead", file=sys.stderr)
+        return state
+
+
+def previous(path: Path) -> Path:
+    """last.pt -> last.previous.pt"""
+    return path.with_name(f"{path.stem}.previous{path.suffix}")
+
+
+def _load(path: Path, checksums: set[str]) -> dict[str, Any]:
+    content = path.read_bytes()
+    if checksums and hashlib.sha256(content).hexdigest() not in checksums:
+        raise ValueError(f"{path} is damaged: its checksum is not that of {path.name}.sha256")
+    try:
+        state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise ValueError(f"{path} is not a readable checkpoint: only tensors and plain values are loaded") from error
     except (RuntimeError, EOFError, KeyError) as error:
@@ -46,6 +93,16 @@ def load(path: str | Path) -> dict[str, Any]:
     if not isinstance(state, dict):
         raise ValueError(f"{path} is not a checkpoint: it holds a {type(state).__name__}, not a dict")
     return state
+
+
+def _checksum_file(path: Path) -> Path:
+    return path.with_name(f"{path.name}.sha256")
+
+
+def _checksums(path: Path) -> set[str]:
+    """SHA-256 of a checkpoint's present content, and of the one before it."""
+    file = _checksum_file(path)
+    return {line.split()[0] for line in file.read_text(encoding="utf-8").splitlines()} if file.exists() else set()
 
 
 def write_text(path: str | Path, text: str) -> None:
@@ -65,6 +122,12 @@ def replacing(path: str | Path) -> Iterator[Any]:
             file.flush()
             os.fsync(file.fileno())  # the bytes, before the name
         os.replace(temporary, path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        if error.errno != errno.ENOSPC:
+            raise
+        free = shutil.disk_usage(path.parent).free
+        raise OSError(error.errno, f"the disk is full, {free:,} bytes free: {path} is as it was") from error
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
@@ -74,6 +137,12 @@ def replacing(path: str | Path) -> Iterator[Any]:
             os.fsync(folder)
         finally:
             os.close(folder)
+
+
+def remove_stray(folder: str | Path) -> None:
+    """Removes what writes that were killed have left in a folder that no run writes to now."""
+    for temporary in Path(folder).glob(".*.tmp"):
+        temporary.unlink(missing_ok=True)
 
 
 def _check_plain(value: Any, name: str) -> None:

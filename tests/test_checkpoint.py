@@ -1,7 +1,14 @@
 """checkpoint.py: whole or not at all, plain contents, nothing executed on loading."""
 
+import errno
+import hashlib
 import os
 import pickle
+import random
+import shutil
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -36,7 +43,7 @@ def test_a_write_that_fails_leaves_the_old_file_and_no_temporary(tmp_path, monke
     with pytest.raises(OSError, match="disk full"):
         checkpoint.save(tmp_path / "x.pt", {"epoch": 2})
     assert checkpoint.load(tmp_path / "x.pt") == {"epoch": 1}
-    assert [p.name for p in tmp_path.iterdir()] == ["x.pt"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["x.pt", "x.pt.sha256"]
 
 
 def test_the_bytes_are_on_the_disk_before_the_name(tmp_path, monkeypatch):
@@ -44,7 +51,7 @@ def test_the_bytes_are_on_the_disk_before_the_name(tmp_path, monkeypatch):
     fsync, replace = os.fsync, os.replace
     monkeypatch.setattr(os, "fsync", lambda fd: (calls.append("fsync"), fsync(fd)))
     monkeypatch.setattr(os, "replace", lambda a, b: (calls.append("replace"), replace(a, b)))
-    checkpoint.save(tmp_path / "x.pt", {})
+    checkpoint.write_text(tmp_path / "x.txt", "")
     assert calls == ["fsync", "replace", "fsync"]
 
 
@@ -76,3 +83,158 @@ def test_a_missing_file_and_a_bare_tensor_are_named(tmp_path):
     torch.save(torch.zeros(1), tmp_path / "x.pt")
     with pytest.raises(ValueError, match="holds a Tensor, not a dict"):
         checkpoint.load(tmp_path / "x.pt")
+
+
+# --- damage ----------------------------------------------------------------------------------------------------------
+
+
+def two_versions(folder):
+    for epoch in (1, 2):
+        checkpoint.save(folder / "last.pt", {"epoch": epoch, "w": torch.arange(1000.0) * epoch}, keep_previous=True)
+    return folder / "last.pt"
+
+
+def test_the_checksum_beside_a_checkpoint_is_what_sha256sum_makes(tmp_path):
+    path = two_versions(tmp_path)
+    lines = [f"{hashlib.sha256((tmp_path / n).read_bytes()).hexdigest()}  {n}" for n in ("last.pt", "last.previous.pt")]
+    assert (tmp_path / "last.pt.sha256").read_text().splitlines() == lines
+    assert checkpoint.load(path)["epoch"] == 2 and checkpoint.load(checkpoint.previous(path))["epoch"] == 1
+    checkpoint.save(tmp_path / "best.pt", {"epoch": 1})
+    checkpoint.save(tmp_path / "best.pt", {"epoch": 2})
+    assert (tmp_path / "best.pt.sha256").read_text().split() == [
+        hashlib.sha256((tmp_path / "best.pt").read_bytes()).hexdigest(), "best.pt",
+    ]  # fmt: skip
+    assert not (tmp_path / "best.previous.pt").exists()
+
+
+@pytest.mark.parametrize("case", range(20))
+def test_a_cut_or_flipped_file_is_found_and_the_one_before_is_taken(tmp_path, capsys, case):
+    path, rng = two_versions(tmp_path), random.Random(case)
+    content = bytearray(path.read_bytes())
+    if case % 2:
+        content[rng.randrange(len(content))] ^= 1 << rng.randrange(8)
+    else:
+        del content[rng.randrange(len(content)) :]
+    path.write_bytes(content)
+    assert checkpoint.load(path)["epoch"] == 1
+    assert f"last.pt is damaged: its checksum is not that of last.pt.sha256: {tmp_path}/last.previous.pt is taken" in (
+        capsys.readouterr().err
+    )
+    checkpoint.save(path, {"epoch": 3}, keep_previous=True)
+    assert checkpoint.load(path)["epoch"] == 3
+
+
+def test_without_its_checksum_a_flipped_bit_is_not_found(tmp_path):
+    """The control: torch alone loads a file with another number in it, or fails without a good one to take."""
+    path = two_versions(tmp_path)
+    content = bytearray(path.read_bytes())
+    place = content.index(torch.arange(1000.0).mul(2).numpy().tobytes()[400:440])
+    content[place] ^= 1
+    path.write_bytes(content)
+    (tmp_path / "last.pt.sha256").unlink()
+    try:
+        assert not torch.equal(checkpoint.load(path)["w"], torch.arange(1000.0) * 2)
+    except ValueError:
+        pass
+
+
+def test_a_missing_file_gives_way_to_the_one_before_and_two_bad_ones_are_an_error(tmp_path, capsys):
+    path = two_versions(tmp_path)
+    path.unlink()
+    assert checkpoint.load(path)["epoch"] == 1 and "is taken instead" in capsys.readouterr().err
+    checkpoint.previous(path).write_bytes(b"")
+    with pytest.raises(ValueError, match=r"last.previous.pt is damaged"):
+        checkpoint.load(path)
+
+
+@pytest.mark.parametrize("content", [
+    pickle.dumps(Boom()), pickle.dumps(Boom(), protocol=0), pickle.dumps({"model": Boom()}, protocol=2),
+])  # fmt: skip
+def test_malicious_pickles_are_not_executed(tmp_path, monkeypatch, content):
+    monkeypatch.chdir(tmp_path)
+    for name in ("last.pt", "last.previous.pt"):
+        (tmp_path / name).write_bytes(content)
+    with pytest.raises(ValueError, match="is not a readable checkpoint"):
+        checkpoint.load(tmp_path / "last.pt")
+    assert not (tmp_path / "executed").exists()
+
+
+def test_a_full_disk_names_path_and_free_bytes_and_leaves_the_old_file(tmp_path, monkeypatch):
+    path = two_versions(tmp_path)
+    before = {p.name: p.read_bytes() for p in tmp_path.iterdir()}
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: usage._replace(free=1234))
+
+    def full(file):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match=rf"the disk is full, 1,234 bytes free: {path} is as it was"):
+        checkpoint.save(path, {"epoch": 3}, keep_previous=True)
+    assert {p.name: p.read_bytes() for p in tmp_path.iterdir()} == before
+
+
+def test_what_killed_writes_left_is_removed(tmp_path):
+    two_versions(tmp_path)
+    (tmp_path / ".last.pt.123.tmp").write_bytes(b"half")
+    checkpoint.remove_stray(tmp_path)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["last.previous.pt", "last.pt", "last.pt.sha256"]
+
+
+KILLED = """
+import os, random, signal, sys, threading, time
+import torch
+import checkpoint
+
+folder, first, kills = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
+path = f"{folder}/last.pt"
+state = {"epoch": 0, "w": torch.zeros(50_000)}
+for kill in range(first, first + kills):
+    child = os.fork()
+    if child == 0:
+        moment = random.Random(kill)
+        left = [moment.randrange(14)]  # dies at one of the system calls of a save, or in the middle of its bytes
+
+        def dying(call):
+            def wrapped(*args, **more):
+                if left[0] == 0:
+                    os.kill(os.getpid(), signal.SIGKILL)
+                left[0] -= 1
+                return call(*args, **more)
+            return wrapped
+
+        os.fsync, os.replace = dying(os.fsync), dying(os.replace)
+        checkpoint.os.open = dying(os.open)
+        if kill % 3 == 0:
+            timer = threading.Timer(moment.random() * 0.004, lambda: os.kill(os.getpid(), signal.SIGKILL))
+            left[0] = 10**9
+            timer.start()
+        try:
+            epoch = checkpoint.load(path)["epoch"] if os.listdir(folder) else 0
+        except FileNotFoundError:
+            epoch = 0
+        while True:
+            epoch += 1
+            checkpoint.save(path, state | {"epoch": epoch}, keep_previous=True)
+    os.waitpid(child, 0)
+    if os.path.exists(path) or os.path.exists(path.replace("last", "last.previous")):
+        loaded = checkpoint.load(path)
+        assert loaded["w"].shape == (50_000,)
+        print(loaded["epoch"])
+    else:
+        print(0)
+"""
+
+
+def killed_writes(folder, kills):
+    words = [sys.executable, "-c", KILLED, str(folder), "0", str(kills)]
+    done = subprocess.run(words, cwd=Path(checkpoint.__file__).parent, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return [int(line) for line in done.stdout.split()]
+
+
+def test_a_good_file_loads_after_every_kill_in_a_write(tmp_path):
+    epochs = killed_writes(tmp_path, 200)
+    assert len(epochs) == 200
+    assert all(later >= earlier for earlier, later in zip(epochs, epochs[1:], strict=False))  # none goes back
+    assert epochs[-1] > 20  # and some came to their end
