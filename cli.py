@@ -1,4 +1,4 @@
-"""The command line of train.py: its options, and what they name: the images, their splits, the loss, the batches.
+"""The command line of train.py: its options, what they name (images, splits, loss, batches), and what it prints.
 
 A bad value or file is one line that names the flag, the value and what would be valid, and exit code 2.
 """
@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import argparse
 import functools
+import json
 import math
 import os
+import statistics
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -24,6 +26,8 @@ import augment
 import data
 import demo
 import losses
+import metrics
+import models
 import optim
 import pixels
 
@@ -35,7 +39,7 @@ AMP_TYPES = {"off": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16
 # ---------------------------------------------------------------------------------------------------------------------
 
 
-def parse_options(argv: Sequence[str] | None = None, description: str | None = None) -> argparse.Namespace:
+def make_parser(description: str | None = None) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         usage="python train.py [OPTION ...]", allow_abbrev=False, description=description,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -122,15 +126,56 @@ def parse_options(argv: Sequence[str] | None = None, description: str | None = N
     add("--device", default=device, help="cpu, cuda or cuda:1 (default %(default)s)")
     add("--threads", type=int, help="CPU threads (default: torch's choice)")
     add("--out", help="folder of the run (default runs/TIME-MODEL-LOSS)")
+    add("--resume", metavar="RUN", help="go on with a run that was cut, with its own options")
+    add("--save-every", type=int, metavar="UPDATES", help="write last.pt within epochs too (default: after each epoch)")
+    add("--save-top", type=int, metavar="K", help="also keep the K epochs that are best by --monitor")
+    add("--skip-nonfinite", type=int, default=0, metavar="N", help="updates that may be left out for NaN (default 0)")
+    return parser
 
-    argv = list(sys.argv[1:] if argv is None else argv)
+
+def parse_options(argv: Sequence[str] | None = None, description: str | None = None) -> argparse.Namespace:
+    """Options that are checked and resolved; with --resume those of the run that is resumed."""
+    parser, argv = make_parser(description), list(sys.argv[1:] if argv is None else argv)
     for i, word in enumerate(argv):  # --batch_size is --batch-size
         if word.startswith("--"):
             flag, equals, value = word.partition("=")
             argv[i] = flag.replace("_", "-") + equals + value
     options = parser.parse_args(argv)
+    _check(parser, options)
+    if not options.resume:
+        return options
+    flags = {word.partition("=")[0] for word in argv}
+    return _resumed(parser, options, {a.dest for a in parser._actions if flags & set(a.option_strings)})
+
+
+MAY_CHANGE = {"resume", "device", "threads", "cache", "save_every"}  # what a resumed run may do otherwise
+
+
+def _resumed(parser: argparse.ArgumentParser, options: argparse.Namespace, typed: set[str]) -> argparse.Namespace:
+    """The options of the run, with what was typed again and may change. Refuses what would make it another run."""
+    config = Path(options.resume) / "config.json"
+    if not config.is_file():
+        parser.error(f"--resume: {options.resume} holds no run: there is no {config}")
+    saved = argparse.Namespace(**vars(options) | json.loads(config.read_text(encoding="utf-8"))["options"])
+    saved.size = tuple(saved.size) if isinstance(saved.size, list) else saved.size
+    options.out = options.out and os.path.normpath(options.out)
+    saved.out = os.path.normpath(options.resume)
+    for name in sorted(typed):
+        new, old, flag = getattr(options, name), getattr(saved, name), f"--{name.replace('_', '-')}"
+        if name == "epochs" and new > old:
+            if not (saved.scheduler in ("none", "plateau", "restarts") or saved.step_epochs):
+                parser.error(f"--epochs {new}: the schedule {saved.scheduler} was planned for {old} epochs; for more, "
+                             "every learning rate so far would have been another")  # fmt: skip
+        elif new != old and name not in MAY_CHANGE:
+            parser.error(f"{flag} {new}: the run was started with {flag} {old}, and a resumed run goes on as it began")
+        setattr(saved, name, new)
+    return saved
+
+
+def _check(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
+    """Refuses values out of range, and fills in the defaults that depend on other options."""
     at_least = dict(epochs=1, batch_size=1, accum=1, patience=1, threads=1, seed=0, folds=2, samples_per_class=1)
-    for name, least in at_least.items():
+    for name, least in (at_least | dict(save_every=1, save_top=1, skip_nonfinite=0)).items():
         value = getattr(options, name)
         if value is not None and value < least:
             parser.error(f"--{name.replace('_', '-')} must be at least {least}, got {value}")
@@ -158,7 +203,6 @@ def parse_options(argv: Sequence[str] | None = None, description: str | None = N
         options.lr = 5e-3
     options.amp = options.amp or ("fp16" if options.device.startswith("cuda") else "off")
     options.cache = os.path.expanduser(options.cache)
-    return options
 
 
 def given(options: argparse.Namespace, *names: str) -> dict[str, Any]:
@@ -288,7 +332,7 @@ def check_leaks(
             leaks = [leak for leak in split.leaks if leak[0] == what]
             if leaks:
                 split.notes.append(
-                    f"{len(leaks)} validation images have one in training that is {what} (leaks.csv), such as "
+                    f"{len(leaks)} validation images have one in training that is {what} (see leaks.csv), such as "
                     f"{leaks[0][1]} and {leaks[0][3]}; --leaks group keeps copies on one side"
                 )
     return splits
@@ -336,3 +380,128 @@ def make_batches(
             transform = augment.load_transform(options.transform)
     train = pixels.Batches(images, split.train, options.batch_size, True, options.seed, device, sampler, transform)
     return train, pixels.Batches(images, split.val, options.batch_size, device=device)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# What is printed
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def print_start(
+    options: argparse.Namespace, table: data.ImageTable, split: Split, batches: pixels.Batches, state: Any,
+    criterion: nn.Module, updates: int, folder: Path,
+) -> None:  # fmt: skip
+    """What this run is: every line a thing that people got wrong without knowing."""
+    counts = data.counts(table, split.train)
+    smallest, largest = int(counts.argmin()), int(counts.argmax())
+    lr, decay = state.schedule.base_lrs[0], state.optimizer.param_groups[0]["weight_decay"]
+    schedule = options.scheduler + (f" after {options.warmup:g} epochs of warm-up" if options.warmup else "")
+    H, W = (options.size, options.size) if isinstance(options.size, int) else options.size
+    changes = [options.transform, f"augment {options.augment}"]
+    changes += [f"{name} {getattr(options, name):g}" for name in ("mixup", "cutmix") if getattr(options, name)]
+    lines = {
+        "data": f"{table.layout}: {len(table):,} images, {len(table.classes)} classes",
+        "classes": f"largest {table.classes[largest]} ({counts[largest]:,} training images), "
+        f"smallest {table.classes[smallest]} ({counts[smallest]:,}), "
+        f"imbalance {counts[largest] / max(counts[smallest], 1):.1f}",
+        "split": f"{len(split.train):,} training, {len(split.val):,} validation images"
+        + (f" (fold {split.fold})" if split.fold is not None else "")
+        + f"; groups shared: {data.shared_groups(table, split.train, split.val)}",
+        "images": f"{H} x {W} pixels, {options.fit}, {', '.join(filter(None, changes))}",
+        "sampler": describe_sampler(options, table, split, batches),
+        "model": f"{options.model}, {models.count_parameters(state.model) / 1e6:.2f} M parameters, "
+        f"weights {options.weights}",
+        "loss": f"{criterion}, class weights {options.class_weights}",
+        "batch": f"{options.batch_size} x {options.accum} accumulated = effective batch "
+        f"{options.batch_size * options.accum}; {updates:,} updates an epoch, {options.epochs} epochs",
+        "optim": f"{options.optimizer}, lr {lr:g}, weight decay {decay:g}, {schedule}",
+        "device": f"{options.device}, {torch.get_num_threads()} threads, amp {options.amp}, seed {options.seed}",
+        "run": str(folder),
+    }
+    for label, text in lines.items():
+        print(f"{label:<9}{text}")
+    for note in table.notes + split.notes:
+        print(f"{'note':<9}{note}")
+    print("\nepoch        lr  train loss  train CE  val loss    val CE  macro F1  accuracy  images/s  seconds")
+    sys.stdout.flush()
+
+
+def describe_sampler(
+    options: argparse.Namespace, table: data.ImageTable, split: Split, batches: pixels.Batches
+) -> str:
+    """How much of an epoch a class is, and of the loss where classes have weights: the effective prior."""
+    counts = data.counts(table, split.train)
+    drawn = np.bincount(table.targets[batches.numbers() % len(table)], minlength=len(counts))
+    text = f"{options.sampler}, {batches.images_an_epoch:,} images an epoch, of each class {_shares(drawn[counts > 0])}"
+    if options.class_weights == "none":
+        return text
+    if options.sampler != "shuffle":
+        split.notes.append(
+            f"--sampler {options.sampler} and --class-weights {options.class_weights} both favour rare classes, which "
+            "corrects twice: look at the effective prior above"
+        )
+    weights = losses.class_weights(counts.tolist(), options.class_weights).numpy()
+    return f"{text}; effective prior with class weights {_shares((drawn * weights)[counts > 0])}"
+
+
+def _shares(parts: np.ndarray) -> str:
+    shares = 100 * parts / parts.sum()
+    return f"{shares.min():.2g} to {shares.max():.2g} %"
+
+
+def print_row(row: dict[str, Any], is_best: bool) -> None:
+    def short(number: float) -> str:
+        return f"{number:.4f}" if abs(number) < 1000 else f"{number:.3g}"
+
+    print(
+        f"{row['epoch']:5d}{row['lr']:10.1e}{short(row['train_loss']):>12}{short(row['train_ce']):>10}"
+        f"{short(row['val_loss']):>10}{short(row['val_ce']):>10}{row['val_f1']:10.4f}{row['val_accuracy']:10.4f}"
+        f"{row['images_per_second']:10.0f}{row['seconds']:9.1f}" + ("  best" if is_best else ""),
+        flush=True,
+    )
+
+
+def print_summary(folder: Path, best: dict[str, Any], matrix: metrics.ConfusionMatrix, classes: list[str]) -> None:
+    low, high = matrix.f1_interval()
+    worst, worst_f1 = matrix.worst_class()
+    print(f"\nbest macro F1 {best['val_f1']:.4f} (95 % interval {low:.4f} to {high:.4f}) in epoch {best['epoch']}")
+    print(f"over the classes present {best['val_f1_present']:.4f}, accuracy {best['val_accuracy']:.4f}")
+    print(f"worst class: {classes[worst]}, F1 {worst_f1:.4f} over {int(matrix.support()[worst])} images")
+    confused = matrix.most_confused(5)
+    if confused:
+        print("most confused, true -> predicted:")
+        for target, pred, count in confused:
+            print(f"{count:6d}  {classes[target]} -> {classes[pred]}")
+    print(f"files: {folder}/ with best_f1.pt, best_loss.pt, last.pt, log.csv, config.json", flush=True)
+
+
+def print_folds(folder: Path, results: list[tuple[dict[str, Any], metrics.ConfusionMatrix]]) -> None:
+    """Each fold's best macro F1, and the out-of-fold one: of all images, each judged by the run that did not see it."""
+    out_of_fold = metrics.ConfusionMatrix(results[0][1].num_classes)
+    print("\nfold  epoch  macro F1  accuracy  validation images")
+    for f, (row, matrix) in enumerate(results):
+        out_of_fold.counts += matrix.counts.cpu()
+        print(f"{f:4d}{row['epoch']:7d}{row['val_f1']:10.4f}{row['val_accuracy']:10.4f}{int(matrix.counts.sum()):19,d}")
+    scores = [row["val_f1"] for row, _ in results]
+    low, high = out_of_fold.f1_interval()
+    print(f"macro F1 of the folds: mean {statistics.mean(scores):.4f}, std {statistics.stdev(scores):.4f}")
+    print(f"out-of-fold macro F1 over all images {out_of_fold.f1():.4f} (95 % interval {low:.4f} to {high:.4f})")
+    print(f"files: {folder}/fold0 to fold{len(results) - 1}, folds.csv")
+
+
+def write_preview(path: str, batches: pixels.Batches, transform: augment.Augment, classes: list[str]) -> None:
+    """The first batch of epoch 1 as the network would see it, with its labels."""
+    batches.epoch = 1
+    numbers, images, targets = next(iter(batches.indexed()))
+    shares = transform.mix_targets(targets, numbers, batches.epoch, images.shape[2:])
+    labels = [classes[t] for t in targets.tolist()]
+    if shares.dim() == 2:  # mixed
+        by_share = shares.argsort(1, descending=True).tolist()
+        labels = [
+            " + ".join(f"{row[c]:.2f} {classes[c]}" for c in order if row[c] > 0)
+            for row, order in zip(shares, by_share, strict=True)
+        ]
+    x = transform(images, numbers, batches.epoch) * transform.std.view(3, 1, 1) + transform.mean.view(3, 1, 1)
+    with blaming("--preview"):
+        augment.contact_sheet((x * 255).round().clamp(0, 255).byte(), labels).save(path)
+    print(f"{path}: {len(labels)} training images as the network would see them")

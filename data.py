@@ -14,8 +14,10 @@ from __future__ import annotations
 
 import codecs
 import csv
+import hashlib
 import inspect
 import io
+import json
 import os
 import re
 import sys
@@ -568,6 +570,17 @@ def folds(table: ImageTable, k: int, seed: int = 0) -> np.ndarray:
 def counts(table: ImageTable, rows: np.ndarray) -> np.ndarray:
     """(C,) number of images of each class among these rows."""
     return np.bincount(table.targets[rows], minlength=len(table.classes))
+
+
+def digest(table: ImageTable, *rows: np.ndarray) -> str:
+    """Of names, sizes and labels of the images, and of these rows: another one means other training data."""
+    state = hashlib.sha256(json.dumps(table.classes).encode())
+    for path, target in zip(table.paths, table.targets.tolist(), strict=True):
+        size = os.path.getsize(path) if table.source is None else 0
+        state.update(f"{os.path.basename(path)} {size} {target}\n".encode(errors="surrogateescape"))
+    for part in rows:
+        state.update(np.ascontiguousarray(part, dtype=np.int64).tobytes())
+    return state.hexdigest()
 
 
 def shared_groups(table: ImageTable, train: np.ndarray, val: np.ndarray) -> int:

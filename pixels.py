@@ -456,20 +456,20 @@ class Batches:
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         return ((images, targets) for _, images, targets in self.indexed())
 
-    def indexed(self) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-        """Iterates (numbers, images, targets), all on the device; number % N is the row."""
-        loaded = self._load()
+    def indexed(self, start: int = 0) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        """Iterates (numbers, images, targets), all on the device, from batch `start` on; number % N is the row."""
+        loaded = self._load(start)
         if self.transform or (self.device.type == "cuda" and self.images.resident is None):
             loaded = _ahead(loaded)
         for batch in loaded:
             yield tuple(tensor.to(self.device, non_blocking=True) for tensor in batch)
 
-    def _load(self) -> Iterator[tuple[Tensor, ...]]:
+    def _load(self, start: int) -> Iterator[tuple[Tensor, ...]]:
         pinned = self.device.type == "cuda" and self.images.resident is None
         if pinned:
             torch.cuda.set_device(self.device)  # of the thread that runs this
         with ThreadPoolExecutor(os.cpu_count()) as pool:
-            for numbers in self.number_batches():
+            for numbers in self.number_batches()[start:]:
                 rows = numbers % len(self.images)
                 images = self.images.gather(rows)
                 if self.transform:

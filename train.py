@@ -10,13 +10,14 @@ To read it: main() is the whole run; train_epoch() is the loop of updates, in th
 schedule, scale; backward_window() is gradient accumulation; evaluate() is the judge.
 
 A run is a folder: config.json (the options, before the first epoch), log.csv (a row an epoch), best_f1.pt,
-best_loss.pt and last.pt (after every epoch).
+best_loss.pt and last.pt (after every epoch), from which `python train.py --resume FOLDER` goes on, to the same end.
 """
 
 from __future__ import annotations
 
 import argparse
 import csv
+import io
 import itertools
 import json
 import math
@@ -24,15 +25,16 @@ import os
 import platform
 import re
 import shlex
-import statistics
+import signal
 import sys
+import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 import torchvision
@@ -43,7 +45,6 @@ import augment
 import checkpoint
 import cli
 import data
-import losses
 import metrics
 import models
 import optim
@@ -60,9 +61,61 @@ class NonFinite(Exception):
     """A loss or gradient is NaN or infinite; the weights have not been touched."""
 
 
-def windows(batches: pixels.Batches, accum: int) -> Iterator[Window]:
+class Stopped(BaseException):
+    """SIGTERM or Ctrl-C, at a place where nothing is lost by it."""
+
+
+class Signals:
+    """The first SIGTERM or Ctrl-C stops the run where it can be resumed exactly, a second one at once.
+
+    While weights change or files are written a signal only asks, and `check` stops; elsewhere it stops by itself.
+    """
+
+    def __init__(self) -> None:
+        self.asked, self.stops_at_once = 0, True
+
+    @contextmanager
+    def installed(self) -> Iterator[None]:
+        self.asked, self.stops_at_once = 0, True
+        if threading.current_thread() is not threading.main_thread():
+            yield  # Python delivers signals to the main thread alone
+            return
+        numbers = (signal.SIGTERM, signal.SIGINT)
+        before = [signal.signal(number, self._handle) for number in numbers]
+        try:
+            yield
+        finally:
+            for number, handler in zip(numbers, before, strict=True):
+                signal.signal(number, handler)
+
+    def _handle(self, number: int, frame: Any) -> None:
+        if self.asked:
+            os._exit(128 + number)
+        self.asked = number
+        if self.stops_at_once:
+            raise Stopped
+
+    @contextmanager
+    def stopping(self, at_once: bool) -> Iterator[None]:
+        before, self.stops_at_once = self.stops_at_once, at_once
+        try:
+            if at_once:
+                self.check()
+            yield
+        finally:
+            self.stops_at_once = before
+
+    def check(self) -> None:
+        if self.asked:
+            raise Stopped
+
+
+SIGNALS = Signals()
+
+
+def windows(batches: pixels.Batches, accum: int, start: int = 0) -> Iterator[Window]:
     """`accum` micro-batches at a time, what remains at the end of the epoch as a shorter window: none is left over."""
-    micro_batches = batches.indexed()
+    micro_batches = batches.indexed(start * accum)
     while window := list(itertools.islice(micro_batches, accum)):
         yield window
 
@@ -85,6 +138,7 @@ def backward_window(
     if criterion.additive or len(window) == 1:
         total, loss, logits = criterion.weight_of(targets), 0.0, []
         for index, images, micro_targets in window:
+            SIGNALS.check()
             micro_logits = forward(index, images)
             share = criterion.weight_of(micro_targets) / total
             micro_loss = criterion(micro_logits, micro_targets) * share
@@ -108,22 +162,32 @@ def backward_window(
     scaler.scale(loss).backward()
     sizes = [len(targets) for _, _, targets in window]
     for (index, images, _), gradient in zip(window, logits.grad.split(sizes), strict=True):
+        SIGNALS.check()
         forward(index, images).backward(gradient)
     return loss.detach(), logits.detach()
 
 
 @dataclass
 class State:
-    """What changes during a run; all of it goes into last.pt."""
+    """What changes during a run: all of it goes into last.pt, and a run that is resumed from there ends the same."""
 
     model: nn.Module
     ema: models.EMA | None
     optimizer: torch.optim.Optimizer
     schedule: optim.Schedule
     scaler: torch.amp.GradScaler
-    epoch: int = 0
-    best: dict[str, float] = field(default_factory=lambda: {"f1": -math.inf, "loss": math.inf, "monitored": -math.inf})
+    epoch: int = 0  # epochs that are done, validation included
+    progress: dict[str, Any] = field(default_factory=dict)  # windows and sums of the epoch that is being trained
+    trained: dict[str, float] = field(default_factory=dict)  # what train_epoch returned, until the epoch is validated
+    best: dict[str, float] = field(
+        default_factory=lambda: {"f1": -math.inf, "loss": math.inf, "monitored": -math.inf, "epoch": 0}
+    )
+    best_counts: Tensor | None = None  # the confusion matrix of the best epoch
     epochs_without_improvement: int = 0
+    top: list[list[Any]] = field(default_factory=list)  # [score, file name] of --save-top
+    log: list[dict[str, Any]] = field(default_factory=list)  # the rows of log.csv
+
+    PLAIN = ("epoch", "progress", "trained", "best", "best_counts", "epochs_without_improvement", "top", "log")
 
     @property
     def judged(self) -> nn.Module:
@@ -131,18 +195,49 @@ class State:
         return self.ema.model if self.ema else self.model
 
     def state_dict(self) -> dict[str, Any]:
-        gpu = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
         return {
             "model": self.model.state_dict(),
             "ema": self.ema.state_dict() if self.ema else None,
             "optimizer": self.optimizer.state_dict(),
             "schedule": self.schedule.state_dict(),
             "scaler": self.scaler.state_dict(),
-            "rng": [torch.get_rng_state(), *gpu],
-            "epoch": self.epoch,
-            "best": self.best,
-            "epochs_without_improvement": self.epochs_without_improvement,
-        }
+            "rng": random_state(),
+        } | {name: getattr(self, name) for name in self.PLAIN}
+
+    def load_state_dict(self, saved: dict[str, Any]) -> None:
+        self.model.load_state_dict(saved["model"])
+        if self.ema:
+            self.ema.load_state_dict(saved["ema"])
+        self.optimizer.load_state_dict(saved["optimizer"])
+        self.schedule.load_state_dict(saved["schedule"])
+        self.scaler.load_state_dict(saved["scaler"])
+        set_random_state(saved["rng"])
+        for name in self.PLAIN:
+            setattr(self, name, saved[name])
+
+
+def random_state() -> list[Tensor]:
+    return [torch.get_rng_state(), *(torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [])]
+
+
+def set_random_state(state: list[Tensor]) -> None:
+    torch.set_rng_state(state[0])
+    for device, gpu_state in enumerate(state[1 : 1 + torch.cuda.device_count()]):
+        torch.cuda.set_rng_state(gpu_state, device)
+
+
+class WindowStart:
+    """What a window changes before its update: BatchNorm's statistics and the random numbers that are next."""
+
+    def __init__(self, model: nn.Module):
+        self.model, self.rng = model, random_state()
+        self.buffers = [buffer.clone() for buffer in model.buffers()]
+
+    def restore(self, with_rng: bool) -> None:
+        for buffer, before in zip(self.model.buffers(), self.buffers, strict=True):
+            buffer.copy_(before)
+        if with_rng:
+            set_random_state(self.rng)
 
 
 def train_epoch(
@@ -153,28 +248,49 @@ def train_epoch(
     amp: torch.dtype = torch.float32,
     accum: int = 1,
     clip: float | None = None,
+    skip_nonfinite: int = 0,
+    after_window: Callable[[], None] = lambda: None,
 ) -> dict[str, float]:
-    """One pass over the training images, an update a window. Returns train_loss, train_ce and skipped_steps."""
-    model, optimizer, scaler = state.model.train(), state.optimizer, state.scaler
+    """One pass over the training images, an update a window; goes on at state.progress if that is of this epoch.
+
+    Returns train_loss, train_ce, the numbers of updates that were left out, the first learning rate, and images/s.
+    """
+    model, optimizer, scaler, progress = state.model.train(), state.optimizer, state.scaler, state.progress
+    if progress.get("epoch") != batches.epoch:
+        state.progress = progress = {"epoch": batches.epoch, "windows": 0, "skipped_steps": 0, "nonfinite_steps": 0}
+        progress |= {"lr": state.schedule.lr, "loss": 0.0, "weight": 0.0, "ce": 0.0, "images": 0}
+    start, images_before = time.perf_counter(), progress["images"]
 
     def forward(index: Tensor, images: Tensor) -> Tensor:
         with torch.autocast(batches.device.type, amp, enabled=amp != torch.float32):
             return model(transform(images, index, batches.epoch))
 
-    loss_sum, weight_sum, ce_sum, skipped = 0.0, 0.0, 0.0, 0
-    with tqdm(total=len(batches), desc=f"epoch {batches.epoch}", leave=False, disable=None) as bar:
-        for window in windows(batches, accum):
+    done = progress["windows"] * accum
+    with tqdm(total=len(batches), initial=done, desc=f"epoch {batches.epoch}", leave=False, disable=None) as bar:
+        for window in windows(batches, accum, progress["windows"]):
             window = [(i, x, transform.mix_targets(t, i, batches.epoch, x.shape[2:])) for i, x, t in window]
-            loss, logits = backward_window(model, forward, criterion, window, scaler)
+            before = WindowStart(model) if accum > 1 or skip_nonfinite else None
+            try:
+                loss, logits = backward_window(model, forward, criterion, window, scaler)
+            except Stopped:
+                if before:
+                    before.restore(with_rng=True)
+                raise
             scaler.unscale_(optimizer)  # gradients in their true size, before anything looks at them
             norm = nn.utils.clip_grad_norm_(model.parameters(), clip or math.inf)
             loss_value, norm_value = torch.stack([loss.float(), norm.float()]).tolist()  # the window's one host sync
             # under fp16 a gradient may overflow because the scale is too high, but not once the scale is below 1
             overflowed = scaler.is_enabled() and not math.isfinite(norm_value) and scaler.get_scale() >= 1
-            if not math.isfinite(loss_value) or not (math.isfinite(norm_value) or overflowed):
-                raise NonFinite(_describe(window, batches, loss_value, norm_value))
-            if overflowed:  # no update, and the scaler halves its scale
-                skipped += 1
+            is_bad = not math.isfinite(loss_value) or not (math.isfinite(norm_value) or overflowed)
+            if is_bad:
+                said = _describe(window, batches, loss_value, norm_value)
+                if progress["nonfinite_steps"] + sum(row["nonfinite_steps"] for row in state.log) >= skip_nonfinite:
+                    raise NonFinite(said)
+                print(f"skipped: {said}", file=sys.stderr)
+                before.restore(with_rng=False)
+                progress["nonfinite_steps"] += 1
+            elif overflowed:  # no update, and the scaler halves its scale
+                progress["skipped_steps"] += 1
             else:
                 scaler.step(optimizer)
                 if state.ema:
@@ -183,14 +299,23 @@ def train_epoch(
             scaler.update()
             optimizer.zero_grad(set_to_none=True)
             targets = torch.cat([targets for _, _, targets in window])
-            weight = criterion.weight_of(targets)
-            loss_sum, weight_sum = loss_sum + loss * weight, weight_sum + weight
-            ce_sum += F.cross_entropy(logits.float(), targets, reduction="sum")
+            if not is_bad:
+                weight = criterion.weight_of(targets)
+                progress["loss"] += loss * weight
+                progress["weight"] += weight
+                progress["ce"] += F.cross_entropy(logits.float(), targets, reduction="sum")
+                progress["images"] += len(targets)
+            progress["windows"] += 1
             bar.update(len(window))
+            after_window()
+    state.progress = {}
     return {
-        "train_loss": float(loss_sum / weight_sum),
-        "train_ce": float(ce_sum) / batches.images_an_epoch,
-        "skipped_steps": skipped,
+        "lr": progress["lr"],
+        "train_loss": float(progress["loss"] / progress["weight"]) if progress["images"] else math.nan,
+        "train_ce": float(progress["ce"]) / progress["images"] if progress["images"] else math.nan,
+        "skipped_steps": progress["skipped_steps"],
+        "nonfinite_steps": progress["nonfinite_steps"],
+        "images_per_second": (progress["images"] - images_before) / (time.perf_counter() - start),
     }
 
 
@@ -249,14 +374,14 @@ def evaluate(
 
 LOG_COLUMNS = (
     "epoch", "lr", "train_loss", "train_ce", "val_loss", "val_ce", "val_f1", "val_f1_present", "val_accuracy",
-    "skipped_steps", "images_per_second", "seconds",
+    "skipped_steps", "nonfinite_steps", "images_per_second", "seconds",
 )  # fmt: skip
 
 
 def check_out(out: str | None) -> None:
     with cli.blaming("--out"):
         if out and (Path(out) / "config.json").exists():
-            raise ValueError(f"{out} already holds a run; choose another folder")
+            raise ValueError(f"{out} already holds a run; choose another folder, or go on with --resume {out}")
         if out and Path(out).exists() and not Path(out).is_dir():
             raise ValueError(f"{out} is a file")
 
@@ -268,144 +393,38 @@ def new_folder(options: argparse.Namespace) -> Path:
         while not options.out and folder.exists():  # another run began in the same second
             folder = folder.with_name(folder.name + "_")
         folder.mkdir(parents=True, exist_ok=bool(options.out))
+    options.out = str(folder)
     return folder
 
 
-def write_config(folder: Path, options: argparse.Namespace, classes: list[str], fold: int | None) -> None:
-    """config.json, before the first epoch: a run that dies can still be told apart."""
+def write_config(folder: Path, options: argparse.Namespace, classes: list[str], digest: str) -> None:
+    """config.json, before the first epoch: a run that dies can still be told apart, and resumed."""
     config = {
         "command": shlex.join(["python", *sys.argv]),
         "options": vars(options),
-        "fold": fold,
         "classes": classes,
+        "data": digest,
         "versions": {
             "python": platform.python_version(),
             "torch": torch.__version__,
             "torchvision": torchvision.__version__,
         },
     }
+    path = folder / "config.json"
     with cli.blaming("--out"):
         folder.mkdir(parents=True, exist_ok=True)
-        checkpoint.write_text(folder / "config.json", json.dumps(config, indent=2, ensure_ascii=False))
+        if path.exists():  # resumed
+            began = json.loads(path.read_text(encoding="utf-8"))
+            if began["data"] != digest:
+                raise ValueError(f"the images, labels or split are not those that the run in {folder} began with")
+            config |= {"command": began["command"], "versions": began["versions"]}
+        checkpoint.write_text(path, json.dumps(config, indent=2, ensure_ascii=False))
 
 
-def write_leaks(path: Path, leaks: list[tuple[str, ...]]) -> None:
-    with open(path, "w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(["what", "validation", "validation_class", "training", "training_class"])
-        writer.writerows(leaks)
-
-
-def append_row(path: Path, row: dict[str, Any], columns: Sequence[str] = LOG_COLUMNS) -> None:
-    is_new = not path.exists()
-    with open(path, "a", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, columns)
-        if is_new:
-            writer.writeheader()
-        writer.writerow(row)
-
-
-def print_start(
-    options: argparse.Namespace, table: data.ImageTable, split: cli.Split, batches: pixels.Batches, state: State,
-    criterion: nn.Module, updates: int, folder: Path,
-) -> None:  # fmt: skip
-    """What this run is: every line a thing that people got wrong without knowing."""
-    counts = data.counts(table, split.train)
-    smallest, largest = int(counts.argmin()), int(counts.argmax())
-    lr, decay = state.schedule.base_lrs[0], state.optimizer.param_groups[0]["weight_decay"]
-    schedule = options.scheduler + (f" after {options.warmup:g} epochs of warm-up" if options.warmup else "")
-    H, W = (options.size, options.size) if isinstance(options.size, int) else options.size
-    changes = [options.transform, f"augment {options.augment}"]
-    changes += [f"{name} {getattr(options, name):g}" for name in ("mixup", "cutmix") if getattr(options, name)]
-    lines = {
-        "data": f"{table.layout}: {len(table):,} images, {len(table.classes)} classes",
-        "classes": f"largest {table.classes[largest]} ({counts[largest]:,} training images), "
-        f"smallest {table.classes[smallest]} ({counts[smallest]:,}), "
-        f"imbalance {counts[largest] / max(counts[smallest], 1):.1f}",
-        "split": f"{len(split.train):,} training, {len(split.val):,} validation images"
-        + (f" (fold {split.fold})" if split.fold is not None else "")
-        + f"; groups shared: {data.shared_groups(table, split.train, split.val)}",
-        "images": f"{H} x {W} pixels, {options.fit}, {', '.join(filter(None, changes))}",
-        "sampler": describe_sampler(options, table, split, batches),
-        "model": f"{options.model}, {models.count_parameters(state.model) / 1e6:.2f} M parameters, "
-        f"weights {options.weights}",
-        "loss": f"{criterion}, class weights {options.class_weights}",
-        "batch": f"{options.batch_size} x {options.accum} accumulated = effective batch "
-        f"{options.batch_size * options.accum}; {updates:,} updates an epoch, {options.epochs} epochs",
-        "optim": f"{options.optimizer}, lr {lr:g}, weight decay {decay:g}, {schedule}",
-        "device": f"{options.device}, {torch.get_num_threads()} threads, amp {options.amp}, seed {options.seed}",
-        "run": str(folder),
-    }
-    for label, text in lines.items():
-        print(f"{label:<9}{text}")
-    for note in table.notes + split.notes:
-        print(f"{'note':<9}{note}")
-
-
-def describe_sampler(
-    options: argparse.Namespace, table: data.ImageTable, split: cli.Split, batches: pixels.Batches
-) -> str:
-    """How much of an epoch a class is, and of the loss where classes have weights: the effective prior."""
-    counts = data.counts(table, split.train)
-    drawn = np.bincount(table.targets[batches.numbers() % len(table)], minlength=len(counts))
-    text = f"{options.sampler}, {batches.images_an_epoch:,} images an epoch, of each class {_shares(drawn[counts > 0])}"
-    if options.class_weights == "none":
-        return text
-    if options.sampler != "shuffle":
-        split.notes.append(
-            f"--sampler {options.sampler} and --class-weights {options.class_weights} both favour rare classes, which "
-            "corrects twice: look at the effective prior above"
-        )
-    weights = losses.class_weights(counts.tolist(), options.class_weights).numpy()
-    return f"{text}; effective prior with class weights {_shares((drawn * weights)[counts > 0])}"
-
-
-def _shares(parts: np.ndarray) -> str:
-    shares = 100 * parts / parts.sum()
-    return f"{shares.min():.2g} to {shares.max():.2g} %"
-
-
-def print_row(row: dict[str, Any], is_best: bool) -> None:
-    def short(number: float) -> str:
-        return f"{number:.4f}" if abs(number) < 1000 else f"{number:.3g}"
-
-    if row["epoch"] == 1:
-        print("\nepoch        lr  train loss  train CE  val loss    val CE  macro F1  accuracy  images/s  seconds")
-    print(
-        f"{row['epoch']:5d}{row['lr']:10.1e}{short(row['train_loss']):>12}{short(row['train_ce']):>10}"
-        f"{short(row['val_loss']):>10}{short(row['val_ce']):>10}{row['val_f1']:10.4f}{row['val_accuracy']:10.4f}"
-        f"{row['images_per_second']:10.0f}{row['seconds']:9.1f}" + ("  best" if is_best else ""),
-        flush=True,
-    )
-
-
-def print_summary(folder: Path, best: dict[str, Any], matrix: metrics.ConfusionMatrix, classes: list[str]) -> None:
-    low, high = matrix.f1_interval()
-    worst, worst_f1 = matrix.worst_class()
-    print(f"\nbest macro F1 {best['val_f1']:.4f} (95 % interval {low:.4f} to {high:.4f}) in epoch {best['epoch']}")
-    print(f"over the classes present {best['val_f1_present']:.4f}, accuracy {best['val_accuracy']:.4f}")
-    print(f"worst class: {classes[worst]}, F1 {worst_f1:.4f} over {int(matrix.support()[worst])} images")
-    confused = matrix.most_confused(5)
-    if confused:
-        print("most confused, true -> predicted:")
-        for target, pred, count in confused:
-            print(f"{count:6d}  {classes[target]} -> {classes[pred]}")
-    print(f"files: {folder}/ with best_f1.pt, best_loss.pt, last.pt, log.csv, config.json")
-
-
-def print_folds(folder: Path, results: list[tuple[dict[str, Any], metrics.ConfusionMatrix]]) -> None:
-    """Each fold's best macro F1, and the out-of-fold one: of all images, each judged by the run that did not see it."""
-    out_of_fold = metrics.ConfusionMatrix(results[0][1].num_classes)
-    print("\nfold  epoch  macro F1  accuracy  validation images")
-    for f, (row, matrix) in enumerate(results):
-        out_of_fold.counts += matrix.counts.cpu()
-        print(f"{f:4d}{row['epoch']:7d}{row['val_f1']:10.4f}{row['val_accuracy']:10.4f}{int(matrix.counts.sum()):19,d}")
-        append_row(folder / "folds.csv", {"fold": f, **row}, ("fold", *LOG_COLUMNS))
-    scores = [row["val_f1"] for row, _ in results]
-    low, high = out_of_fold.f1_interval()
-    print(f"macro F1 of the folds: mean {statistics.mean(scores):.4f}, std {statistics.stdev(scores):.4f}")
-    print(f"out-of-fold macro F1 over all images {out_of_fold.f1():.4f} (95 % interval {low:.4f} to {high:.4f})")
-    print(f"files: {folder}/fold0 to fold{len(results) - 1}, folds.csv")
+def write_csv(path: Path, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+    text = io.StringIO()
+    csv.writer(text).writerows([columns, *rows])
+    checkpoint.write_text(path, text.getvalue())
 
 
 def make_state(options: argparse.Namespace, num_classes: int, updates: int, device: torch.device) -> State:
@@ -428,49 +447,53 @@ def make_state(options: argparse.Namespace, num_classes: int, updates: int, devi
     return State(model, models.EMA(model, options.ema) if options.ema else None, optimizer, schedule, scaler)
 
 
-def save_best_and_last(
-    folder: Path, state: State, scores: dict[str, float], about: dict[str, Any], options: argparse.Namespace
-) -> bool:
-    """Writes last.pt, and best_f1.pt and best_loss.pt where this epoch is better; says whether its F1 is the best."""
+def save_last(folder: Path, state: State, about: dict[str, Any]) -> None:
+    checkpoint.save(folder / "last.pt", about | state.state_dict(), keep_previous=True)
+
+
+def end_epoch(
+    folder: Path, state: State, row: dict[str, Any], matrix: metrics.ConfusionMatrix, about: dict[str, Any],
+    options: argparse.Namespace,
+) -> None:  # fmt: skip
+    """Counts the epoch, and writes what it is best in, then last.pt, then log.csv: a kill in between loses nothing."""
+    state.epoch, state.trained = row["epoch"], {}
+    state.log.append(row)
+    state.schedule.epoch_end(row[f"val_{options.monitor}"])
+    scores = {key: value for key, value in row.items() if key.startswith("val_")}
     for_prediction = about | {"model": state.judged.state_dict(), "epoch": state.epoch, "scores": scores}
-    is_best = scores["val_f1"] > state.best["f1"]
-    if is_best:
-        state.best["f1"] = scores["val_f1"]
+    if row["val_f1"] > state.best["f1"]:
+        state.best |= {"f1": row["val_f1"], "epoch": state.epoch}
+        state.best_counts = matrix.counts.cpu()
         checkpoint.save(folder / "best_f1.pt", for_prediction)
-    if scores["val_loss"] < state.best["loss"]:
-        state.best["loss"] = scores["val_loss"]
+    if row["val_loss"] < state.best["loss"]:
+        state.best["loss"] = row["val_loss"]
         checkpoint.save(folder / "best_loss.pt", for_prediction)
-    monitored = scores[f"val_{options.monitor}"] * (1 if cli.MONITORS[options.monitor] == "max" else -1)
+    monitored = row[f"val_{options.monitor}"] * (1 if cli.MONITORS[options.monitor] == "max" else -1)
     state.epochs_without_improvement += 1
     if monitored > state.best["monitored"] + options.min_delta:
         state.best["monitored"], state.epochs_without_improvement = monitored, 0
-    checkpoint.save(folder / "last.pt", about | state.state_dict() | {"scores": scores})
-    return is_best
+    if options.save_top:
+        name = f"{state.epoch:03d}_{options.monitor}_{row[f'val_{options.monitor}']:.4f}.pt"
+        state.top = sorted([*state.top, [monitored, name]], key=lambda entry: -entry[0])[: options.save_top]
+        if [monitored, name] in state.top:
+            checkpoint.save(folder / name, for_prediction)
+    save_last(folder, state, about)
+    write_csv(folder / "log.csv", LOG_COLUMNS, ([row[key] for key in LOG_COLUMNS] for row in state.log))
+    remove_but_top(folder, state)
 
 
-def write_preview(path: str, batches: pixels.Batches, transform: augment.Augment, classes: list[str]) -> None:
-    """The first batch of epoch 1 as the network would see it, with its labels."""
-    batches.epoch = 1
-    numbers, images, targets = next(iter(batches.indexed()))
-    shares = transform.mix_targets(targets, numbers, batches.epoch, images.shape[2:])
-    labels = [classes[t] for t in targets.tolist()]
-    if shares.dim() == 2:  # mixed
-        by_share = shares.argsort(1, descending=True).tolist()
-        labels = [
-            " + ".join(f"{row[c]:.2f} {classes[c]}" for c in order if row[c] > 0)
-            for row, order in zip(shares, by_share, strict=True)
-        ]
-    x = transform(images, numbers, batches.epoch) * transform.std.view(3, 1, 1) + transform.mean.view(3, 1, 1)
-    with cli.blaming("--preview"):
-        augment.contact_sheet((x * 255).round().clamp(0, 255).byte(), labels).save(path)
-    print(f"{path}: {len(labels)} training images as the network would see them")
+def remove_but_top(folder: Path, state: State) -> None:
+    kept = {name for _, name in state.top}
+    for path in folder.glob("[0-9]*_*_*.pt*"):
+        if path.name.removesuffix(".sha256") not in kept:
+            path.unlink()
 
 
 def train_fold(
     options: argparse.Namespace, table: data.ImageTable, images: pixels.ImageArray, split: cli.Split, folder: Path,
     device: torch.device,
 ) -> tuple[dict[str, Any], metrics.ConfusionMatrix]:  # fmt: skip
-    """One training from fresh weights. Returns the best epoch's row of the log and its confusion matrix."""
+    """One training, from fresh weights or from where it was cut. Returns the best epoch's row and confusion matrix."""
     torch.manual_seed(options.seed)
     num_classes = len(table.classes)
     criterion = cli.make_criterion(options, data.counts(table, split.train), device)
@@ -478,47 +501,114 @@ def train_fold(
     updates = math.ceil(len(train_batches) / options.accum)
     state = make_state(options, num_classes, updates, device)
     augmented, plain = cli.make_augment(options, num_classes), augment.Augment("none")
-    write_config(folder, options, table.classes, split.fold)
-    if split.leaks:
-        write_leaks(folder / "leaks.csv", split.leaks)
-    print_start(options, table, split, train_batches, state, criterion, updates, folder)
-
+    write_config(folder, options, table.classes, data.digest(table, split.train, split.val))
     about = {"model_name": options.model, "classes": table.classes, "size": options.size, "fit": options.fit}
     about |= {"mean": list(augment.IMAGENET_MEAN), "std": list(augment.IMAGENET_STD)}
-    best_row, best_matrix, amp = {}, None, cli.AMP_TYPES[options.amp]
-    for epoch in range(1, options.epochs + 1):
-        train_batches.epoch, lr, start = epoch, state.schedule.lr, time.perf_counter()
+    if options.resume:
+        checkpoint.remove_stray(folder)
+        resume(folder, state)
+    if split.leaks:
+        write_csv(folder / "leaks.csv", LEAK_COLUMNS, split.leaks)
+    cli.print_start(options, table, split, train_batches, state, criterion, updates, folder)
+    for row in state.log:
+        cli.print_row(row, row["epoch"] == state.best["epoch"])
+
+    def after_window() -> None:
+        if options.save_every and state.progress["windows"] % options.save_every == 0:
+            save_last(folder, state, about)
+        SIGNALS.check()
+
+    def is_over() -> bool:
+        has_stalled = options.patience and state.epochs_without_improvement >= options.patience
+        return state.epoch >= options.epochs or bool(has_stalled)
+
+    amp = cli.AMP_TYPES[options.amp]
+    with SIGNALS.stopping(at_once=False), clear_errors(options, folder, state):
         try:
-            trained = train_epoch(state, train_batches, criterion, augmented, amp, options.accum, options.clip)
-            images_per_second = train_batches.images_an_epoch / (time.perf_counter() - start)
-            scores, matrix = evaluate(state.judged, val_batches, num_classes, criterion, plain, amp)
-        except (NonFinite, pixels.TransformError) as error:
-            print(f"train.py: error: {error}\nthe files in {folder} are as of epoch {epoch - 1}", file=sys.stderr)
-            raise SystemExit(2) from error
-        state.epoch = epoch
-        state.schedule.epoch_end(scores[f"val_{options.monitor}"])
-        is_best = save_best_and_last(folder, state, scores, about, options)
-        row = {"epoch": epoch, "lr": lr, **trained, **scores, "images_per_second": images_per_second}
-        row["seconds"] = time.perf_counter() - start
-        append_row(folder / "log.csv", row)
-        print_row(row, is_best)
-        if is_best:
-            best_row, best_matrix = row, matrix
-        if options.patience and state.epochs_without_improvement >= options.patience:
-            print(f"stopped: {options.monitor} has not improved for {options.patience} epochs")
-            break
-    print_summary(folder, best_row, best_matrix, table.classes)
+            while not is_over():
+                train_batches.epoch, start = state.epoch + 1, time.perf_counter()
+                state.trained = state.trained or train_epoch(
+                    state, train_batches, criterion, augmented, amp, options.accum, options.clip,
+                    options.skip_nonfinite, after_window,
+                )  # fmt: skip
+                with SIGNALS.stopping(at_once=True):
+                    scores, matrix = evaluate(state.judged, val_batches, num_classes, criterion, plain, amp)
+                row = {"epoch": state.epoch + 1, **state.trained, **scores, "seconds": time.perf_counter() - start}
+                end_epoch(folder, state, row, matrix, about, options)
+                cli.print_row(row, state.best["epoch"] == state.epoch)
+                SIGNALS.check()
+        except Stopped:
+            save_last(folder, state, about)
+            n = updates if state.trained else state.progress.get("windows", 0)
+            print(f"\nstopped in epoch {state.epoch + 1}, after {n} of {updates} updates", flush=True)
+            raise
+    if state.epoch < options.epochs:
+        print(f"stopped: {options.monitor} has not improved for {options.patience} epochs")
+    best_row, best_matrix = state.log[int(state.best["epoch"]) - 1], metrics.ConfusionMatrix(num_classes)
+    best_matrix.counts = state.best_counts
+    cli.print_summary(folder, best_row, best_matrix, table.classes)
     return best_row, best_matrix
+
+
+LEAK_COLUMNS = ("what", "validation", "validation_class", "training", "training_class")
+
+
+def resume(folder: Path, state: State) -> None:
+    """The state of last.pt, if the run got so far, and the files as they were with it."""
+    path = folder / "last.pt"
+    if not path.exists() and not checkpoint.previous(path).exists():
+        return
+    with cli.blaming("--resume"):
+        state.load_state_dict(checkpoint.load(path))
+    write_csv(folder / "log.csv", LOG_COLUMNS, ([row[key] for key in LOG_COLUMNS] for row in state.log))
+    remove_but_top(folder, state)
+    of_the_next = "all" if state.trained else state.progress.get("windows", 0)
+    print(f"resumed after epoch {state.epoch} and {of_the_next} updates of the next")
+
+
+@contextmanager
+def clear_errors(options: argparse.Namespace, folder: Path, state: State) -> Iterator[None]:
+    """What can go wrong in the middle of a run, as a message that says what to do, and exit code 2."""
+    try:
+        yield
+    except (NonFinite, pixels.TransformError, OSError) as error:
+        said = str(error)
+    except (torch.cuda.OutOfMemoryError, MemoryError, RuntimeError) as error:
+        is_memory = isinstance(error, (torch.cuda.OutOfMemoryError, MemoryError)) or "t allocate memory" in str(error)
+        if not is_memory or options.batch_size == 1:
+            raise
+        smaller = max(b for b in range(1, options.batch_size // 2 + 1) if options.batch_size % b == 0)
+        accum = options.accum * options.batch_size // smaller
+        said = (
+            f"out of memory with --batch-size {options.batch_size}; --batch-size {smaller} --accum {accum} needs less "
+            "and makes the same updates"
+        )
+    else:
+        return
+    print(f"train.py: error: {said}\nthe files in {folder} are as of epoch {state.epoch}", file=sys.stderr)
+    raise SystemExit(2)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     options = cli.parse_options(argv, __doc__)
+    with SIGNALS.installed():
+        try:
+            run(options)
+        except Stopped:
+            name = signal.Signals(SIGNALS.asked).name
+            go_on = f": python train.py --resume {shlex.quote(options.out)}" if options.out else ""
+            print(f"train.py: stopped by {name}{go_on}", file=sys.stderr)
+            raise SystemExit(128 + SIGNALS.asked) from None
+
+
+def run(options: argparse.Namespace) -> None:
     torch.backends.cudnn.benchmark = True
     if options.threads:
         torch.set_num_threads(options.threads)
     with cli.blaming("--device"):
         device = cli.usable_device(options.device)
-    check_out(options.out)
+    if not options.resume:
+        check_out(options.out)
     table = cli.read_table(options)
     splits = cli.make_splits(options, table)
     # a rehearsal: every name and value is refused before the files are decoded
@@ -542,17 +632,20 @@ def main(argv: Sequence[str] | None = None) -> None:
     with cli.blaming("--transform"):
         next(iter(batches))
     if options.preview:
-        write_preview(options.preview, batches, cli.make_augment(options, len(table.classes)), table.classes)
+        cli.write_preview(options.preview, batches, cli.make_augment(options, len(table.classes)), table.classes)
         return
-    folder = new_folder(options)
+    folder = Path(options.out) if options.resume else new_folder(options)
     if len(splits) == 1:
         train_fold(options, table, images, splits[0], folder, device)
         return
+    write_config(folder, options, table.classes, data.digest(table, *(split.val for split in splits)))
     results = []
     for split in splits:
         results.append(train_fold(options, table, images, split, folder / f"fold{split.fold}", device))
         print()
-    print_folds(folder, results)
+    rows = ([f, *(row[key] for key in LOG_COLUMNS)] for f, (row, _) in enumerate(results))
+    write_csv(folder / "folds.csv", ("fold", *LOG_COLUMNS), rows)
+    cli.print_folds(folder, results)
 
 
 if __name__ == "__main__":

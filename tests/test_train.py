@@ -17,6 +17,7 @@ import checkpoint
 import cli
 import data
 import losses
+import metrics
 import models
 import optim
 import pixels
@@ -387,12 +388,12 @@ def test_a_run_leaves_what_the_readme_says(workspace, capsys):
 def test_M6_D9_best_f1_holds_the_weights_of_the_best_epoch_and_best_loss_of_its_own(tmp_path):
     state, options = state_of(flat_net()), options_of("--min-delta", 0.15, "--patience", 9)
     waited = []
-    for state.epoch, (f1, loss) in enumerate([(0.3, 2.0), (0.9, 1.5), (0.4, 1.0), (0.95, math.nan)], start=1):
+    for epoch, (f1, loss) in enumerate([(0.3, 2.0), (0.9, 1.5), (0.4, 1.0), (0.95, math.nan)], start=1):
         with torch.no_grad():
-            state.model[1].bias.fill_(state.epoch)
-        scores = {"val_f1": f1, "val_loss": loss}
-        is_best = train.save_best_and_last(tmp_path, state, scores, {"classes": ["a"]}, options)
-        assert is_best == (state.epoch in (1, 2, 4))
+            state.model[1].bias.fill_(epoch)
+        row = dict.fromkeys(train.LOG_COLUMNS, 0.0) | {"epoch": epoch, "val_f1": f1, "val_loss": loss}
+        train.end_epoch(tmp_path, state, row, metrics.ConfusionMatrix(5), {"classes": ["a"]}, options)
+        assert (state.best["epoch"] == epoch) == (epoch in (1, 2, 4)) and state.epoch == epoch
         waited.append(state.epochs_without_improvement)
     best_f1, best_loss, last = (checkpoint.load(tmp_path / f"{name}.pt") for name in ("best_f1", "best_loss", "last"))
     assert [x["epoch"] for x in (best_f1, best_loss, last)] == [4, 3, 4]  # a NaN loss is never the best
