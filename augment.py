@@ -377,6 +377,33 @@ def _beta_quantile(u: Tensor, alpha: float) -> Tensor:
 
 
 # ---------------------------------------------------------------------------------------------------------------------
+# Views at test time
+# ---------------------------------------------------------------------------------------------------------------------
+
+VIEWS = ("none", "flip", "rot4", "d4", "crops")
+
+
+def views(x: Tensor, name: str) -> list[Tensor]:
+    """The views of a batch (N, 3, H, W) whose probabilities are to be averaged, the image itself first.
+
+    flip: left and right; rot4: four right angles; d4: these and their mirror images; crops: itself, its four corners
+    and its middle, of 7/8 of each side. Right angles need square images.
+    """
+    if name not in VIEWS:
+        raise ValueError(f"unknown views {name!r}: choose from {', '.join(VIEWS)}")
+    H, W = x.shape[2:]
+    if name in ("rot4", "d4") and H != W:
+        raise ValueError(f"{name} needs square images, got {H} x {W}")
+    if name == "crops":
+        h, w = H * 7 // 8, W * 7 // 8
+        places = [(0, 0), (0, W - w), (H - h, 0), (H - h, W - w), ((H - h) // 2, (W - w) // 2)]
+        crops = [x[:, :, top : top + h, left : left + w] for top, left in places]
+        return [x, *(F.interpolate(crop, (H, W), mode="bilinear", align_corners=False) for crop in crops)]
+    turned = [torch.rot90(x, turns, (2, 3)) for turns in range(4 if name in ("rot4", "d4") else 1)]
+    return turned + ([view.flip(3) for view in turned] if name in ("flip", "d4") else [])
+
+
+# ---------------------------------------------------------------------------------------------------------------------
 # A function of yours
 # ---------------------------------------------------------------------------------------------------------------------
 

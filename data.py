@@ -48,6 +48,10 @@ class ImageTable:
     fold_of: np.ndarray | None = None  # int64, 0 to k - 1, from a fold column
     source: Sequence | None = None  # a torchvision data set whose images are not files; `paths` then only name them
     notes: list[str] = field(default_factory=list)  # what a person should know: files left alone, empty classes
+    labels: list[str] = field(default_factory=list)  # each class as the data writes it: a number or the name
+
+    def __post_init__(self) -> None:
+        self.labels = self.labels or self.classes
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -194,6 +198,8 @@ def read_csv(csv_file: Path, folder: Path, named: dict[str, str]) -> ImageTable:
         listed = "".join(f"\n  {paths[i]}: {classes[targets[first[i]]]} and {classes[targets[i]]}" for i in torn[:20])
         raise ValueError(f"{csv_file}: {len(set(first[torn]))} images have two labels:{listed}")
     table = ImageTable(paths, targets, paths, classes, f"{csv_file}: image column {image}, label column {label}")
+    if all(row[label].strip().isdecimal() for row in rows):
+        table.labels = [str(c) for c in range(len(classes))]
     table.layout += f", group column {group or 'none'}"
     if group:
         table.groups = tied([row[group] for row in rows], first)  # an image in two rows holds their groups together
@@ -272,7 +278,8 @@ def read_mask(csv_file: Path) -> ImageTable:
         for age in ("<30", "30-59", ">=60")
     ]
     layout = f"mask layout {csv_file}, a group a person"
-    return ImageTable(paths, np.array(targets, dtype=np.int64), groups, classes, layout)
+    numbers = [str(c) for c in range(18)]
+    return ImageTable(paths, np.array(targets, dtype=np.int64), groups, classes, layout, labels=numbers)
 
 
 def read_torchvision(name: str, root: Path, train: bool = True) -> ImageTable:
@@ -306,6 +313,7 @@ def read_torchvision(name: str, root: Path, train: bool = True) -> ImageTable:
         classes=classes,
         layout=f"torchvision data set {name}, {part} part",
         source=dataset,
+        labels=[str(c) for c in range(len(classes))],
     )
 
 
@@ -331,6 +339,7 @@ def join(train: ImageTable, val: ImageTable) -> ImageTable:
         is_val=np.arange(len(train) + len(val)) >= len(train),
         source=ConcatDataset([train.source, val.source]) if train.source is not None else None,
         notes=train.notes,
+        labels=train.labels,
     )
 
 
@@ -445,10 +454,15 @@ def merge(table: ImageTable, chosen: str) -> ImageTable:
     numbers = _class_numbers(table, chosen)
     if len(numbers) == len(table.classes):
         raise ValueError(f"{chosen!r} are all classes: nothing would be left to tell apart")
-    name = "+".join(table.classes[c] for c in numbers)
-    classes = [name if c == numbers[0] else old for c, old in enumerate(table.classes) if c not in numbers[1:]]
-    new = np.array([classes.index(name if c in numbers else old) for c, old in enumerate(table.classes)], np.int64)
-    return replace(table, targets=new[table.targets], classes=classes, layout=f"{table.layout}, {name} as one class")
+    def merged(names: list[str]) -> list[str]:
+        one = "+".join(names[c] for c in numbers)
+        return [one if c == numbers[0] else name for c, name in enumerate(names) if c not in numbers[1:]]
+
+    kept = [numbers[0] if c in numbers else c for c in range(len(table.classes))]
+    targets = np.searchsorted(np.unique(kept), np.array(kept)[table.targets])
+    classes, labels = merged(table.classes), merged(table.labels)
+    layout = f"{table.layout}, {classes[numbers[0]]} as one class"
+    return replace(table, targets=targets, classes=classes, labels=labels, layout=layout)
 
 
 def only(table: ImageTable, chosen: str) -> ImageTable:
@@ -457,7 +471,8 @@ def only(table: ImageTable, chosen: str) -> ImageTable:
     kept = take(table, np.flatnonzero(np.isin(table.targets, numbers)))
     classes = [table.classes[c] for c in numbers]
     layout = f"{table.layout}, only {', '.join(classes)}"
-    return replace(kept, targets=np.searchsorted(numbers, kept.targets), classes=classes, layout=layout)
+    labels = [table.labels[c] for c in numbers]
+    return replace(kept, targets=np.searchsorted(numbers, kept.targets), classes=classes, labels=labels, layout=layout)
 
 
 def _class_numbers(table: ImageTable, chosen: str) -> list[int]:

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import argparse
 import csv
+import functools
 import io
 import itertools
 import json
@@ -35,6 +36,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 import torchvision
@@ -344,8 +346,11 @@ def evaluate(
     criterion: nn.Module,
     transform: augment.Augment,
     amp: torch.dtype,
-) -> tuple[dict[str, float], metrics.ConfusionMatrix]:
-    """One F1 over all validation images, from one matrix: the mean of the batches' F1 is another, wrong number."""
+) -> tuple[dict[str, float], metrics.ConfusionMatrix, Tensor]:
+    """One F1 over all validation images, from one matrix: the mean of the batches' F1 is another, wrong number.
+
+    Returns the scores, the matrix and the logits (N, C) in the rows' order.
+    """
     model.eval()
     matrix = metrics.ConfusionMatrix(num_classes, device=batches.device)
     all_logits, all_targets = [], []
@@ -365,7 +370,7 @@ def evaluate(
         "val_f1_present": matrix.f1("macro_present"),
         "val_accuracy": matrix.accuracy(),
     }
-    return scores, matrix
+    return scores, matrix, logits
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -453,7 +458,7 @@ def save_last(folder: Path, state: State, about: dict[str, Any]) -> None:
 
 def end_epoch(
     folder: Path, state: State, row: dict[str, Any], matrix: metrics.ConfusionMatrix, about: dict[str, Any],
-    options: argparse.Namespace,
+    options: argparse.Namespace, write_predictions: Callable[[], None] = lambda: None,
 ) -> None:  # fmt: skip
     """Counts the epoch, and writes what it is best in, then last.pt, then log.csv: a kill in between loses nothing."""
     state.epoch, state.trained = row["epoch"], {}
@@ -464,6 +469,7 @@ def end_epoch(
     if row["val_f1"] > state.best["f1"]:
         state.best |= {"f1": row["val_f1"], "epoch": state.epoch}
         state.best_counts = matrix.counts.cpu()
+        write_predictions()
         checkpoint.save(folder / "best_f1.pt", for_prediction)
     if row["val_loss"] < state.best["loss"]:
         state.best["loss"] = row["val_loss"]
@@ -480,6 +486,17 @@ def end_epoch(
     save_last(folder, state, about)
     write_csv(folder / "log.csv", LOG_COLUMNS, ([row[key] for key in LOG_COLUMNS] for row in state.log))
     remove_but_top(folder, state)
+
+
+def write_predictions(folder: Path, table: data.ImageTable, rows: np.ndarray, logits: Tensor) -> None:
+    """val_predictions.csv, for people, and val_probs.npz, for predict.py: what best_f1.pt says of validation."""
+    probs, targets = logits.softmax(1).cpu().numpy(), table.targets[rows]
+    paths, predicted = [table.paths[i] for i in rows], probs.argmax(1)
+    names, labels = table.classes, ("image", "class", "predicted", "confidence")
+    lines = zip(paths, targets, predicted, probs.max(1), strict=True)
+    write_csv(folder / "val_predictions.csv", labels, ([i, names[t], names[p], f"{c:.4f}"] for i, t, p, c in lines))
+    with checkpoint.replacing(folder / "val_probs.npz") as file:
+        np.savez(file, paths=np.array(paths), targets=targets, probs=probs)
 
 
 def remove_but_top(folder: Path, state: State) -> None:
@@ -503,7 +520,8 @@ def train_fold(
     augmented, plain = cli.make_augment(options, num_classes), augment.Augment("none")
     write_config(folder, options, table.classes, data.digest(table, split.train, split.val))
     about = {"model_name": options.model, "classes": table.classes, "size": options.size, "fit": options.fit}
-    about |= {"mean": list(augment.IMAGENET_MEAN), "std": list(augment.IMAGENET_STD)}
+    about |= {"mean": list(augment.IMAGENET_MEAN), "std": list(augment.IMAGENET_STD), "labels": table.labels}
+    about["train_counts"] = data.counts(table, split.train).tolist()
     if options.resume:
         checkpoint.remove_stray(folder)
         resume(folder, state)
@@ -532,9 +550,10 @@ def train_fold(
                     options.skip_nonfinite, after_window,
                 )  # fmt: skip
                 with SIGNALS.stopping(at_once=True):
-                    scores, matrix = evaluate(state.judged, val_batches, num_classes, criterion, plain, amp)
+                    scores, matrix, logits = evaluate(state.judged, val_batches, num_classes, criterion, plain, amp)
                 row = {"epoch": state.epoch + 1, **state.trained, **scores, "seconds": time.perf_counter() - start}
-                end_epoch(folder, state, row, matrix, about, options)
+                predictions = functools.partial(write_predictions, folder, table, split.val, logits)
+                end_epoch(folder, state, row, matrix, about, options, predictions)
                 cli.print_row(row, state.best["epoch"] == state.epoch)
                 SIGNALS.check()
         except Stopped:

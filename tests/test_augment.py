@@ -24,6 +24,7 @@ from augment import (
     load_transform,
     noise,
     normalize,
+    views,
     warp,
     write_copies,
 )  # fmt: skip
@@ -290,6 +291,23 @@ def test_without_mixing_targets_stay_class_numbers_and_a_batch_of_one_is_itself(
 def test_bad_mixing_is_an_error(options, said):
     with pytest.raises(ValueError, match=said):
         Augment("none", **options)
+
+
+# --- views at test time ----------------------------------------------------------------------------------------------
+
+
+def test_views_are_the_symmetries_that_their_names_say():
+    x = torch.randn(2, 3, 16, 16)
+    for name, n in (("none", 1), ("flip", 2), ("rot4", 4), ("d4", 8), ("crops", 6)):
+        made = views(x, name)
+        assert len(made) == n and all(view.shape == x.shape for view in made) and torch.equal(made[0], x)
+        assert all(not torch.allclose(a, b) for i, a in enumerate(made) for b in made[:i])
+    assert torch.equal(views(x, "flip")[1], x.flip(3)) and torch.equal(views(x, "rot4")[2], x.flip(2).flip(3))
+    assert all(torch.allclose(view.sort(-1).values.sum(), x.sum(), atol=1e-3) for view in views(x, "d4"))
+    with pytest.raises(ValueError, match="d4 needs square images, got 8 x 9"):
+        views(torch.zeros(1, 3, 8, 9), "d4")
+    with pytest.raises(ValueError, match="unknown views 'ten': choose from none, flip, rot4, d4, crops"):
+        views(x, "ten")
 
 
 # --- to look at, and as files ----------------------------------------------------------------------------------------

@@ -493,6 +493,16 @@ def test_the_long_tail_has_the_exponential_profile():
         data.long_tail(table, np.arange(5000), 0.5)
 
 
+def test_classes_are_written_as_the_data_wrote_them(tmp_path):
+    numbers = read(csv_folder(tmp_path / "numbers", rows_of([0, 1, 2, 0])))
+    write_csv(tmp_path / "numbers" / "meta.csv", [{"target": c, "class_name": "abc"[c]} for c in range(3)])
+    named = read(str(tmp_path / "numbers"))
+    assert numbers.labels == ["0", "1", "2"] == named.labels and named.classes == ["a", "b", "c"]
+    assert data.merge(named, "a,c").labels == ["0+2", "1"] and data.only(named, "b,c").labels == ["1", "2"]
+    assert read(csv_folder(tmp_path / "text", rows_of(["Klee", "Monet"]))).labels == ["Klee", "Monet"]
+    assert read(str(mask_layout(tmp_path / "mask"))).labels == [str(c) for c in range(18)]
+
+
 # --- folds -----------------------------------------------------------------------------------------------------------
 
 

@@ -330,7 +330,7 @@ def test_M1_M2_M3_validation_does_not_depend_on_the_batch_size(batch_size):
     for name in ("ce", "f1"):
         criterion = losses.build_loss(name)
         batches = pixels.Batches(images, np.arange(40), batch_size)
-        scores, matrix = train.evaluate(model, batches, 5, criterion, augment.Augment("none"), torch.float32)
+        scores, matrix, _ = train.evaluate(model, batches, 5, criterion, augment.Augment("none"), torch.float32)
         logits = model(augment.normalize(images.gather(torch.arange(40)))).detach()
         assert int(matrix.matrix.sum()) == 40  # M2: none dropped
         assert scores["val_accuracy"] == pytest.approx((logits.argmax(1) == images.targets).double().mean().item())
@@ -347,7 +347,7 @@ def test_D4_D5_validation_images_are_never_augmented(workspace):
     model = models.build_model("resnet8", 3, 16)
     model.load_state_dict(state["model"])
     val = pixels.Batches(pixels.decode(table.paths, table.targets, 16, "cache/images"), val_rows, 5)
-    scores, _ = train.evaluate(model, val, 3, losses.build_loss("ce"), augment.Augment("none"), torch.float32)
+    scores, *_ = train.evaluate(model, val, 3, losses.build_loss("ce"), augment.Augment("none"), torch.float32)
     assert scores["val_f1"] == pytest.approx(state["scores"]["val_f1"])
     assert scores["val_loss"] == pytest.approx(state["scores"]["val_loss"], rel=1e-4)
 
@@ -674,7 +674,7 @@ def test_D7_D8_D9_each_fold_is_a_run_of_its_own_from_fresh_weights(workspace, ca
         images = pixels.decode(table.paths, table.targets, 16, "cache/images")
         model = models.build_model("resnet8", 3, 16)
         model.load_state_dict(saved["model"])
-        scores, matrix = train.evaluate(
+        scores, matrix, _ = train.evaluate(
             model, pixels.Batches(images, val, 8), 3, losses.build_loss("ce"), augment.Augment("none"), torch.float32
         )
         assert scores["val_f1"] == pytest.approx(float(best["val_f1"]), abs=1e-12)
