@@ -334,7 +334,7 @@ def bench_photos(device: str, rounds: int) -> list[str]:
                 list(pool.map(decode, some, rows))
 
         def kit_decode(path: str, row: np.ndarray) -> None:
-            row[:] = pixels._fitted(pixels.decode_file(path), 224, 224, "squash")
+            row[:] = pixels.fitted(pixels.decode_file(path), 224, 224, "squash")
 
         torch.set_num_threads(1)
         times = race({

@@ -91,7 +91,7 @@ def read(
         table = read_csv(Path(csv_file), folder, columns)
     elif folder.is_dir():
         tables = [path for path in (folder / "train" / "train.csv", folder / "train.csv") if path.is_file()]
-        if tables and not columns and {"gender", "race", "age", "path"} <= set(_rows(tables[0])[0]):
+        if tables and not columns and {"gender", "race", "age", "path"} <= set(read_rows(tables[0])[0]):
             table = read_mask(tables[0])
         elif tables:
             table = read_csv(tables[0], folder, columns)
@@ -133,7 +133,7 @@ def read_folder(folder: Path) -> ImageTable:
         if not class_folders:
             raise ValueError(f"{root} holds no class folders (expected {root}/CLASS/*.jpg)")
         for class_folder in class_folders:
-            found, other = _image_files(class_folder)
+            found, other = image_files(class_folder)
             if not found:
                 raise ValueError(f"class folder {class_folder} holds no image ({', '.join(sorted(IMAGE_EXTENSIONS))})")
             paths += found
@@ -166,19 +166,19 @@ def read_csv(csv_file: Path, folder: Path, named: dict[str, str]) -> ImageTable:
     or a meta.csv with target and class_name, names them and may name more. Other labels are class names, sorted as
     text, blanks around them dropped. `named` overrides the rule: {"group": "patient"}.
     """
-    rows = _rows(csv_file)
+    rows = read_rows(csv_file)
     columns = {name.lower(): name for name in rows[0]}
     for name in named.values():
         if name.lower() not in columns:
             raise ValueError(f"{csv_file} has no column {name!r}: it has {', '.join(rows[0])}")
     images, labels, groups, fold_columns = (
         [columns[named[part].lower()]] if part in named else [columns[name] for name in known if name in columns]
-        for part, known in _COLUMNS.items()
+        for part, known in COLUMNS.items()
     )
     if not images:
-        raise ValueError(f"{csv_file} has no image column ({', '.join(_COLUMNS['image'])}); it has {list(rows[0])}")
+        raise ValueError(f"{csv_file} has no image column ({', '.join(COLUMNS['image'])}); it has {list(rows[0])}")
     folders = [folder, folder / "train", folder / "images", folder / "train" / "images", csv_file.parent]
-    found = [(column, root) for column in images for root in folders if _file(root, rows[0][column])]
+    found = [(column, root) for column in images for root in folders if find_file(root, rows[0][column])]
     if not found:
         raise FileNotFoundError(f"{csv_file}: no file {rows[0][images[0]]} in {folder} (column {images[0]})")
     image, root = found[0]
@@ -186,7 +186,7 @@ def read_csv(csv_file: Path, folder: Path, named: dict[str, str]) -> ImageTable:
     if label == image:
         raise ValueError(f"{csv_file} has no label column beside {image!r}")
     group = next((name for name in groups if name != image), None)
-    paths = [_file(root, row[image]) for row in rows]
+    paths = [find_file(root, row[image]) for row in rows]
     missing = [row[image] for row, path in zip(rows, paths, strict=True) if path is None]
     if missing:
         names = ", ".join(missing[:20])
@@ -209,7 +209,7 @@ def read_csv(csv_file: Path, folder: Path, named: dict[str, str]) -> ImageTable:
     return table
 
 
-_COLUMNS = {
+COLUMNS = {
     "image": ("id", "imageid", "image_id", "image_path", "img_path", "image", "path", "file", "filename", "name"),
     "label": ("target", "label", "class", "ans", "y"),
     "group": ("group", "id", "person", "profile", "source"),
@@ -253,9 +253,9 @@ def read_mask(csv_file: Path) -> ImageTable:
     age: under 30 is 0, under 60 is 1, else 2.
     """
     paths, targets, groups = [], [], []
-    for row in _rows(csv_file):
+    for row in read_rows(csv_file):
         folder = _spelled(csv_file.parent / "images", row["path"])
-        photos, _ = _image_files(folder) if folder.is_dir() else ([], [])
+        photos, _ = image_files(folder) if folder.is_dir() else ([], [])
         if not photos:
             raise FileNotFoundError(f"{csv_file}: {folder} holds no photo")
         try:
@@ -355,7 +355,7 @@ def _text(csv_file: Path) -> str:
     raise ValueError(f"{csv_file} is neither UTF-8 nor UTF-16 nor cp949: save it as UTF-8")
 
 
-def _rows(csv_file: Path) -> list[dict[str, str]]:
+def read_rows(csv_file: Path) -> list[dict[str, str]]:
     reader, rows = csv.DictReader(io.StringIO(_text(csv_file), newline="")), []
     try:
         for row in reader:
@@ -381,7 +381,7 @@ def _spelled(folder: Path, name: str) -> Path:
     return next((path for path in spellings if path.exists()), spellings[0])
 
 
-def _image_files(folder: Path) -> tuple[list[str], list[str]]:
+def image_files(folder: Path) -> tuple[list[str], list[str]]:
     """Images and what else lies below a folder, sorted, but for what begins with a dot or lies in such a folder."""
     images, others = [], []
 
@@ -398,7 +398,7 @@ def _image_files(folder: Path) -> tuple[list[str], list[str]]:
     return sorted(images), sorted(others)
 
 
-def _file(folder: Path, name: str) -> str | None:
+def find_file(folder: Path, name: str) -> str | None:
     """The file of that name, or of that stem with an image extension, in the folder."""
     names = [name]
     if Path(name).suffix.lower() not in IMAGE_EXTENSIONS:
@@ -418,7 +418,7 @@ def _classes(
         return targets.astype(np.int64), [str(name) for name in classes]
     numbers = [int(label) for label in labels]
     meta, named = csv_file.with_name("meta.csv"), {}
-    meta_rows = _rows(meta) if meta.is_file() else []
+    meta_rows = read_rows(meta) if meta.is_file() else []
     if meta_rows and {"target", "class_name"} <= set(meta_rows[0]):
         named = {int(row["target"]): _composed(row["class_name"]) for row in meta_rows}
     elif names:

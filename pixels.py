@@ -131,7 +131,7 @@ def decode(
         """Fills (H, W, 3) with an image, or says why not."""
         try:
             image = decode_file(paths[i]) if source is None else _rgb(source[i][0])
-            row[:] = _fitted(image, H, W, fit)
+            row[:] = fitted(image, H, W, fit)
             return None
         except Exception as error:  # whatever a decoder says of a broken file is for the list
             return str(error).splitlines()[0] if str(error) else type(error).__name__
@@ -277,7 +277,7 @@ def _rgb(image: Any) -> Tensor:
     return torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1)
 
 
-def _fitted(image: Tensor, H: int, W: int, fit: str) -> np.ndarray:
+def fitted(image: Tensor, H: int, W: int, fit: str) -> np.ndarray:
     """(3, h, w) to contiguous (H, W, 3); channels-last memory makes the resize three times as fast."""
     h, w = image.shape[1:]
     if fit == "crop":
@@ -289,7 +289,7 @@ def _fitted(image: Tensor, H: int, W: int, fit: str) -> np.ndarray:
         h, w = max(1, round(h * scale)), max(1, round(w * scale))
         canvas = np.full((H, W, 3), PADDING, dtype=np.uint8)
         top, left = (H - h) // 2, (W - w) // 2
-        canvas[top : top + h, left : left + w] = _fitted(image, h, w, "squash")
+        canvas[top : top + h, left : left + w] = fitted(image, h, w, "squash")
         return canvas
     if (h, w) != (H, W):
         image = transforms.resize(image, [H, W], antialias=True)
@@ -487,7 +487,7 @@ class Batches:
         if not isinstance(result, np.ndarray) or result.dtype != np.uint8 or result.shape[2:] != (3,):
             got = f"{result.dtype} {result.shape}" if isinstance(result, np.ndarray) else type(result).__name__
             raise TransformError(f"transform of {path}: must return uint8 (height, width, 3), got {got}")
-        return _fitted(torch.from_numpy(np.ascontiguousarray(result)).permute(2, 0, 1), *image.shape[1:], "squash")
+        return fitted(torch.from_numpy(np.ascontiguousarray(result)).permute(2, 0, 1), *image.shape[1:], "squash")
 
 
 def count_batches(rows: int, batch_size: int) -> int:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-PROGRAMS = {"train", "cli", "bench"}
+PROGRAMS = {"train", "cli", "predict", "bench"}
 MODULES = sorted(path.stem for path in ROOT.glob("*.py") if path.stem not in PROGRAMS)
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 

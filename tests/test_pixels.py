@@ -116,20 +116,20 @@ def test_a_truncated_jpeg_is_refused_wherever_it_is_cut(tmp_path, part):
 def test_a_wide_photo_is_squashed_or_cropped(fit, expected):
     half = torch.zeros(3, 20, 80, dtype=torch.uint8)
     half[:, :, 40:] = 255
-    result = pixels._fitted(half, 20, 20, fit)[:, [0, 5, 15, 19], 0]
+    result = pixels.fitted(half, 20, 20, fit)[:, [0, 5, 15, 19], 0]
     assert result[[0, -1]].tolist() == expected
     edge = torch.zeros(3, 20, 80, dtype=torch.uint8)
     edge[:, :, :20] = 255  # outside of the middle
-    assert (pixels._fitted(edge, 20, 20, fit).max() == 255) == (fit == "squash")
+    assert (pixels.fitted(edge, 20, 20, fit).max() == 255) == (fit == "squash")
     tall = torch.zeros(3, 90, 30, dtype=torch.uint8)
     tall[:, :30] = 255
-    assert (pixels._fitted(tall, 16, 16, fit).max() == 255) == (fit == "squash")
+    assert (pixels.fitted(tall, 16, 16, fit).max() == 255) == (fit == "squash")
 
 
 def test_a_padded_photo_keeps_its_shape_between_bars_of_the_mean_colour():
-    wide = pixels._fitted(torch.full((3, 20, 80), 255, dtype=torch.uint8), 16, 16, "pad")
+    wide = pixels.fitted(torch.full((3, 20, 80), 255, dtype=torch.uint8), 16, 16, "pad")
     assert (wide[6:10] == 255).all() and (wide[:6] == pixels.PADDING).all() and (wide[10:] == pixels.PADDING).all()
-    tall = pixels._fitted(torch.full((3, 80, 20), 255, dtype=torch.uint8), 16, 32, "pad")
+    tall = pixels.fitted(torch.full((3, 80, 20), 255, dtype=torch.uint8), 16, 32, "pad")
     assert (tall[:, 14:18] == 255).all() and (tall[:, :14] == pixels.PADDING).all()
 
 
@@ -202,7 +202,7 @@ def test_a_build_that_is_killed_is_redone_and_leaves_nothing(tmp_path):
     assert len(left) == 1 and left[0].endswith(".tmp")  # half a cache is not one
     images = decode(paths, targets(60), 12, cache)
     assert len(images) == 60 and [path.suffix for path in cache.iterdir()] == [".npy"]
-    assert np.array_equal(images.pixels[59], np.asarray(pixels._fitted(decode_file(paths[59]), 12, 12, "squash")))
+    assert np.array_equal(images.pixels[59], np.asarray(pixels.fitted(decode_file(paths[59]), 12, 12, "squash")))
 
 
 def test_two_builds_at_once_do_not_harm_each_other(tmp_path):
@@ -381,7 +381,7 @@ def test_a_zoo_of_bad_and_unusual_images_each_has_its_pixels_or_is_refused_by_na
     images = decode(paths, targets(len(paths)), 16, tmp_path / "cache", bad="skip")
     assert images.paths == [path for path in paths if path not in bad] == [paths[i] for i in images.kept]
     for i, path in enumerate(images.paths):  # none is replaced by another
-        assert np.array_equal(images.pixels[i], pixels._fitted(decode_file(path), 16, 16, "squash"))
+        assert np.array_equal(images.pixels[i], pixels.fitted(decode_file(path), 16, 16, "squash"))
 
 
 def test_a_directory_and_a_file_without_read_permission_are_refused_by_name(tmp_path):

@@ -1,0 +1,246 @@
+"""predict.py: the template's rows, every image once, checkpoints that fit, trials before use, nothing half-written."""
+
+import csv
+import os
+import re
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import checkpoint
+import predict
+import train
+
+
+def write_csv(path, rows):
+    with open(path, "w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, rows[0])
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def read_csv(path):
+    with open(path, newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def picture(c, rng, size=(20, 20)):
+    values = rng.integers(0, 130, (*size, 3))
+    values[:, :, c] += 60
+    return Image.fromarray(values.astype(np.uint8))
+
+
+@pytest.fixture(scope="module")
+def competition(tmp_path_factory):
+    """A document-like competition: train.csv, meta.csv, train/, test/, sample_submission.csv, and two trained runs."""
+    root = tmp_path_factory.mktemp("competition")
+    rng = np.random.default_rng(0)
+    for part, n in (("train", 90), ("test", 41)):
+        (root / "comp" / part).mkdir(parents=True)
+        rows = [{"ID": f"{part}{i:03d}.jpg", "target": i % 3} for i in range(n)]
+        rng.shuffle(rows)
+        for row in rows:
+            picture(row["target"], rng).save(root / "comp" / part / row["ID"])
+        if part == "train":
+            write_csv(root / "comp" / "train.csv", rows)
+        else:
+            write_csv(root / "answers.csv", rows)
+            write_csv(root / "comp" / "sample_submission.csv", [row | {"target": 0} for row in rows])
+    write_csv(root / "comp" / "meta.csv", [{"target": c, "class_name": "red green blue".split()[c]} for c in range(3)])
+    before = os.getcwd()
+    os.chdir(root)
+    for words in ("--folds 3 --out five", "--size 24 --model resnet20 --out one", "--only 0,1 --out pair"):
+        base = "--data comp --size 16 --model resnet8 --epochs 3 --lr 0.01 --batch-size 8 --cache cache"
+        train.main([*base.split(), *words.split()])
+    os.chdir(before)
+    return root
+
+
+@pytest.fixture
+def here(competition, monkeypatch, tmp_path):
+    monkeypatch.chdir(competition)
+    return tmp_path
+
+
+def run(*words):
+    predict.main([str(word) for word in words])
+
+
+def refused(capsys, *words):
+    with pytest.raises(SystemExit) as stop:
+        run(*words)
+    assert stop.value.code == 2
+    return capsys.readouterr().err.strip()
+
+
+def test_five_folds_to_a_submission_with_the_templates_rows(here, capsys):
+    run("five", "--data", "comp", "--out", here / "s.csv", "--answers", "answers.csv", "--probs", here / "p.npz")
+    said, rows = capsys.readouterr().out, read_csv(here / "s.csv")
+    assert [row["ID"] for row in rows] == [row["ID"] for row in read_csv("comp/sample_submission.csv")]
+    assert list(rows[0]) == ["ID", "target"] and {row["target"] for row in rows} <= {"0", "1", "2"}
+    truth = {row["ID"]: row["target"] for row in read_csv("answers.csv")}
+    accuracy = np.mean([truth[row["ID"]] == row["target"] for row in rows])
+    assert accuracy > 0.8 and f"accuracy {accuracy:.4f}" in said and "41 of 41 images have an answer" in said
+    probs = np.load(here / "p.npz")
+    assert probs["probs"].shape == (41, 3) and np.allclose(probs["probs"].sum(1), 1, atol=1e-5)
+    assert [os.path.basename(path) for path in probs["paths"]] == [row["ID"] for row in rows]
+    assert probs["classes"].tolist() == ["red", "green", "blue"]
+
+
+def probs_of(here, *words):
+    run(*words, "--out", here / "s.csv", "--probs", here / "p.npz")
+    found = np.load(here / "p.npz")
+    return {os.path.basename(path): p for path, p in zip(found["paths"], found["probs"], strict=True)}
+
+
+def test_neither_batch_size_nor_order_changes_a_prediction(here):
+    first = probs_of(here, "five", "one", "--data", "comp")
+    rows = read_csv("comp/sample_submission.csv")
+    write_csv(here / "shuffled.csv", rows[::-1])
+    again = probs_of(here, "five", "one", "--data", "comp", "--template", here / "shuffled.csv", "--batch-size", 7)
+    assert list(again) == list(first)[::-1]
+    for name, p in first.items():
+        assert np.abs(p - again[name]).max() < 1e-5
+
+
+def test_several_runs_are_the_mean_of_their_means_whatever_their_size(here):
+    five, one = probs_of(here, "five", "--data", "comp"), probs_of(here, "one", "--data", "comp")
+    folds = [probs_of(here, f"five/fold{f}", "--data", "comp") for f in range(3)]
+    both = probs_of(here, "five", "one/best_f1.pt", "--data", "comp")
+    for name in five:
+        assert np.allclose(five[name], np.mean([fold[name] for fold in folds], 0), atol=1e-6)
+        assert np.allclose(both[name], (five[name] + one[name]) / 2, atol=1e-6)
+    assert any(np.abs(five[name] - one[name]).max() > 1e-5 for name in five)
+
+
+def test_a_runs_own_validation_images_get_the_probabilities_it_wrote(here):
+    saved = np.load("one/val_probs.npz")
+    (here / "val").mkdir()
+    for path in saved["paths"]:
+        shutil.copy(path, here / "val")
+    again = probs_of(here, "one", "--data", here / "val")
+    for path, p in zip(saved["paths"], saved["probs"], strict=True):
+        assert np.abs(again[os.path.basename(path)] - p).max() < 1e-4
+    rows = read_csv("one/val_predictions.csv")
+    assert [row["image"] for row in rows] == saved["paths"].tolist()
+    assert float(rows[0]["confidence"]) == pytest.approx(saved["probs"][0].max(), abs=1e-4)
+
+
+def test_text_labels_are_written_as_text_and_the_header_keeps_its_case(here):
+    rng = np.random.default_rng(1)
+    (here / "art").mkdir()
+    rows = [{"id": f"T{i}", "img_path": f"./{i}.jpg", "artist": "Klee Miro".split()[i % 2]} for i in range(20)]
+    for i in range(20):
+        picture(i % 2, rng).save(here / "art" / f"{i}.jpg")
+    write_csv(here / "train.csv", rows)
+    train.main(f"--csv {here}/train.csv --data {here}/art --size 16 --model resnet8 --epochs 1 --out {here}/run "
+               f"--cache {here}/cache".split())  # fmt: skip
+    (here / "new").mkdir()
+    for i in range(5):
+        shutil.copy(here / "art" / f"{i}.jpg", here / "new")
+    write_csv(here / "info.csv", [{"Extra": "x", "Img_Path": f"{i}.jpg", "Artist": ""} for i in range(5)])
+    run(here / "run", "--data", here / "new", "--template", here / "info.csv", "--out", here / "s.csv")
+    submission = read_csv(here / "s.csv")
+    assert list(submission[0]) == ["Extra", "Img_Path", "Artist"] and submission[0]["Extra"] == "x"
+    assert {row["Artist"] for row in submission} <= {"Klee", "Miro"}
+
+
+def test_a_folder_without_a_template_gives_a_row_an_image(here):
+    run("one", "--data", "comp/test", "--template", "comp/sample_submission.csv", "--out", here / "a.csv")
+    shutil.copytree("comp/test", here / "plain")
+    run("one", "--data", here / "plain", "--out", here / "b.csv")
+    a, b = ({row["ID"]: row["target"] for row in read_csv(here / name)} for name in ("a.csv", "b.csv"))
+    assert a == b and list(b) == sorted(b)
+
+
+def test_a_test_csv_of_images_alone_gets_a_row_number_and_a_target(here):
+    (here / "sketch").mkdir()
+    for i in range(3):
+        picture(i, np.random.default_rng(i)).save(here / "sketch" / f"{i}.jpg")
+    write_csv(here / "test.csv", [{"image_path": f"{i}.jpg"} for i in (2, 0, 1)])
+    run("one", "--data", here / "sketch", "--out", here / "s.csv")
+    rows = read_csv(here / "s.csv")
+    assert list(rows[0]) == ["ID", "image_path", "target"]
+    assert [(row["ID"], row["image_path"]) for row in rows] == [("0", "2.jpg"), ("1", "0.jpg"), ("2", "1.jpg")]
+
+
+def test_views_and_prior_are_used_only_if_they_help_on_validation(here, capsys):
+    plain = probs_of(here, "five", "--data", "comp")
+    capsys.readouterr()
+    for words in (("--tta", "flip"), ("--tta", "d4"), ("--tta", "crops"), ("--prior-adjust", 1)):
+        changed = probs_of(here, "five", "--data", "comp", *words)
+        said = capsys.readouterr().out
+        old, new, verdict = re.search(r"on 90 validation images (\S+) -> (\S+), (.*)", said).groups()
+        is_used = any(np.abs(plain[name] - changed[name]).max() > 1e-6 for name in plain)
+        assert is_used == (float(new) > float(old)) == (verdict == "used")
+        forced = probs_of(here, "five", "--data", "comp", *words, "--force")
+        assert words[0] == "--prior-adjust" or any(np.abs(plain[n] - forced[n]).max() > 1e-6 for n in plain)
+        capsys.readouterr()
+
+
+def test_prior_adjustment_is_the_papers_formula():
+    p = np.array([[0.7, 0.2, 0.1]], np.float32)
+    # p / prior, prior 0.8, 0.15, 0.05: 0.875, 1.333, 2; their sum 4.208
+    assert np.allclose(predict.adjust_prior(p, [80, 15, 5], 1.0), [[0.2079, 0.3168, 0.4752]], atol=1e-4)
+    assert np.allclose(predict.adjust_prior(p, [80, 15, 5], 0.0), p, atol=1e-6)
+
+
+@pytest.mark.parametrize("make, words, said", [
+    (None, ["nowhere", "--data", "comp"], "checkpoints: nowhere is neither a checkpoint nor a run folder"),
+    (None, ["one", "pair", "--data", "comp"], "checkpoints: pair/best_f1.pt and one/best_f1.pt have other classes"),
+    (None, ["answers.csv", "--data", "comp"], "checkpoints: answers.csv is not a readable checkpoint"),
+    (None, ["one", "--data", "nowhere"], "--data: nowhere is not a folder"),
+    (None, ["one", "--data", "comp", "--template", "no.csv"], "--template: no.csv is not a file"),
+    ("empty", ["one", "--data", "IN"], "holds no image"),
+    ("broken", ["one", "--data", "IN"], "1 of 3 images in one batch cannot be decoded:\n  IN/b.jpg: the file is empty"),
+    ("columns", ["one", "--data", "IN"], "has no image column"),
+    ("absent", ["one", "--data", "IN"], "1 rows have no image in"),
+    ("twice", ["one", "--data", "IN"], "1 images are in two rows, such as IN/images/a.jpg"),
+    ("extra", ["one", "--data", "IN"], "1 images of IN/images have no row, such as IN/images/c.jpg"),
+    (None, ["one/best_f1.pt", "--data", "comp", "--answers", "comp/meta.csv"], "--answers: comp/meta.csv"),
+    (None, ["one", "--data", "comp", "--device", "tpu"], "--device: 'tpu' cannot be used here"),
+])  # fmt: skip
+def test_bad_input_names_itself_and_leaves_no_submission(here, capsys, make, words, said):
+    folder = here / "in"
+    if make:
+        images = folder / "images" if make in ("absent", "twice", "extra", "columns") else folder
+        images.mkdir(parents=True)
+        for name in "abc" if make != "empty" else "":
+            picture(0, np.random.default_rng(0)).save(images / f"{name}.jpg")
+        rows = [{"ID": f"{name}.jpg", "target": 0} for name in "abc"]
+        if make == "broken":
+            (folder / "b.jpg").write_bytes(b"")
+        elif make == "columns":
+            write_csv(folder / "sample_submission.csv", [{"what": 1, "target": 0}])
+        elif make == "absent":
+            write_csv(folder / "sample_submission.csv", [*rows, {"ID": "d.jpg", "target": 0}])
+        elif make == "twice":
+            write_csv(folder / "sample_submission.csv", [*rows, rows[0]])
+        elif make == "extra":
+            write_csv(folder / "sample_submission.csv", rows[:2])
+    words = [word.replace("IN", str(folder)) for word in words]
+    error = refused(capsys, *words, "--out", here / "s.csv")
+    assert said.replace("IN", str(folder)) in error and error.startswith("predict.py: error: ")
+    assert "--answers" in words or not (here / "s.csv").exists()
+
+
+def test_a_checkpoint_that_does_not_fit_its_network_is_refused(here, capsys):
+    saved = checkpoint.load("one/best_f1.pt")
+    checkpoint.save(here / "x.pt", saved | {"model_name": "resnet8"})
+    assert "x.pt does not fit resnet8" in refused(capsys, here / "x.pt", "--data", "comp", "--out", here / "s.csv")
+    checkpoint.save(here / "y.pt", {"model": {"w": torch.zeros(1)}})
+    assert "y.pt is no checkpoint for prediction: it lacks classes" in refused(
+        capsys, here / "y.pt", "--data", "comp", "--out", here / "s.csv"
+    )
+
+
+def test_the_worst_files_of_the_confused_pairs_are_named(here, capsys):
+    rows = read_csv("answers.csv")
+    wrong = [row | {"target": (int(row["target"]) + (i == 5)) % 3} for i, row in enumerate(rows)]
+    write_csv(here / "answers.csv", wrong)
+    run("five", "--data", "comp", "--out", here / "s.csv", "--answers", here / "answers.csv")
+    said = capsys.readouterr().out
+    assert rows[5]["ID"] in said.split("most confused")[1]
