@@ -304,6 +304,94 @@ def choose_tta(
     return (lambda paths: plain(paths, options.tta)) if use else plain
 
 
+def common_validation(arguments: list[str]) -> tuple[np.ndarray, np.ndarray]:
+    """(A, N, C) probabilities and (N,) targets of the validation images that all arguments have: the same for each."""
+    parts = validation_of(arguments)
+    order = [np.argsort(part["paths"]) for part in parts]
+    for argument, part, own in zip(arguments, parts, order, strict=True):
+        if not np.array_equal(part["paths"][own], parts[0]["paths"][order[0]]):
+            raise ValueError(f"{argument} and {arguments[0]} were validated on other images: weights need the same")
+    probs = np.stack([part["probs"][own] for part, own in zip(parts, order, strict=True)])
+    return probs, parts[0]["targets"][order[0]]
+
+
+def blend_weights(probs: np.ndarray, targets: np.ndarray, rounds: int = 200) -> np.ndarray:
+    """(A,) weights >= 0 that sum to 1 and maximise the likelihood of targets (N,) under the mixture of probs (A, N, C).
+
+    The problem is convex; expectation maximisation, w_a <- mean of w_a p_a / sum_b w_b p_b, never makes it worse.
+    """
+    p = probs[:, np.arange(len(targets)), targets].astype(np.float64).clip(1e-12)  # (A, N) of the true class
+    w = np.full(len(p), 1 / len(p))
+    for _ in range(rounds):
+        shares = w[:, None] * p
+        w = (shares / shares.sum(0)).mean(1)
+    return w
+
+
+def fit_bias(log_p: np.ndarray, targets: np.ndarray, sweeps: int = 3) -> np.ndarray:
+    """(C,) biases b that raise the macro F1 of argmax(log_p + b), one class after the other, the smallest of equals."""
+    C = log_p.shape[1]
+    bias, support = np.zeros(C), np.bincount(targets, minlength=C)
+    candidates = np.array(sorted(np.linspace(-2, 2, 41), key=abs))
+
+    def f1(predicted: np.ndarray) -> float:
+        tp = np.bincount(targets[predicted == targets], minlength=C)
+        return (2 * tp / np.maximum(support + np.bincount(predicted, minlength=C), 1)).mean()
+
+    for _ in range(sweeps):
+        for c in np.flatnonzero(support):
+            scores = log_p + bias
+            scores[:, c] = -np.inf
+            best_other, other = scores.max(1), scores.argmax(1)
+            tried = [f1(np.where(log_p[:, c] + b > best_other, c, other)) for b in candidates]
+            if max(tried) > f1(np.where(log_p[:, c] + bias[c] > best_other, c, other)) + 1e-9:
+                bias[c] = candidates[int(np.argmax(tried))]
+    return bias
+
+
+def tune_bias(probs: np.ndarray, targets: np.ndarray, force: bool, seed: int = 0) -> np.ndarray:
+    """(C,) biases on log-probabilities, zeros unless they help where they were not fitted.
+
+    Each half of the images is judged with the biases fitted on the other half, so the macro F1 that is printed is an
+    honest one; what is returned is the mean of both fits.
+    """
+    log_p, N = np.log(probs.astype(np.float64).clip(1e-12)), len(targets)
+    order = np.lexsort((np.random.default_rng(seed).random(N), targets))
+    half = np.empty(N, dtype=bool)
+    half[order] = np.arange(N) % 2 == 0  # every class in both halves
+    fits = [fit_bias(log_p[half], targets[half]), fit_bias(log_p[~half], targets[~half])]
+    honest = np.where(half[:, None], log_p + fits[1], log_p + fits[0])
+    for what, scores in (("without", log_p), ("with, cross-fitted", honest)):
+        matrix = metrics.ConfusionMatrix(probs.shape[1]).update(scores.argmax(1), targets)
+        low, high = matrix.f1_interval()
+        print(f"--tune-bias {what}: macro F1 {matrix.f1():.4f} (95 % interval {low:.4f} to {high:.4f})")
+    return np.mean(fits, 0) if try_first("--tune-bias", log_p, honest, targets, force) else np.zeros(probs.shape[1])
+
+
+def refine(
+    probs: np.ndarray, saved: dict[str, Any], child_probs: np.ndarray, child: dict[str, Any], when: str
+) -> tuple[np.ndarray, dict[str, Any]]:
+    """The parent's probability of a group of classes, shared out as the child says; and the classes that come of it.
+
+    p(c) = p_parent(group) p_child(c). The parent has the group as one class (--merge) or as its single classes.
+    """
+    chosen = [word.strip() for word in when.split(",")]
+    by = next((by for by in ("labels", "classes") if set(chosen) == set(child[by])), None)
+    if by is None:
+        raise ValueError(f"{when!r} are not the classes of the child, {', '.join(child['labels'])}")
+    merged = "+".join(child[by])
+    if merged in saved[by]:
+        group = [saved[by].index(merged)]
+    elif set(chosen) <= set(saved[by]):
+        group = [saved[by].index(name) for name in child[by]]
+    else:
+        raise ValueError(f"the parent has neither a class {merged!r} nor all of {when}: {', '.join(saved[by][:20])}")
+    rest = [c for c in range(len(saved[by])) if c not in group]
+    within = probs[:, group].sum(1, keepdims=True) * child_probs
+    names = {key: [saved[key][c] for c in rest] + list(child[key]) for key in ("classes", "labels")}
+    return np.concatenate([probs[:, rest], within], 1), saved | names
+
+
 # ---------------------------------------------------------------------------------------------------------------------
 # Scoring against a file of answers
 # ---------------------------------------------------------------------------------------------------------------------
@@ -358,16 +446,56 @@ def parse_options(argv: list[str] | None = None) -> argparse.Namespace:
     add("--answers", metavar="CSV", help="score against these labels, in the template's columns")
     add("--tta", choices=augment.VIEWS, default="none", help="views to average, if they help on validation")
     add("--prior-adjust", type=float, metavar="TAU", help="take TAU times the training classes' log share off, e.g. 1")
-    add("--force", action="store_true", help="use --tta and --prior-adjust without a trial on validation")
+    add("--tune-bias", action="store_true", help="add to each class what raises macro F1 on validation, cross-fitted")
+    add("--blend", action="store_true", help="weigh the runs by their likelihood on their common validation images")
+    add("--refine", metavar="CHILD", help="run of --only CLASSES that decides inside a group of classes")
+    add("--when", metavar="CLASSES", help="the group that --refine decides in, e.g. 3,7,14")
+    add("--force", action="store_true", help="use --tta, --blend, --prior-adjust, --tune-bias though they do not help")
     add("--batch-size", type=int, default=64, help="images at a time (default 64)")
     device = "cuda" if torch.cuda.is_available() else "cpu"
     add("--device", default=device, help="cpu, cuda or cuda:1 (default %(default)s)")
     options = parser.parse_args(argv)
     if options.batch_size < 1:
         parser.error(f"--batch-size must be at least 1, got {options.batch_size}")
+    if bool(options.refine) != bool(options.when):
+        parser.error("--refine CHILD and --when CLASSES go together")
+    if options.blend and len(options.runs) < 2:
+        parser.error("--blend needs two runs or more")
     if Path(options.out).is_dir():
         parser.error(f"--out {options.out} is a folder")
     return options
+
+
+def weigh(options: argparse.Namespace, each: np.ndarray, train_counts: list[int]) -> np.ndarray:
+    """(A, N, C) to (N, C): the mean or the blend, then prior and bias, each tried on validation before it is used."""
+    is_tried = options.blend or options.tune_bias or (options.prior_adjust is not None and not options.force)
+    weights, targets = np.full(len(each), 1 / len(each)), np.zeros(0, np.int64)
+    if is_tried:
+        with blaming("validation"):
+            val_each, targets = common_validation(options.runs)
+    if options.blend:
+        fitted = blend_weights(val_each, targets)
+        for run, weight, own in zip(options.runs, fitted, val_each, strict=True):
+            print(f"--blend: weight {weight:.3f}, macro F1 alone {macro_f1(own, targets):.4f}, {run}")
+        before, after = val_each.mean(0), np.tensordot(fitted, val_each, 1)
+        weights = fitted if try_first("--blend", before, after, targets, options.force) else weights
+    probs = np.tensordot(weights, each, 1)
+    val = np.tensordot(weights, val_each, 1) if is_tried else None
+    if options.prior_adjust is not None:
+        name, use = f"--prior-adjust {options.prior_adjust:g}", True
+        if is_tried:
+            after = adjust_prior(val, train_counts, options.prior_adjust)
+            use = try_first(name, val, after, targets, options.force)
+            val = after if use else val
+        probs = adjust_prior(probs, train_counts, options.prior_adjust) if use else probs
+    if options.tune_bias:
+        probs = add_bias(probs, tune_bias(val, targets, options.force))
+    return probs
+
+
+def add_bias(probs: np.ndarray, bias: np.ndarray) -> np.ndarray:
+    scaled = probs * np.exp(bias - bias.max())
+    return (scaled / scaled.sum(1, keepdims=True)).astype(np.float32)
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -385,17 +513,14 @@ def main(argv: list[str] | None = None) -> None:
     print(f"{len(template.rows):,} images; {sum(map(len, groups))} networks, {len(saved['classes'])} classes")
     predict = choose_tta(options, groups, device, amp)
     with blaming("--data"):
-        probs = predict(template.images).mean(0)
-    if options.prior_adjust is not None:
-        use = True
-        if not options.force:
-            with blaming("--prior-adjust"):
-                val = validation_of(options.runs)
-                before, targets = (np.concatenate([part[key] for part in val]) for key in ("probs", "targets"))
-            after = adjust_prior(before, saved["train_counts"], options.prior_adjust)
-            use = try_first(f"--prior-adjust {options.prior_adjust:g}", before, after, targets, force=False)
-        if use:
-            probs = adjust_prior(probs, saved["train_counts"], options.prior_adjust)
+        each = predict(template.images)  # (A, N, C)
+    probs = weigh(options, each, saved["train_counts"])
+    if options.refine:
+        with blaming("--refine"):
+            children = load_all([options.refine], device)
+            shares = predict_probs(children, template.images, options.batch_size, device, "none", amp)[0]
+        with blaming("--when"):
+            probs, saved = refine(probs, saved, shares, children[0][0].saved, options.when)
     write_submission(Path(options.out), template, [saved["labels"][c] for c in probs.argmax(1)])
     print(f"{options.out}: {len(template.rows):,} rows, column {template.label} filled in")
     if options.probs:

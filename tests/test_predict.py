@@ -244,3 +244,113 @@ def test_the_worst_files_of_the_confused_pairs_are_named(here, capsys):
     run("five", "--data", "comp", "--out", here / "s.csv", "--answers", here / "answers.csv")
     said = capsys.readouterr().out
     assert rows[5]["ID"] in said.split("most confused")[1]
+
+
+# --- weights, biases, two stages -------------------------------------------------------------------------------------
+
+
+def soft(N=600, C=4, noise=1.0, seed=0, shift=0.0):
+    """Probabilities that say something of their targets, with classes of very different sizes."""
+    rng = np.random.default_rng(seed)
+    targets = np.sort(np.random.default_rng(99).choice(C, N, p=np.array([0.7, 0.2, 0.07, 0.03])))
+    logits = 1.5 * np.eye(C)[targets] + noise * rng.standard_normal((N, C)) + shift * np.arange(C)[::-1]
+    p = np.exp(logits)
+    return (p / p.sum(1, keepdims=True)).astype(np.float32), targets
+
+
+def test_blend_weights_are_a_maximum_of_the_likelihood():
+    good, targets = soft(noise=0.7, seed=1)
+    also, _ = soft(noise=0.7, seed=2)
+    useless = np.full_like(good, 0.25)
+    probs = np.stack([good, useless, also])
+    w = predict.blend_weights(probs, targets)
+    assert w.sum() == pytest.approx(1) and (w >= 0).all() and w[1] < 0.2 < min(w[0], w[2])
+
+    def likelihood(weights):
+        return np.log(np.tensordot(weights, probs, 1)[np.arange(len(targets)), targets]).mean()
+
+    rng = np.random.default_rng(0)
+    assert likelihood(w) > max(likelihood(rng.dirichlet(np.ones(3))) for _ in range(300)) - 1e-6
+    assert predict.blend_weights(np.stack([good, good]), targets) == pytest.approx([0.5, 0.5])
+
+
+def test_a_bias_that_was_taken_off_is_found_again_and_nothing_is_made_worse(capsys):
+    probs, targets = soft(N=3000, noise=0.8, shift=1.0)  # says the large classes far too often
+    bias = predict.tune_bias(probs, targets, force=False)
+    assert (np.diff(bias) > 0).all()  # the more, the less the class was said
+    assert predict.macro_f1(predict.add_bias(probs, bias), targets) > predict.macro_f1(probs, targets) + 0.05
+    assert "used" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_the_estimate_that_is_used_is_never_below_that_without(capsys, seed):
+    rng = np.random.default_rng(seed)
+    probs, targets = rng.dirichlet(np.ones(4), 200).astype(np.float32), rng.integers(0, 4, 200)  # nothing to gain
+    bias = predict.tune_bias(probs, targets, force=False, seed=seed)
+    old, new, verdict = re.search(r"images (\S+) -> (\S+), (.*)", capsys.readouterr().out).groups()
+    assert (verdict == "used") == (float(new) > float(old)) or float(new) == float(old)
+    assert bias.any() == (verdict == "used")
+    used = float(new) if verdict == "used" else float(old)
+    assert used >= float(old)
+
+
+def test_a_fit_judged_on_its_own_images_promises_too_much():
+    """Why the estimate is cross-fitted: on pure noise the fit's own images show a gain that is not there."""
+    own, honest = [], []
+    for seed in range(10):
+        rng = np.random.default_rng(seed)
+        probs, targets = rng.dirichlet(np.ones(4), 200), rng.integers(0, 4, 200)
+        log_p = np.log(probs)
+        bias = predict.fit_bias(log_p[:100], targets[:100])
+        for found, half in ((own, slice(0, 100)), (honest, slice(100, 200))):
+            gain = predict.macro_f1(log_p[half] + bias, targets[half]) - predict.macro_f1(log_p[half], targets[half])
+            found.append(gain)
+    assert np.mean(own) > 0.03 > np.mean(honest) + 0.01
+
+
+def test_blend_and_bias_are_tried_on_validation_and_used_only_if_they_help(here, capsys):
+    probs_of(here, "one", "five/fold0", "--data", "comp", "--force")
+    capsys.readouterr()
+    assert "were validated on other images" in refused(
+        capsys, "one", "five", "--data", "comp", "--blend", "--out", here / "s.csv"
+    )
+    for words in (("--tune-bias",), ("--tune-bias", "--prior-adjust", 0.5)):
+        probs_of(here, "five", "--data", "comp", *words)
+        said = capsys.readouterr().out
+        old, new, verdict = re.search(r"--tune-bias: macro F1 on 90 .* images (\S+) -> (\S+), (.*)", said).groups()
+        assert (float(new) > float(old)) == (verdict == "used")
+    blended = probs_of(here, "five", "five", "--data", "comp", "--blend", "--force")
+    said = capsys.readouterr().out
+    assert said.count("--blend: weight 0.500") == 2
+    plain = probs_of(here, "five", "--data", "comp")
+    assert all(np.allclose(blended[name], plain[name], atol=1e-6) for name in plain)
+
+
+def test_a_child_decides_inside_its_group_and_nowhere_else():
+    parent = {"classes": ["red+green", "blue"], "labels": ["0+1", "2"]}
+    child = {"classes": ["red", "green"], "labels": ["0", "1"]}
+    probs, shares = np.array([[0.6, 0.4], [0.1, 0.9]]), np.array([[0.2, 0.8], [0.5, 0.5]])
+    for when in ("0,1", "green, red"):
+        refined, saved = predict.refine(probs, parent, shares, child, when)
+        assert np.allclose(refined, [[0.4, 0.12, 0.48], [0.9, 0.05, 0.05]])
+        assert saved["labels"] == ["2", "0", "1"] and saved["classes"] == ["blue", "red", "green"]
+    single = {"classes": ["red", "green", "blue"], "labels": ["0", "1", "2"]}
+    refined, saved = predict.refine(np.array([[0.5, 0.1, 0.4]]), single, shares[:1], child, "0,1")
+    assert np.allclose(refined, [[0.4, 0.12, 0.48]]) and saved["labels"] == ["2", "0", "1"]
+    with pytest.raises(ValueError, match="are not the classes of the child, 0, 1"):
+        predict.refine(probs, parent, shares, child, "0,2")
+    with pytest.raises(ValueError, match="the parent has neither a class '0[+]1' nor all of 0,1"):
+        predict.refine(probs, {"classes": ["a", "b"], "labels": ["7", "8"]}, shares, child, "0,1")
+
+
+def test_two_stages_end_to_end(here, capsys):
+    train.main("--data comp --size 16 --model resnet8 --epochs 2 --lr 0.01 --batch-size 8 --cache cache --merge 0,1 "
+               f"--out {here}/parent".split())  # fmt: skip
+    capsys.readouterr()
+    run(here / "parent", "--data", "comp", "--refine", "pair", "--when", "0,1", "--out", here / "s.csv",
+        "--answers", "answers.csv")  # fmt: skip
+    assert float(re.search(r"accuracy (\S+)", capsys.readouterr().out)[1]) > 0.7
+    assert {row["target"] for row in read_csv(here / "s.csv")} == {"0", "1", "2"}
+    with pytest.raises(SystemExit):
+        run(here / "parent", "--data", "comp", "--refine", "pair", "--out", here / "t.csv")
+    assert "--refine CHILD and --when CLASSES go together" in capsys.readouterr().err
