@@ -93,6 +93,20 @@ def test_every_train_command_in_the_readme_parses():
             cli.parse_options(words)
 
 
+def test_every_predict_command_in_the_readme_parses():
+    import predict
+
+    commands = re.findall(r"^python predict\.py (.*)$", README, re.M)
+    assert len(commands) == 4
+    for command in commands:
+        predict.parse_options(command.split())
+
+
+def test_no_program_imports_another_but_train_its_command_line():
+    for name in PROGRAMS - {"bench"}:
+        assert imports(name) & PROGRAMS <= ({"cli"} if name == "train" else set())
+
+
 def test_the_requirements_are_the_four_packages_with_lower_bounds_only():
     lines = (ROOT / "requirements.txt").read_text().split()
     assert lines == ["torch>=2.4", "torchvision>=0.19", "numpy>=1.26", "tqdm>=4.66"]
