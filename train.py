@@ -664,6 +664,9 @@ def run(options: argparse.Namespace) -> None:
         print()
     rows = ([f, *(row[key] for key in LOG_COLUMNS)] for f, (row, _) in enumerate(results))
     write_csv(folder / "folds.csv", ("fold", *LOG_COLUMNS), rows)
+    parts = [np.load(folder / f"fold{split.fold}" / "val_probs.npz") for split in splits]
+    with checkpoint.replacing(folder / "oof.npz") as file:
+        np.savez(file, **{key: np.concatenate([part[key] for part in parts]) for key in ("paths", "targets", "probs")})
     cli.print_folds(folder, results)
 
 

@@ -207,7 +207,7 @@ print([differences(ending(f"folds/fold{f}"), ending(f"cut/fold{f}")) for f in ra
 """
     lines = helper(workspace, code)
     assert lines[0] == "['config.json', 'fold0', 'fold1']"
-    assert lines[1] == "True ['config.json', 'fold0', 'fold1', 'fold2', 'folds.csv']"
+    assert lines[1] == "True ['config.json', 'fold0', 'fold1', 'fold2', 'folds.csv', 'oof.npz']"
     assert lines[2] == "[[], [], []]"
 
 

@@ -680,6 +680,11 @@ def test_D7_D8_D9_each_fold_is_a_run_of_its_own_from_fresh_weights(workspace, ca
         assert scores["val_f1"] == pytest.approx(float(best["val_f1"]), abs=1e-12)
         out_of_fold += matrix.matrix
     assert out_of_fold.sum() == 42
+    oof = np.load("all/oof.npz")
+    assert sorted(oof["paths"].tolist()) == sorted(table.paths) and oof["probs"].shape == (42, 3)
+    pairs = torch.tensor(oof["targets"]), torch.tensor(oof["probs"].argmax(1))
+    counted = torch.zeros(3, 3, dtype=torch.long).index_put_(pairs, torch.tensor(1), accumulate=True)
+    assert torch.equal(counted, out_of_fold)
     f1 = (2 * out_of_fold.diag() / (out_of_fold.sum(0) + out_of_fold.sum(1)).clamp(min=1)).double().mean()
     assert f"out-of-fold macro F1 over all images {float(f1):.4f}" in said
     values = [float(row["val_f1"]) for row in folds]
