@@ -108,7 +108,7 @@ def _checksums(path: Path) -> set[str]:
 def write_text(path: str | Path, text: str) -> None:
     """Writes a text file with the same guarantee as `save`."""
     with replacing(path) as file:
-        file.write(text.encode("utf-8"))
+        file.write(text.encode("utf-8", "surrogateescape"))  # a file name may hold bytes that are no UTF-8
 
 
 @contextmanager

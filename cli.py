@@ -156,7 +156,7 @@ def _resumed(parser: argparse.ArgumentParser, options: argparse.Namespace, typed
     config = Path(options.resume) / "config.json"
     if not config.is_file():
         parser.error(f"--resume: {options.resume} holds no run: there is no {config}")
-    saved = argparse.Namespace(**vars(options) | json.loads(config.read_text(encoding="utf-8"))["options"])
+    saved = argparse.Namespace(**vars(options) | json.loads(config.read_text("utf-8", "surrogateescape"))["options"])
     saved.size = tuple(saved.size) if isinstance(saved.size, list) else saved.size
     options.out = options.out and os.path.normpath(options.out)
     saved.out = os.path.normpath(options.resume)

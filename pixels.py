@@ -168,14 +168,14 @@ def _fingerprint(paths: list[str], are_files: bool, options: str) -> str:
 def _read_bad(bad_csv: Path) -> dict[int, str]:
     if not bad_csv.exists():
         return {}
-    with open(bad_csv, newline="", encoding="utf-8") as file:
+    with open(bad_csv, newline="", encoding="utf-8", errors="surrogateescape") as file:
         return {int(row["row"]): row["reason"] for row in csv.DictReader(file)}
 
 
 def _write_bad(bad_csv: Path, reasons: dict[int, str], paths: list[str]) -> None:
     bad_csv.unlink(missing_ok=True)
     if reasons:
-        with open(bad_csv, "w", newline="", encoding="utf-8") as file:
+        with open(bad_csv, "w", newline="", encoding="utf-8", errors="surrogateescape") as file:
             writer = csv.writer(file)
             writer.writerow(["row", "path", "reason"])
             writer.writerows([i, paths[i], reason] for i, reason in reasons.items())

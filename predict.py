@@ -500,6 +500,8 @@ def add_bias(probs: np.ndarray, bias: np.ndarray) -> np.ndarray:
 
 def main(argv: list[str] | None = None) -> None:
     options = parse_options(argv)
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(errors="backslashreplace")  # a file name may hold bytes that are no text
     with blaming("--device"):
         try:
             device = torch.empty(0, device=options.device).device

@@ -419,7 +419,7 @@ def write_config(folder: Path, options: argparse.Namespace, classes: list[str], 
     with cli.blaming("--out"):
         folder.mkdir(parents=True, exist_ok=True)
         if path.exists():  # resumed
-            began = json.loads(path.read_text(encoding="utf-8"))
+            began = json.loads(path.read_text("utf-8", "surrogateescape"))
             if began["data"] != digest:
                 raise ValueError(f"the images, labels or split are not those that the run in {folder} began with")
             config |= {"command": began["command"], "versions": began["versions"]}
@@ -501,8 +501,9 @@ def write_predictions(folder: Path, table: data.ImageTable, rows: np.ndarray, lo
 
 def remove_but_top(folder: Path, state: State) -> None:
     kept = {name for _, name in state.top}
-    for path in folder.glob("[0-9]*_*_*.pt*"):
-        if path.name.removesuffix(".sha256") not in kept:
+    for path in folder.glob("[0-9]*.pt*"):
+        is_ours = re.fullmatch(r"\d{3,}_(f1|accuracy|loss|ce)_\d+\.\d{4}\.pt(\.sha256)?", path.name)
+        if is_ours and path.name.removesuffix(".sha256") not in kept:
             path.unlink()
 
 
@@ -610,6 +611,8 @@ def clear_errors(options: argparse.Namespace, folder: Path, state: State) -> Ite
 
 def main(argv: Sequence[str] | None = None) -> None:
     options = cli.parse_options(argv, __doc__)
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(errors="backslashreplace")  # a file name may hold bytes that are no text
     with SIGNALS.installed():
         try:
             run(options)

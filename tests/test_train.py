@@ -3,6 +3,7 @@
 import csv
 import json
 import math
+import os
 import re
 from pathlib import Path
 
@@ -870,3 +871,16 @@ def test_a_name_that_looks_like_a_copy_is_a_note_at_the_start(workspace, capsys)
         path.rename(path.with_name(f"{path.parent.name}_{int(path.stem) // 3}_aug{int(path.stem) % 3}.png"))
     start("--epochs", 1)
     assert "--group-regex" in capsys.readouterr().out
+
+
+def test_a_file_name_that_is_no_utf_8_goes_through_a_run(workspace, capsys):
+    folder = os.fsencode(workspace / "d" / "class0")
+    for i, name in enumerate(sorted(os.listdir(folder))[:8]):
+        os.rename(os.path.join(folder, name), os.path.join(folder, b"\xb0\xa1_%d.png" % i))  # cp949, as unzip leaves it
+    (workspace / "d" / "class0" / os.fsdecode(b"\xb0.png")).write_bytes(b"")
+    start("--bad", "skip", "--epochs", 1)
+    assert b"\xb0\xa1" in Path("run/val_predictions.csv").read_bytes()
+    with pytest.raises(SystemExit):
+        start(out="no")
+    assert "1 of 43 images cannot be decoded" in capsys.readouterr().err
+    train.main(["--resume", "run"])
