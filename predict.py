@@ -132,7 +132,7 @@ def read_template(folder: Path, template: str | None) -> Template:
     """The template's rows and their images; without one, a row an image, with the columns ID and target.
 
     Raises: FileNotFoundError or ValueError that names the file, the column, rows without an image, images without a
-        row (where the template is beside the folder, not among its images), or an image in two rows.
+        row in a folder that has images of rows, or an image in two rows.
     """
     if not folder.is_dir():
         raise FileNotFoundError(f"{folder} is not a folder")
@@ -141,7 +141,7 @@ def read_template(folder: Path, template: str | None) -> Template:
         if not path.is_file():
             raise FileNotFoundError(f"{template} is not a file")
     else:
-        places = [place / name for name in TEMPLATES for place in (folder, folder.parent)]
+        places = [place / name for name in TEMPLATES for place in (folder, folder / "eval", folder.parent)]
         path = next((place for place in places if place.is_file()), None)
     roots = [folder, folder / "test", folder / "images", folder / "eval" / "images", folder / "test" / "images"]
     if path is None:
@@ -166,9 +166,14 @@ def read_template(folder: Path, template: str | None) -> Template:
     if len(set(images)) < len(images):
         twice = next(image for i, image in enumerate(images) if image in images[:i])
         raise ValueError(f"{path}: {len(images) - len(set(images))} images are in two rows, such as {twice}")
-    others = sorted(set(data.image_files(root)[0]) - set(images)) if root != folder or path.parent != folder else []
+    folders = {Path(image).parent for image in images}
+    beside = {
+        str(file) for parent in folders for file in parent.iterdir()
+        if file.suffix.lower() in data.IMAGE_EXTENSIONS and not file.name.startswith(".")
+    }  # fmt: skip
+    others = sorted(beside - set(images))
     if others:
-        raise ValueError(f"{path}: {len(others)} images of {root} have no row, such as {others[0]}")
+        raise ValueError(f"{path}: {len(others)} images beside those of its rows have no row, such as {others[0]}")
     labels = [columns[name] for name in data.COLUMNS["label"] if name in columns]
     names = list(rows[0])
     if labels or names[-1] != column:

@@ -148,6 +148,19 @@ def test_text_labels_are_written_as_text_and_the_header_keeps_its_case(here):
     assert {row["Artist"] for row in submission} <= {"Klee", "Miro"}
 
 
+def test_the_mask_layouts_info_csv_is_found_and_kept(here):
+    (here / "data" / "eval" / "images").mkdir(parents=True)
+    names = [f"{i:040x}.jpg" for i in (7, 3, 5)]
+    for i, name in enumerate(names):
+        picture(i, np.random.default_rng(i)).save(here / "data" / "eval" / "images" / name)
+        (here / "data" / "eval" / "images" / f"._{name}").write_bytes(b"mac")
+    write_csv(here / "data" / "eval" / "info.csv", [{"ImageID": name, "ans": ""} for name in names])
+    for folder in ("data", "data/eval"):
+        run("one", "--data", here / folder, "--out", here / "s.csv")
+        rows = read_csv(here / "s.csv")
+        assert [row["ImageID"] for row in rows] == names and [row["ans"] for row in rows] == ["0", "1", "2"]
+
+
 def test_a_folder_without_a_template_gives_a_row_an_image(here):
     run("one", "--data", "comp/test", "--template", "comp/sample_submission.csv", "--out", here / "a.csv")
     shutil.copytree("comp/test", here / "plain")
@@ -199,7 +212,7 @@ def test_prior_adjustment_is_the_papers_formula():
     ("columns", ["one", "--data", "IN"], "has no image column"),
     ("absent", ["one", "--data", "IN"], "1 rows have no image in"),
     ("twice", ["one", "--data", "IN"], "1 images are in two rows, such as IN/images/a.jpg"),
-    ("extra", ["one", "--data", "IN"], "1 images of IN/images have no row, such as IN/images/c.jpg"),
+    ("extra", ["one", "--data", "IN"], "1 images beside those of its rows have no row, such as IN/images/c.jpg"),
     (None, ["one/best_f1.pt", "--data", "comp", "--answers", "comp/meta.csv"], "--answers: comp/meta.csv"),
     (None, ["one", "--data", "comp", "--device", "tpu"], "--device: 'tpu' cannot be used here"),
 ])  # fmt: skip
