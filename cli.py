@@ -6,6 +6,7 @@ A bad value or file is one line that names the flag, the value and what would be
 from __future__ import annotations
 
 import argparse
+import csv
 import functools
 import json
 import math
@@ -469,9 +470,13 @@ def print_summary(folder: Path, best: dict[str, Any], matrix: metrics.ConfusionM
     print(f"worst class: {classes[worst]}, F1 {worst_f1:.4f} over {int(matrix.support()[worst])} images")
     confused = matrix.most_confused(5)
     if confused:
-        print("most confused, true -> predicted:")
+        with open(folder / "val_predictions.csv", newline="", encoding="utf-8", errors="surrogateescape") as file:
+            rows = list(csv.DictReader(file))
+        print("most confused, true -> predicted, and the worst file of each:")
         for target, pred, count in confused:
-            print(f"{count:6d}  {classes[target]} -> {classes[pred]}")
+            pair = [row for row in rows if (row["class"], row["predicted"]) == (classes[target], classes[pred])]
+            worst = max(pair, key=lambda row: float(row["confidence"]))
+            print(f"{count:6d}  {classes[target]} -> {classes[pred]}  {worst['image']} ({worst['confidence']})")
     print(f"files: {folder}/ with best_f1.pt, best_loss.pt, last.pt, log.csv, config.json", flush=True)
 
 

@@ -688,6 +688,10 @@ def test_D7_D8_D9_each_fold_is_a_run_of_its_own_from_fresh_weights(workspace, ca
     assert torch.equal(counted, out_of_fold)
     f1 = (2 * out_of_fold.diag() / (out_of_fold.sum(0) + out_of_fold.sum(1)).clamp(min=1)).double().mean()
     assert f"out-of-fold macro F1 over all images {float(f1):.4f}" in said
+    wrong = re.findall(r"^ +\d+  (class\d) -> (class\d)  (\S+) \(([\d.]+)\)$", said, re.M)
+    for target, _, file, confidence in wrong:
+        assert f"/{target}/" in file and 1 / 3 < float(confidence) <= 1
+    assert wrong
     values = [float(row["val_f1"]) for row in folds]
     assert f"mean {np.mean(values):.4f}, std {np.std(values, ddof=1):.4f}" in said
     assert log_of("single0") != log_of("single1")
