@@ -302,15 +302,15 @@ def check_split(options: argparse.Namespace, table: data.ImageTable, split: Spli
         names = [table.classes[c] for c in np.flatnonzero(absent)]
         if names:
             split.notes.append(f"{len(names)} classes have no {where} image and score 0: {', '.join(names[:10])}")
-    suspicion = data.suspect_groups(table, split.train, split.val)
-    if suspicion:
-        split.notes.append(suspicion)
 
 
 def check_leaks(
     options: argparse.Namespace, table: data.ImageTable, images: pixels.ImageArray, splits: list[Split]
 ) -> list[Split]:
-    """Copies of validation images among the training images are named, refused, or kept on one side (--leaks)."""
+    """Copies of validation images among the training images are named, refused, or kept on one side (--leaks).
+
+    Without known groups, file names that look like copies or people are a note: after the last word on the splits.
+    """
     same, alike = pixels.find_copies(images, device=options.device)
     if options.leaks == "group":
         with blaming("--leaks"):
@@ -322,6 +322,8 @@ def check_leaks(
     if twice:
         table.notes.append(f"{len(twice)} images are identical to one of another class:" + listed(twice))
     for split in splits:
+        suspicion = data.suspect_groups(table, split.train, split.val)
+        split.notes += [suspicion] if suspicion else []
         split.leaks = data.find_leaks(table, same, alike, split.train, split.val)
         contradictions = [leak for leak in split.leaks if leak[0] == "identical" and leak[2] != leak[4]]
         refused = {"error": split.leaks, "warn": [], "group": [], None: contradictions}[options.leaks]

@@ -175,13 +175,8 @@ def read_csv(csv_file: Path, folder: Path, named: dict[str, str]) -> ImageTable:
         [columns[named[part].lower()]] if part in named else [columns[name] for name in known if name in columns]
         for part, known in COLUMNS.items()
     )
-    if not images:
-        raise ValueError(f"{csv_file} has no image column ({', '.join(COLUMNS['image'])}); it has {list(rows[0])}")
     folders = [folder, folder / "train", folder / "images", folder / "train" / "images", csv_file.parent]
-    found = [(column, root) for column in images for root in folders if find_file(root, rows[0][column])]
-    if not found:
-        raise FileNotFoundError(f"{csv_file}: no file {rows[0][images[0]]} in {folder} (column {images[0]})")
-    image, root = found[0]
+    image, root = find_images(csv_file, rows[0], images, folders)
     label = [*labels, list(rows[0])[-1]][0]
     if label == image:
         raise ValueError(f"{csv_file} has no label column beside {image!r}")
@@ -207,6 +202,16 @@ def read_csv(csv_file: Path, folder: Path, named: dict[str, str]) -> ImageTable:
         table.layout += f", fold column {fold_columns[0]}"
         table.fold_of = _folds_of([row[fold_columns[0]].strip() for row in rows], csv_file, fold_columns[0])
     return table
+
+
+def find_images(csv_file: Path, row: dict[str, str], columns: list[str], folders: list[Path]) -> tuple[str, Path]:
+    """The first of the columns, and of the folders, in which the row's value is a file. Raises if there is none."""
+    if not columns:
+        raise ValueError(f"{csv_file} has no image column ({', '.join(COLUMNS['image'])}); it has {list(row)}")
+    found = [(column, folder) for column in columns for folder in folders if find_file(folder, row[column])]
+    if not found:
+        raise FileNotFoundError(f"{csv_file}: no file {row[columns[0]]} in {folders[0]} (column {columns[0]})")
+    return found[0]
 
 
 COLUMNS = {
@@ -454,6 +459,7 @@ def merge(table: ImageTable, chosen: str) -> ImageTable:
     numbers = _class_numbers(table, chosen)
     if len(numbers) == len(table.classes):
         raise ValueError(f"{chosen!r} are all classes: nothing would be left to tell apart")
+
     def merged(names: list[str]) -> list[str]:
         one = "+".join(names[c] for c in numbers)
         return [one if c == numbers[0] else name for c, name in enumerate(names) if c not in numbers[1:]]
@@ -562,12 +568,12 @@ def folds(table: ImageTable, k: int, seed: int = 0) -> np.ndarray:
             raise ValueError(f"the fold column has {given} folds, not {k}")
         return table.fold_of
     groups = _first_of(table.groups)
-    if not 2 <= k <= len(set(groups)):
-        raise ValueError(f"the number of folds must be from 2 to the {len(set(groups))} groups, got {k}")
+    n_groups = len(set(groups))  # the fewer, the more a fold's share depends on where the search begins
+    if not 2 <= k <= n_groups:
+        raise ValueError(f"the number of folds must be from 2 to the {n_groups} groups, got {k}")
     rng, best, least = np.random.default_rng(seed), None, np.inf
     N, C = len(table), len(table.classes)
     total = counts(table, np.arange(N))
-    n_groups = len(set(groups))  # the fewer, the more a fold's share depends on where the search begins
     for _ in range(1 if n_groups == N else min(60, max(3, 20_000 // n_groups))):
         fold_of, rest = np.full(N, k - 1), np.arange(N)
         for f in range(k - 1):  # fold after fold takes its share of what is left

@@ -134,7 +134,7 @@ def decode(
             row[:] = fitted(image, H, W, fit)
             return None
         except Exception as error:  # whatever a decoder says of a broken file is for the list
-            return str(error).splitlines()[0] if str(error) else type(error).__name__
+            return describe_error(error)
 
     reasons = _read_bad(bad_csv) if path.exists() else {}
     row = np.empty((H, W, 3), np.uint8)
@@ -147,6 +147,10 @@ def decode(
     images = ImageArray(np.load(path, mmap_mode="r"), targets[kept], [paths[i] for i in kept])
     images.kept, images.bad_csv = kept, bad_csv if reasons else None
     return images
+
+
+def describe_error(error: Exception) -> str:
+    return str(error).splitlines()[0] if str(error) else type(error).__name__
 
 
 def describe_bad(reasons: dict[int, str], paths: list[str]) -> str:
@@ -196,7 +200,7 @@ def _decode_to(
     full = f"{path.parent} has {free / 1e9:.2f} GB free, {N:,} decoded images take {needed / 1e9:.2f} GB"
     if needed > free:
         raise OSError(errno.ENOSPC, full)
-    temporary = path.with_name(f".{path.name}.{socket.gethostname()}-{os.getpid()}.tmp")
+    temporary = _temporary(path)
     reasons: dict[int, str] = {}
     bar = tqdm(total=N, desc="decode", unit="img", disable=None if progress is None else not progress)
     try:
@@ -225,6 +229,11 @@ def _decode_to(
     finally:
         temporary.unlink(missing_ok=True)
     return reasons
+
+
+def _temporary(path: Path) -> Path:
+    """A name beside `path` that says whose it is: another run may be writing the same file."""
+    return path.with_name(f".{path.name}.{socket.gethostname()}-{os.getpid()}.tmp")
 
 
 def _is_running(pid: int) -> bool:
@@ -318,7 +327,7 @@ def find_copies(
         return tuple(np.load(kept))
     same, alike = _find_copies(images, device, progress)
     if kept:
-        temporary = kept.with_name(f".{kept.name}.{socket.gethostname()}-{os.getpid()}.tmp")
+        temporary = _temporary(kept)
         with open(temporary, "wb") as out:
             np.save(out, np.stack([same, alike]))
         os.replace(temporary, kept)
@@ -529,8 +538,6 @@ def _ahead(items: Iterator[Any], depth: int = 2) -> Iterator[Any]:
             yield item
     finally:
         stopped.set()
-
-
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -153,12 +153,7 @@ def read_template(folder: Path, template: str | None) -> Template:
     rows = data.read_rows(path)
     columns = {name.lower(): name for name in rows[0]}
     known = [columns[name] for name in data.COLUMNS["image"] if name in columns]
-    if not known:
-        raise ValueError(f"{path} has no image column ({', '.join(data.COLUMNS['image'])}); it has {list(rows[0])}")
-    found = [(column, root) for column in known for root in roots if data.find_file(root, rows[0][column])]
-    if not found:
-        raise FileNotFoundError(f"{path}: no file {rows[0][known[0]]} in {folder} (column {known[0]})")
-    column, root = found[0]
+    column, root = data.find_images(path, rows[0], known, roots)
     images = [data.find_file(root, row[column]) for row in rows]
     absent = [row[column] for row, image in zip(rows, images, strict=True) if image is None]
     if absent:
@@ -204,7 +199,7 @@ def decoded(paths: list[str], shapes: set[tuple[int, int, str]], batch_size: int
             image = pixels.decode_file(path)
             return {shape: pixels.fitted(image, *shape) for shape in shapes}
         except Exception as error:  # whatever a decoder says of a broken file is for the list
-            return f"\n  {path}: {str(error).splitlines()[0] if str(error) else type(error).__name__}"
+            return f"\n  {path}: {pixels.describe_error(error)}"
 
     with ThreadPoolExecutor() as pool:
         batches = [paths[start : start + batch_size] for start in range(0, len(paths), batch_size)]
@@ -300,10 +295,9 @@ def choose_tta(
         for group in groups:
             for predictor in group:
                 val = validation_of([str(predictor.path)])[0]
-                single = [[predictor]]
                 paths = val["paths"].tolist()
-                before.append(predict_probs(single, paths, options.batch_size, device, "none", amp)[0])
-                after.append(predict_probs(single, paths, options.batch_size, device, options.tta, amp)[0])
+                before.append(val["probs"])  # what the run itself said, without views
+                after.append(predict_probs([[predictor]], paths, options.batch_size, device, options.tta, amp)[0])
                 targets.append(val["targets"])
     use = try_first(f"--tta {options.tta}", *map(np.concatenate, (before, after, targets)), force=False)
     return (lambda paths: plain(paths, options.tta)) if use else plain

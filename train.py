@@ -153,12 +153,10 @@ def backward_window(
     # gradient caching (Gao et al. 2021, arXiv:2101.06983). First the logits without a graph, and the loss's gradient at
     # them; then one forward and backward per micro-batch from that gradient. Both passes draw the same dropout masks,
     # and BatchNorm's running statistics move once.
-    buffers = [buffer.clone() for buffer in model.buffers()]
-    gpus = [targets.device] if targets.device.type == "cuda" else []
-    with torch.no_grad(), torch.random.fork_rng(gpus):
+    before = WindowStart(model)
+    with torch.no_grad():
         logits = torch.cat([forward(index, images) for index, images, _ in window])
-        for buffer, before in zip(model.buffers(), buffers, strict=True):
-            buffer.copy_(before)
+        before.restore(with_rng=True)
     logits.requires_grad_()
     loss = criterion(logits, targets)
     scaler.scale(loss).backward()
@@ -651,8 +649,9 @@ def run(options: argparse.Namespace) -> None:
     if not options.transform:
         images.move_to(device)
     batches, _ = cli.make_batches(options, images, splits[0], device)
-    with cli.blaming("--transform"):
-        next(iter(batches))
+    if options.transform:
+        with cli.blaming("--transform"):
+            next(iter(batches))
     if options.preview:
         cli.write_preview(options.preview, batches, cli.make_augment(options, len(table.classes)), table.classes)
         return
