@@ -42,14 +42,13 @@ def save(path: str | Path, state: dict[str, Any], keep_previous: bool = False) -
     path, content = Path(path), io.BytesIO()
     torch.save(state, content)
     lines = f"{hashlib.sha256(content.getbuffer()).hexdigest()}  {path.name}\n"
-    newest = next((file for file in (path, previous(path)) if file.exists()), None)
-    old = hashlib.sha256(newest.read_bytes()).hexdigest() if newest else None  # what is there, whatever was cut before
+    newest, old = _newest_whole(path)
     with replacing(path) as file:
         file.write(content.getbuffer())
         file.flush()
         os.fsync(file.fileno())
         write_text(_checksum_file(path), lines + (f"{old}  {previous(path).name}\n" if old else ""))
-        if keep_previous and path.exists():
+        if keep_previous and newest == path:  # a damaged file must not take the place of a whole one
             os.replace(path, previous(path))
     if old and not keep_previous:
         write_text(_checksum_file(path), lines)
@@ -93,6 +92,17 @@ def _load(path: Path, checksums: set[str]) -> dict[str, Any]:
     if not isinstance(state, dict):
         raise ValueError(f"{path} is not a checkpoint: it holds a {type(state).__name__}, not a dict")
     return state
+
+
+def _newest_whole(path: Path) -> tuple[Path | None, str | None]:
+    """What `load` would take, `path` or the one before it, with its SHA-256."""
+    known = _checksums(path)
+    for file in (path, previous(path)):
+        if file.exists():
+            digest = hashlib.sha256(file.read_bytes()).hexdigest()
+            if not known or digest in known:
+                return file, digest
+    return None, None
 
 
 def _checksum_file(path: Path) -> Path:

@@ -124,6 +124,27 @@ def test_a_cut_or_flipped_file_is_found_and_the_one_before_is_taken(tmp_path, ca
     assert checkpoint.load(path)["epoch"] == 3
 
 
+@pytest.mark.parametrize("calls_before_the_kill", range(4))
+def test_a_damaged_file_never_takes_the_place_of_the_whole_one_before_it(tmp_path, monkeypatch, calls_before_the_kill):
+    path = two_versions(tmp_path)
+    path.write_bytes(path.read_bytes()[:-9])
+    moves, replace = [], os.replace
+
+    def killed(a, b):
+        if len(moves) == calls_before_the_kill:
+            raise KeyboardInterrupt
+        moves.append((Path(a).name, Path(b).name))
+        replace(a, b)
+
+    monkeypatch.setattr(os, "replace", killed)
+    try:
+        checkpoint.save(path, {"epoch": 3}, keep_previous=True)
+    except KeyboardInterrupt:
+        pass
+    assert checkpoint.load(path)["epoch"] == (1 if calls_before_the_kill < 2 else 3)
+    assert ("last.pt", "last.previous.pt") not in moves
+
+
 def test_without_its_checksum_a_flipped_bit_is_not_found(tmp_path):
     """The control: torch alone loads a file with another number in it, or fails without a good one to take."""
     path = two_versions(tmp_path)
