@@ -429,12 +429,27 @@ def print_start(
     sys.stdout.flush()
 
 
+def drawn_counts(table: data.ImageTable, batches: pixels.Batches) -> np.ndarray:
+    """Images of each class in an epoch, after sampling."""
+    return np.bincount(table.targets[batches.numbers() % len(table)], minlength=len(table.classes))
+
+
+def facts(table: data.ImageTable, split: Split, batches: pixels.Batches, updates: int) -> dict[str, Any]:
+    """What config.json says beside the options."""
+    return {
+        "train_counts": data.counts(table, split.train).tolist(),
+        "drawn_counts": drawn_counts(table, batches).tolist(),
+        "val_counts": data.counts(table, split.val).tolist(),
+        "updates_an_epoch": updates,
+        "notes": table.notes + split.notes,
+    }
+
+
 def describe_sampler(
     options: argparse.Namespace, table: data.ImageTable, split: Split, batches: pixels.Batches
 ) -> str:
     """How much of an epoch a class is, and of the loss where classes have weights: the effective prior."""
-    counts = data.counts(table, split.train)
-    drawn = np.bincount(table.targets[batches.numbers() % len(table)], minlength=len(counts))
+    counts, drawn = data.counts(table, split.train), drawn_counts(table, batches)
     text = f"{options.sampler}, {batches.images_an_epoch:,} images an epoch, of each class {_shares(drawn[counts > 0])}"
     if options.class_weights == "none":
         return text

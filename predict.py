@@ -12,8 +12,6 @@ sample_submission.csv or info.csv, whose rows, order, columns and header the sub
 from __future__ import annotations
 
 import argparse
-import csv
-import io
 import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -33,6 +31,7 @@ import data
 import metrics
 import models
 import pixels
+import runs
 
 TEMPLATES = ("sample_submission.csv", "info.csv", "test.csv")
 
@@ -179,11 +178,8 @@ def read_template(folder: Path, template: str | None) -> Template:
 
 def write_submission(path: Path, template: Template, labels: list[str]) -> None:
     """Whole or not at all."""
-    text = io.StringIO()
-    writer = csv.DictWriter(text, template.columns, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(row | {template.label: label} for row, label in zip(template.rows, labels, strict=True))
-    checkpoint.write_text(path, text.getvalue())
+    filled = (row | {template.label: label} for row, label in zip(template.rows, labels, strict=True))
+    runs.write_csv(path, template.columns, ([row[column] for column in template.columns] for row in filled))
 
 
 # ---------------------------------------------------------------------------------------------------------------------

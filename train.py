@@ -16,30 +16,21 @@ best_loss.pt and last.pt (after every epoch), from which `python train.py --resu
 from __future__ import annotations
 
 import argparse
-import csv
 import functools
-import io
 import itertools
-import json
 import math
-import os
-import platform
-import re
 import shlex
 import signal
 import sys
-import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 import torch.nn.functional as F
-import torchvision
 from torch import Tensor, nn
 from tqdm import tqdm
 
@@ -51,6 +42,8 @@ import metrics
 import models
 import optim
 import pixels
+import runs
+from stopping import SIGNALS, Stopped
 
 Window = list[tuple[Tensor, Tensor, Tensor]]  # micro-batches of (row numbers, uint8 images, targets)
 
@@ -61,58 +54,6 @@ Window = list[tuple[Tensor, Tensor, Tensor]]  # micro-batches of (row numbers, u
 
 class NonFinite(Exception):
     """A loss or gradient is NaN or infinite; the weights have not been touched."""
-
-
-class Stopped(BaseException):
-    """SIGTERM or Ctrl-C, at a place where nothing is lost by it."""
-
-
-class Signals:
-    """The first SIGTERM or Ctrl-C stops the run where it can be resumed exactly, a second one at once.
-
-    While weights change or files are written a signal only asks, and `check` stops; elsewhere it stops by itself.
-    """
-
-    def __init__(self) -> None:
-        self.asked, self.stops_at_once = 0, True
-
-    @contextmanager
-    def installed(self) -> Iterator[None]:
-        self.asked, self.stops_at_once = 0, True
-        if threading.current_thread() is not threading.main_thread():
-            yield  # Python delivers signals to the main thread alone
-            return
-        numbers = (signal.SIGTERM, signal.SIGINT)
-        before = [signal.signal(number, self._handle) for number in numbers]
-        try:
-            yield
-        finally:
-            for number, handler in zip(numbers, before, strict=True):
-                signal.signal(number, handler)
-
-    def _handle(self, number: int, frame: Any) -> None:
-        if self.asked:
-            os._exit(128 + number)
-        self.asked = number
-        if self.stops_at_once:
-            raise Stopped
-
-    @contextmanager
-    def stopping(self, at_once: bool) -> Iterator[None]:
-        before, self.stops_at_once = self.stops_at_once, at_once
-        try:
-            if at_once:
-                self.check()
-            yield
-        finally:
-            self.stops_at_once = before
-
-    def check(self) -> None:
-        if self.asked:
-            raise Stopped
-
-
-SIGNALS = Signals()
 
 
 def windows(batches: pixels.Batches, accum: int, start: int = 0) -> Iterator[Window]:
@@ -375,61 +316,6 @@ def evaluate(
 # The run
 # ---------------------------------------------------------------------------------------------------------------------
 
-LOG_COLUMNS = (
-    "epoch", "lr", "train_loss", "train_ce", "val_loss", "val_ce", "val_f1", "val_f1_present", "val_accuracy",
-    "skipped_steps", "nonfinite_steps", "images_per_second", "seconds",
-)  # fmt: skip
-
-
-def check_out(out: str | None) -> None:
-    with cli.blaming("--out"):
-        if out and (Path(out) / "config.json").exists():
-            raise ValueError(f"{out} already holds a run; choose another folder, or go on with --resume {out}")
-        if out and Path(out).exists() and not Path(out).is_dir():
-            raise ValueError(f"{out} is a file")
-
-
-def new_folder(options: argparse.Namespace) -> Path:
-    name = re.sub(r"[^\w.+-]", "_", f"{time.strftime('%Y%m%d-%H%M%S')}-{options.model}-{options.loss}")
-    with cli.blaming("--out"):
-        folder = Path(options.out or os.path.join("runs", name))
-        while not options.out and folder.exists():  # another run began in the same second
-            folder = folder.with_name(folder.name + "_")
-        folder.mkdir(parents=True, exist_ok=bool(options.out))
-    options.out = str(folder)
-    return folder
-
-
-def write_config(folder: Path, options: argparse.Namespace, classes: list[str], digest: str) -> None:
-    """config.json, before the first epoch: a run that dies can still be told apart, and resumed."""
-    config = {
-        "command": shlex.join(["python", *sys.argv]),
-        "options": vars(options),
-        "classes": classes,
-        "data": digest,
-        "versions": {
-            "python": platform.python_version(),
-            "torch": torch.__version__,
-            "torchvision": torchvision.__version__,
-        },
-    }
-    path = folder / "config.json"
-    with cli.blaming("--out"):
-        folder.mkdir(parents=True, exist_ok=True)
-        if path.exists():  # resumed
-            began = json.loads(path.read_text("utf-8", "surrogateescape"))
-            if began["data"] != digest:
-                raise ValueError(f"the images, labels or split are not those that the run in {folder} began with")
-            config |= {"command": began["command"], "versions": began["versions"]}
-        checkpoint.write_text(path, json.dumps(config, indent=2, ensure_ascii=False))
-
-
-def write_csv(path: Path, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
-    text = io.StringIO()
-    csv.writer(text).writerows([columns, *rows])
-    checkpoint.write_text(path, text.getvalue())
-
-
 def make_state(options: argparse.Namespace, num_classes: int, updates: int, device: torch.device) -> State:
     """Fresh weights, optimizer, schedule, scaler and average."""
     with cli.blaming("--model, --weights"):
@@ -482,27 +368,8 @@ def end_epoch(
         if [monitored, name] in state.top:
             checkpoint.save(folder / name, for_prediction)
     save_last(folder, state, about)
-    write_csv(folder / "log.csv", LOG_COLUMNS, ([row[key] for key in LOG_COLUMNS] for row in state.log))
-    remove_but_top(folder, state)
-
-
-def write_predictions(folder: Path, table: data.ImageTable, rows: np.ndarray, logits: Tensor) -> None:
-    """val_predictions.csv, for people, and val_probs.npz, for predict.py: what best_f1.pt says of validation."""
-    probs, targets = logits.softmax(1).cpu().numpy(), table.targets[rows]
-    paths, predicted = [table.paths[i] for i in rows], probs.argmax(1)
-    names, labels = table.classes, ("image", "class", "predicted", "confidence")
-    lines = zip(paths, targets, predicted, probs.max(1), strict=True)
-    write_csv(folder / "val_predictions.csv", labels, ([i, names[t], names[p], f"{c:.4f}"] for i, t, p, c in lines))
-    with checkpoint.replacing(folder / "val_probs.npz") as file:
-        np.savez(file, paths=np.array(paths), targets=targets, probs=probs)
-
-
-def remove_but_top(folder: Path, state: State) -> None:
-    kept = {name for _, name in state.top}
-    for path in folder.glob("[0-9]*.pt*"):
-        is_ours = re.fullmatch(r"\d{3,}_(f1|accuracy|loss|ce)_\d+\.\d{4}\.pt(\.sha256)?", path.name)
-        if is_ours and path.name.removesuffix(".sha256") not in kept:
-            path.unlink()
+    runs.write_log(folder, state.log)
+    runs.keep_top(folder, {name for _, name in state.top})
 
 
 def train_fold(
@@ -517,7 +384,9 @@ def train_fold(
     updates = math.ceil(len(train_batches) / options.accum)
     state = make_state(options, num_classes, updates, device)
     augmented, plain = cli.make_augment(options, num_classes), augment.Augment("none")
-    write_config(folder, options, table.classes, data.digest(table, split.train, split.val))
+    with cli.blaming("--out"):
+        facts = cli.facts(table, split, train_batches, updates)
+        runs.write_config(folder, options, table.classes, data.digest(table, split.train, split.val), facts)
     about = {"model_name": options.model, "classes": table.classes, "size": options.size, "fit": options.fit}
     about |= {"mean": list(augment.IMAGENET_MEAN), "std": list(augment.IMAGENET_STD), "labels": table.labels}
     about["train_counts"] = data.counts(table, split.train).tolist()
@@ -525,7 +394,7 @@ def train_fold(
         checkpoint.remove_stray(folder)
         resume(folder, state)
     if split.leaks:
-        write_csv(folder / "leaks.csv", LEAK_COLUMNS, split.leaks)
+        runs.write_csv(folder / "leaks.csv", runs.LEAK_COLUMNS, split.leaks)
     cli.print_start(options, table, split, train_batches, state, criterion, updates, folder)
     for row in state.log:
         cli.print_row(row, row["epoch"] == state.best["epoch"])
@@ -551,7 +420,7 @@ def train_fold(
                 with SIGNALS.stopping(at_once=True):
                     scores, matrix, logits = evaluate(state.judged, val_batches, num_classes, criterion, plain, amp)
                 row = {"epoch": state.epoch + 1, **state.trained, **scores, "seconds": time.perf_counter() - start}
-                predictions = functools.partial(write_predictions, folder, table, split.val, logits)
+                predictions = functools.partial(runs.write_predictions, folder, table, split.val, logits)
                 end_epoch(folder, state, row, matrix, about, options, predictions)
                 cli.print_row(row, state.best["epoch"] == state.epoch)
                 SIGNALS.check()
@@ -568,9 +437,6 @@ def train_fold(
     return best_row, best_matrix
 
 
-LEAK_COLUMNS = ("what", "validation", "validation_class", "training", "training_class")
-
-
 def resume(folder: Path, state: State) -> None:
     """The state of last.pt, if the run got so far, and the files as they were with it."""
     path = folder / "last.pt"
@@ -578,8 +444,8 @@ def resume(folder: Path, state: State) -> None:
         return
     with cli.blaming("--resume"):
         state.load_state_dict(checkpoint.load(path))
-    write_csv(folder / "log.csv", LOG_COLUMNS, ([row[key] for key in LOG_COLUMNS] for row in state.log))
-    remove_but_top(folder, state)
+    runs.write_log(folder, state.log)
+    runs.keep_top(folder, {name for _, name in state.top})
     of_the_next = "all" if state.trained else state.progress.get("windows", 0)
     print(f"resumed after epoch {state.epoch} and {of_the_next} updates of the next")
 
@@ -628,7 +494,8 @@ def run(options: argparse.Namespace) -> None:
     with cli.blaming("--device"):
         device = cli.usable_device(options.device)
     if not options.resume:
-        check_out(options.out)
+        with cli.blaming("--out"):
+            runs.check_out(options.out)
     table = cli.read_table(options)
     splits = cli.make_splits(options, table)
     # a rehearsal: every name and value is refused before the files are decoded
@@ -655,20 +522,18 @@ def run(options: argparse.Namespace) -> None:
     if options.preview:
         cli.write_preview(options.preview, batches, cli.make_augment(options, len(table.classes)), table.classes)
         return
-    folder = Path(options.out) if options.resume else new_folder(options)
+    with cli.blaming("--out"):
+        folder = Path(options.out) if options.resume else runs.new_folder(options)
     if len(splits) == 1:
         train_fold(options, table, images, splits[0], folder, device)
         return
-    write_config(folder, options, table.classes, data.digest(table, *(split.val for split in splits)))
+    with cli.blaming("--out"):
+        runs.write_config(folder, options, table.classes, data.digest(table, *(split.val for split in splits)), {})
     results = []
     for split in splits:
         results.append(train_fold(options, table, images, split, folder / f"fold{split.fold}", device))
         print()
-    rows = ([f, *(row[key] for key in LOG_COLUMNS)] for f, (row, _) in enumerate(results))
-    write_csv(folder / "folds.csv", ("fold", *LOG_COLUMNS), rows)
-    parts = [np.load(folder / f"fold{split.fold}" / "val_probs.npz") for split in splits]
-    with checkpoint.replacing(folder / "oof.npz") as file:
-        np.savez(file, **{key: np.concatenate([part[key] for part in parts]) for key in ("paths", "targets", "probs")})
+    runs.write_folds(folder, [row for row, _ in results], [split.fold for split in splits])
     cli.print_folds(folder, results)
 
 

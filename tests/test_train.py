@@ -22,6 +22,7 @@ import metrics
 import models
 import optim
 import pixels
+import runs
 import train
 
 SOURCE = "".join(Path(module.__file__).read_text(encoding="utf-8") for module in (cli, train))
@@ -368,7 +369,7 @@ def test_a_network_that_has_diverged_is_not_judged():
 def test_a_run_leaves_what_the_readme_says(workspace, capsys):
     log = run("--loss", "focal", "--accum", 2, "--ema", 0.9, "--class-weights", "effective", epochs=3)
     printed = capsys.readouterr().out
-    assert list(log[0]) == list(train.LOG_COLUMNS) and [row["epoch"] for row in log] == ["1", "2", "3"]
+    assert list(log[0]) == list(runs.LOG_COLUMNS) and [row["epoch"] for row in log] == ["1", "2", "3"]
     config = json.loads(Path("run/config.json").read_text())
     assert config["options"]["loss"] == "focal" and config["classes"] == ["class0", "class1", "class2"]
     for name in ("best_f1.pt", "best_loss.pt", "last.pt"):
@@ -392,7 +393,7 @@ def test_M6_D9_best_f1_holds_the_weights_of_the_best_epoch_and_best_loss_of_its_
     for epoch, (f1, loss) in enumerate([(0.3, 2.0), (0.9, 1.5), (0.4, 1.0), (0.95, math.nan)], start=1):
         with torch.no_grad():
             state.model[1].bias.fill_(epoch)
-        row = dict.fromkeys(train.LOG_COLUMNS, 0.0) | {"epoch": epoch, "val_f1": f1, "val_loss": loss}
+        row = dict.fromkeys(runs.LOG_COLUMNS, 0.0) | {"epoch": epoch, "val_f1": f1, "val_loss": loss}
         train.end_epoch(tmp_path, state, row, metrics.ConfusionMatrix(5), {"classes": ["a"]}, options)
         assert (state.best["epoch"] == epoch) == (epoch in (1, 2, 4)) and state.epoch == epoch
         waited.append(state.epochs_without_improvement)
