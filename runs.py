@@ -156,7 +156,7 @@ def keep_top(folder: Path, kept: set[str]) -> None:
 # ---------------------------------------------------------------------------------------------------------------------
 
 
-@dataclass
+@dataclass(eq=False)
 class Predictions:
     """What a run's best model says of images that it was not trained on."""
 

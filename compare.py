@@ -1,0 +1,410 @@
+"""Train every combination of some options on several seeds, and say which differences are real.
+
+    python compare.py --vary loss=ce,focal,label_smoothing,ce+f1 --seeds 0,1,2 -- --data FOLDER --epochs 10
+    python compare.py --vary "loss=ce,ce --class-weights inverse" --vary accum=1,4 --out runs/weights -- --data FOLDER
+
+After -- stand options of train.py that all runs share. --vary NAME=A,B trains with --NAME A and with --NAME B; a value
+may bring further options after a blank, an empty one leaves the option out. Several --vary are combined. The same
+command again skips what is finished, resumes what was cut, and prints the tables.
+
+Each run is a folder of train.py under --out. compare.md, compare.csv (a line a row), runs.csv (a line a run) and
+compare.html are written there after every run.
+
+What is compared: every row with the first, seed by seed, so that both are judged on the same images. The interval of
+the mean difference adds two kinds of chance. Other images: the difference on bootstrap samples of the validation
+images, the same samples for both (Efron & Tibshirani 1993). Other seeds: Student's t of the differences of the seeds,
+because resampling three seeds, as a bootstrap would, promises far too much. One seed cannot show a difference at all.
+"""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import hashlib
+import itertools
+import math
+import os
+import re
+import shlex
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+import checkpoint
+import cli
+import runs
+from stopping import SIGNALS, Stopped
+
+TRAIN = Path(__file__).with_name("train.py")
+SAMPLES = 1000  # of the bootstrap
+
+# ---------------------------------------------------------------------------------------------------------------------
+# What is to be compared
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Job:
+    """One run: its command line, and the folder that it has or will have."""
+
+    seed: int
+    folder: Path
+    options: argparse.Namespace
+    argv: list[str]
+
+    def run(self) -> runs.Run | None:
+        return runs.read(self.folder) if (self.folder / "config.json").exists() else None
+
+    @property
+    def epochs(self) -> int:
+        every_fold = self.options.folds and self.options.fold in (None, "all")
+        return self.options.epochs * (self.options.folds if every_fold else 1)
+
+    def epochs_done(self) -> int:
+        """Rows of log.csv, of all folds."""
+        logs = [path for path in (self.folder / "log.csv", *self.folder.glob("fold*/log.csv")) if path.exists()]
+        return sum(path.read_text("utf-8").count("\n") - 1 for path in logs)
+
+
+@dataclass
+class Row:
+    """One combination of the varied options."""
+
+    name: str
+    jobs: list[Job]
+    finished: dict[int, runs.Run] = field(default_factory=dict)  # by seed
+
+
+def parse_options(argv: Sequence[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        usage="python compare.py --vary NAME=VALUE,... [--vary ...] [--seeds 0,1,2] [--out FOLDER] -- [TRAIN OPTIONS]",
+        allow_abbrev=False, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter,
+    )  # fmt: skip
+    add = parser.add_argument
+    add("--vary", action="append", default=[], metavar="NAME=A,B", help="an option of train.py and its values")
+    add("--seeds", default="0,1,2", help="seeds of every combination (default 0,1,2)")
+    add("--out", default=os.path.join("runs", "compare"), help="folder of the runs and tables (default %(default)s)")
+    argv = list(argv)
+    own, shared = (argv[: argv.index("--")], argv[argv.index("--") + 1 :]) if "--" in argv else (argv, [])
+    options = parser.parse_args(own)
+    options.shared = shared
+    if not options.vary:
+        parser.error("--vary is missing: what is to be compared? For example --vary loss=ce,focal")
+    if not re.fullmatch(r"\d+(,\d+)*", options.seeds):
+        parser.error(f"--seeds must be whole numbers such as 0,1,2, got {options.seeds}")
+    options.seeds = [int(seed) for seed in options.seeds.split(",")]
+    flags = {flag for action in cli.make_parser()._actions for flag in action.option_strings}
+    options.vary = [axis.partition("=")[::2] for axis in options.vary]
+    for name, values in options.vary:
+        flag = f"--{name.strip().replace('_', '-')}"
+        if flag not in flags or flag in ("--seed", "--out", "--resume", "--help"):
+            close = difflib.get_close_matches(flag, flags, 3)
+            parser.error(f"--vary {name}={values}: choose an option of train.py" + (f", {close[0]}?" if close else ""))
+        if len(set(values.split(","))) != len(values.split(",")):
+            parser.error(f"--vary {name}={values}: a value stands there twice")
+    if len(set(options.seeds)) < len(options.seeds):
+        parser.error(f"--seeds {options.seeds}: a seed stands there twice")
+    return options
+
+
+def make_rows(options: argparse.Namespace) -> list[Row]:
+    """Every combination, each command line checked. A bad one ends the program with its own message."""
+    rows = []
+    for values in itertools.product(*([(name, value) for value in values.split(",")] for name, values in options.vary)):
+        name = " ".join(f"{name}={value.strip() or '(default)'}" for name, value in values)
+        varied = [word for name, value in values if value.strip() for word in shlex.split(f"--{name.strip()} {value}")]
+        row = Row(name, [])
+        for seed in options.seeds:
+            folder = Path(options.out) / re.sub(r"[^\w.+=,-]", "_", name) / f"seed{seed}"
+            argv = [*options.shared, *varied, "--seed", str(seed), "--out", str(folder)]
+            parsed = cli.parse_options(argv)
+            if parsed.resume or parsed.seed != seed or parsed.preview:
+                raise ValueError("--seed, --out, --resume and --preview are not for the options after --")
+            cli.make_criterion(parsed, np.ones(2), torch.device("cpu"))
+            row.jobs.append(Job(seed, folder, parsed, argv))
+        rows.append(row)
+    folders = [job.folder for row in rows for job in row.jobs]
+    if len(set(folders)) < len(folders):
+        raise ValueError("two rows of --vary have names that differ only in characters that no folder may have")
+    return rows
+
+
+def check_same(job: Job, run: runs.Run) -> None:
+    """ValueError if the folder holds a run with other options than those that are wanted now."""
+    wanted = {name: list(value) if isinstance(value, tuple) else value for name, value in vars(job.options).items()}
+    for name in sorted(wanted.keys() - cli.MAY_CHANGE - {"out"}):
+        if run.options.get(name) != wanted[name]:
+            raise ValueError(
+                f"{job.folder} holds a run with --{name.replace('_', '-')} {run.options.get(name)}, not "
+                f"{wanted[name]}: choose another --out, or remove it"
+            )
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Training
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def started(command: list[str], output: Path) -> Iterator[subprocess.Popen]:
+    """A process that writes to a file; a signal that ends this program is handed on to it, once, and waited for."""
+    with open(output, "ab") as file:
+        process = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT, start_new_session=True)
+        try:
+            yield process
+        except BaseException:
+            process.terminate()
+            process.wait()
+            raise
+
+
+def train(job: Job, bar: tqdm) -> int:
+    """Begins the run or goes on with it, and moves the bar by its epochs. Returns train.py's exit code."""
+    argv = ["--resume", str(job.folder)] if (job.folder / "config.json").exists() else job.argv
+    job.folder.mkdir(parents=True, exist_ok=True)
+    before = bar.n
+    with started([sys.executable, os.path.relpath(TRAIN), *argv], job.folder / "output.txt") as process:
+        while process.poll() is None:
+            time.sleep(0.2)
+            bar.update(before + min(job.epochs_done(), job.epochs) - bar.n)
+    bar.update(before + job.epochs - bar.n)  # also those that --patience or an error has saved
+    return process.returncode
+
+
+def train_all(options: argparse.Namespace, rows: list[Row]) -> list[str]:
+    """Fills in every row's runs, and writes the tables after each; one that fails is a line, not the end.
+
+    Returns what failed.
+    """
+    jobs = [(row, job, job.run()) for row in rows for job in row.jobs]
+    total = sum(job.epochs for _, job, run in jobs if not (run and run.is_finished))
+    failed, width, digits = [], max(len(row.name) for row in rows), len(str(len(jobs)))
+    screen = sys.stderr if sys.stderr.isatty() else open(os.devnull, "w")
+    with tqdm(total=total, desc="epochs of all runs", smoothing=0, leave=False, file=screen) as bar:
+        for number, (row, job, run) in enumerate(jobs, 1):
+            said, code = "was finished", 0
+            if not (run and run.is_finished):
+                code = train(job, bar)
+                seconds = bar.format_dict["elapsed"] / bar.n * (total - bar.n)
+                said = f"about {duration(seconds)} left" if bar.n < total else ""
+            run = job.run()
+            if code:
+                output = job.folder / "output.txt"
+                said = f"failed with exit code {code}: {last_line(output)}  {said}"
+                failed.append(f"{row.name} seed {job.seed}: see {output}")
+            elif run and run.predictions:
+                row.finished[job.seed] = run
+                said = f"macro F1 {run.predictions.matrix.f1():.4f}  {minutes(run):6.1f} min  {said}"
+            with bar.external_write_mode(sys.stdout):
+                print(f"{number:{digits}}/{len(jobs)}  {row.name:{width}}  seed {job.seed}  {said}", flush=True)
+            write_all(options, rows)
+    return failed
+
+
+def duration(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def last_line(output: Path) -> str:
+    """What a run said of its error."""
+    lines = [line for line in output.read_text("utf-8", "replace").splitlines() if line.strip()]
+    return next((line for line in reversed(lines) if ": error: " in line), lines[-1] if lines else "it said nothing")
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Judging
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def minutes(run: runs.Run) -> float:
+    return sum(row["seconds"] for part in run.folds or [run] for row in part.log) / 60
+
+
+@cache
+def resampled_f1(said: runs.Predictions, samples: int = SAMPLES) -> np.ndarray:
+    """(samples,) macro F1 on images drawn with replacement. Runs with the same images get the same draws: pairs."""
+    order = np.argsort(said.paths)
+    names = "\n".join(said.paths[order]).encode("utf-8", "surrogateescape")
+    rng = np.random.default_rng(list(hashlib.sha256(names).digest()))
+    targets = torch.from_numpy(said.targets[order])
+    preds = torch.from_numpy(said.probs[order].argmax(1))
+    N, C, scores = len(targets), said.probs.shape[1], []
+    block = max(1, 2**23 // N)
+    for size in [block] * (samples // block) + [samples % block]:
+        drawn = torch.from_numpy(rng.integers(N, size=(N, size)))
+        times = torch.zeros(N, size).scatter_add_(0, drawn, torch.ones(N, size))  # how often each image is drawn
+        zeros = torch.zeros(C, size)
+        tp = zeros.index_add(0, targets, times * (preds == targets)[:, None])
+        both = zeros.index_add(0, targets, times).index_add(0, preds, times)  # support + predicted
+        scores.append((2 * tp / both.clamp(min=1)).mean(0))  # 0 / 0 = 0, as in metrics.py
+    return torch.cat(scores).double().numpy()
+
+
+@dataclass
+class Difference:
+    """Mean macro F1 of a row minus the first row's, over the seeds of both, with its 95 % interval."""
+
+    mean: float
+    low: float
+    high: float
+    seeds: int
+
+    @property
+    def verdict(self) -> str:
+        if self.seeds < 2:
+            return "one seed shows nothing"
+        return "better" if self.low > 0 else "worse" if self.high < 0 else "within noise"
+
+
+def difference(
+    first: dict[int, runs.Predictions], other: dict[int, runs.Predictions], samples: int = SAMPLES
+) -> Difference:
+    """Of predictions by seed; only the seeds of both count. With one seed the interval is of the images alone.
+
+    ValueError if no seed is in both.
+    """
+    seeds = sorted(first.keys() & other.keys())
+    if not seeds:
+        raise ValueError("no seed has both runs")
+    observed = np.array([other[seed].matrix.f1() - first[seed].matrix.f1() for seed in seeds])
+    images = np.mean([resampled_f1(other[seed], samples) - resampled_f1(first[seed], samples) for seed in seeds], 0)
+    chance = np.resize(images - images.mean(), 100 * samples)
+    if len(seeds) > 1:
+        error = observed.std(ddof=1) / math.sqrt(len(seeds))
+        chance += error * np.random.default_rng(0).standard_t(len(seeds) - 1, len(chance))
+    low, high = observed.mean() + np.quantile(chance, [0.025, 0.975])
+    return Difference(float(observed.mean()), float(low), float(high), len(seeds))
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The tables
+# ---------------------------------------------------------------------------------------------------------------------
+
+HEAD = ("row", "seeds", "macro F1", "std", "difference", "95 % interval", "verdict", "best-loss model", "last epoch",
+        "minutes", "images/s")  # fmt: skip
+LEFT = (0, 5, 6)  # columns of text
+
+
+def scores(run: runs.Run) -> dict[str, float]:
+    """The figures of a run; of several folds, the macro F1 of all images out of fold, and means of the folds."""
+    parts = run.folds or [run]
+    return {
+        "f1": run.predictions.matrix.f1(),
+        "best_loss_f1": statistics.mean(part.best("val_loss", "min")["val_f1"] for part in parts),
+        "last_f1": statistics.mean(part.log[-1]["val_f1"] for part in parts),
+        "minutes": minutes(run),
+        "images_per_second": statistics.mean(row["images_per_second"] for part in parts for row in part.log),
+    }
+
+
+def differences(rows: list[Row]) -> list[Difference | None]:
+    """Of each row to the first; None for the first, and where no seed has both."""
+    first = {seed: run.predictions for seed, run in rows[0].finished.items()}
+    return [None] + [
+        difference(first, {seed: run.predictions for seed, run in row.finished.items()})
+        if row.finished.keys() & first.keys() else None
+        for row in rows[1:]
+    ]  # fmt: skip
+
+
+def table(rows: list[Row]) -> list[list[str]]:
+    """A line a row, HEAD's columns, as text; a row without a finished run has its name alone."""
+    lines = []
+    for row, change in zip(rows, differences(rows), strict=True):
+        each = [scores(run) for run in row.finished.values()]
+        if not each:
+            lines.append([row.name, "0", *[""] * (len(HEAD) - 2)])
+            continue
+        mean = {key: statistics.mean(score[key] for score in each) for key in each[0]}
+        std = f"{statistics.stdev(score['f1'] for score in each):.4f}" if len(each) > 1 else ""
+        against = ["", "", "" if row is not rows[0] else "(first)"]
+        if change:
+            against = [f"{change.mean:+.4f}", f"{change.low:+.4f} to {change.high:+.4f}", change.verdict]
+        lines.append([
+            row.name, str(len(each)), f"{mean['f1']:.4f}", std, *against, f"{mean['best_loss_f1']:.4f}",
+            f"{mean['last_f1']:.4f}", f"{mean['minutes']:.1f}", f"{mean['images_per_second']:.0f}",
+        ])  # fmt: skip
+    return lines
+
+
+NOTES = (
+    "macro F1 is of each run's best epoch, mean over seeds; the epoch was chosen on the same images, as was that of "
+    "the best-loss model (lowest validation loss); the last epoch's was not.",
+    "difference is to the first row, seed by seed; its interval covers other seeds and other validation images. Where "
+    "it holds 0 the difference is within noise: these runs do not show it. Of 20 rows that truly are equal, one will "
+    "be called different.",
+)
+
+
+def write_all(options: argparse.Namespace, rows: list[Row]) -> None:
+    """The tables, of what is finished so far."""
+    lines, out = table(rows), Path(options.out)
+    if not any(row.finished for row in rows):
+        return
+    runs.write_csv(out / "compare.csv", HEAD, lines)
+    every = [(row.name, seed, run, scores(run)) for row in rows for seed, run in row.finished.items()]
+    columns = ("row", "seed", *every[0][-1], "folder")
+    runs.write_csv(out / "runs.csv", columns, ([name, s, *all.values(), run.folder] for name, s, run, all in every))
+    config = every[0][2].config["versions"]
+    text = [f"# {', '.join(name for name, _ in options.vary)}, compared", "", "```", command(options), "```", ""]
+    text += [f"| {' | '.join(cells)} |" for cells in (HEAD, ["---"] * len(HEAD), *lines)]
+    text += ["", *(f"- {note}" for note in NOTES), "- " + ", ".join(f"{key} {value}" for key, value in config.items())]
+    checkpoint.write_text(out / "compare.md", "\n".join(text) + "\n")
+
+
+def command(options: argparse.Namespace) -> str:
+    own = [word for name, values in options.vary for word in ("--vary", f"{name}={values}")]
+    own += ["--seeds", ",".join(map(str, options.seeds)), "--out", options.out]
+    return shlex.join(["python", "compare.py", *own, "--", *options.shared])
+
+
+def print_table(rows: list[Row]) -> None:
+    lines = [list(HEAD), *table(rows)]
+    widths = [max(len(line[i]) for line in lines) for i in range(len(HEAD))]
+    for line in lines:
+        cells = (f"{cell:{'<' if i in LEFT else '>'}{widths[i]}}" for i, cell in enumerate(line))
+        print("  ".join(cells).rstrip())
+    print("\n" + "\n".join(NOTES))
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    options = parse_options(sys.argv[1:] if argv is None else argv)
+    try:
+        rows = make_rows(options)
+        for job in (job for row in rows for job in row.jobs):
+            run = job.run()
+            if run:
+                check_same(job, run)
+        Path(options.out).mkdir(parents=True, exist_ok=True)
+    except (ValueError, OSError) as error:
+        print(f"compare.py: error: {error}", file=sys.stderr)
+        raise SystemExit(2) from error
+    print(f"{len(rows)} rows x {len(options.seeds)} seeds in {options.out}")
+    with SIGNALS.installed():
+        try:
+            failed = train_all(options, rows)
+        except Stopped:
+            print("compare.py: stopped; the same command goes on", file=sys.stderr)
+            raise SystemExit(128 + SIGNALS.asked) from None
+    print()
+    print_table(rows)
+    print(f"\nfiles: {options.out}/ with compare.html, compare.md, compare.csv, runs.csv, and a folder a run")
+    if failed:
+        print("\n".join([f"\n{len(failed)} runs failed:", *failed]), file=sys.stderr)
+        raise SystemExit(1)
+
+
+if __name__ == "__main__":
+    main()
