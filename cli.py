@@ -494,7 +494,7 @@ def print_summary(folder: Path, best: dict[str, Any], matrix: metrics.ConfusionM
             pair = [row for row in rows if (row["class"], row["predicted"]) == (classes[target], classes[pred])]
             worst = max(pair, key=lambda row: float(row["confidence"]))
             print(f"{count:6d}  {classes[target]} -> {classes[pred]}  {worst['image']} ({worst['confidence']})")
-    print(f"files: {folder}/ with best_f1.pt, best_loss.pt, last.pt, log.csv, config.json", flush=True)
+    print(f"files: {folder}/ with report.html, best_f1.pt, best_loss.pt, last.pt, log.csv, config.json", flush=True)
 
 
 def print_folds(folder: Path, results: list[tuple[dict[str, Any], metrics.ConfusionMatrix]]) -> None:
@@ -508,7 +508,7 @@ def print_folds(folder: Path, results: list[tuple[dict[str, Any], metrics.Confus
     low, high = out_of_fold.f1_interval()
     print(f"macro F1 of the folds: mean {statistics.mean(scores):.4f}, std {statistics.stdev(scores):.4f}")
     print(f"out-of-fold macro F1 over all images {out_of_fold.f1():.4f} (95 % interval {low:.4f} to {high:.4f})")
-    print(f"files: {folder}/fold0 to fold{len(results) - 1}, folds.csv")
+    print(f"files: {folder}/ with report.html, folds.csv, oof.npz, fold0 to fold{len(results) - 1}")
 
 
 def write_preview(path: str, batches: pixels.Batches, transform: augment.Augment, classes: list[str]) -> None:

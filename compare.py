@@ -35,6 +35,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
+from urllib.parse import quote
 
 import numpy as np
 import torch
@@ -42,6 +43,7 @@ from tqdm import tqdm
 
 import checkpoint
 import cli
+import page
 import runs
 from stopping import SIGNALS, Stopped
 
@@ -362,6 +364,46 @@ def write_all(options: argparse.Namespace, rows: list[Row]) -> None:
     text += [f"| {' | '.join(cells)} |" for cells in (HEAD, ["---"] * len(HEAD), *lines)]
     text += ["", *(f"- {note}" for note in NOTES), "- " + ", ".join(f"{key} {value}" for key, value in config.items())]
     checkpoint.write_text(out / "compare.md", "\n".join(text) + "\n")
+    write_page(options, rows)
+
+
+def mean_curve(row: Row) -> page.Series:
+    """Macro F1 by epoch, mean over the row's seeds (and folds), as far as all have got."""
+    logs = [part.log for run in row.finished.values() for part in run.folds or [run]]
+    epochs = range(min(len(log) for log in logs))
+    means = [statistics.mean(log[e]["val_f1"] for log in logs) for e in epochs]
+    return page.Series(row.name, [e + 1 for e in epochs], means)
+
+
+def write_page(options: argparse.Namespace, rows: list[Row]) -> None:
+    """compare.html: the table with the seeds and intervals drawn, curves, and every run with its own page."""
+    done, changes = [row for row in rows if row.finished], differences(rows)
+    f1 = {row.name: [run.predictions.matrix.f1() for run in row.finished.values()] for row in done}
+    scale = [value for values in f1.values() for value in values]
+    ends = [end for change in changes if change for end in (change.low, change.high, 0.0)]
+    lines = []
+    for line, row, change in zip(table(rows), rows, changes, strict=True):
+        dots = page.strip(scale, f1[row.name], "macro F1 of each seed") if row.finished else ""
+        drawn = page.strip(ends, [change.mean], "difference", (change.low, change.high)) if change else ""
+        lines.append([*line[:4], dots, *line[4:6], drawn, *line[6:]])
+    head = [*HEAD[:4], "each seed", *HEAD[4:6], "drawn, with zero", *HEAD[6:]]
+    notes = [page.tag("li", note) for note in NOTES]
+    each = []
+    for row in done:
+        for seed, run in row.finished.items():
+            href = quote(os.path.relpath(run.folder / "report.html", options.out))
+            score = scores(run)
+            numbers = [f"{score[key]:.4f}" for key in ("f1", "best_loss_f1", "last_f1")]
+            each.append([row.name, str(seed), *numbers, f"{score['minutes']:.1f}", page.tag("a", "report", href=href)])
+    names = ["row", "seed", "macro F1", "best-loss model", "last epoch", "minutes", "page"]
+    curves = page.line_chart("Macro F1 of validation, mean over the seeds", [mean_curve(row) for row in done], "epoch")
+    sections = [
+        ("Differences", page.join([page.table(head, lines, "Mean over the seeds"), page.tag("ul", *notes)])),
+        ("Curves", curves),
+        ("Runs", page.table(names, each, "Every run")),
+        ("The comparison", page.tag("pre", command(options))),
+    ]
+    checkpoint.write_text(Path(options.out) / "compare.html", page.document("Runs compared", sections))
 
 
 def command(options: argparse.Namespace) -> str:

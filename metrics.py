@@ -354,6 +354,42 @@ def average_precision(scores: Array, targets: Array, average: str = "macro") -> 
     return _one_vs_rest(scores, targets, average, statistic)
 
 
+def calibration(probs: Array, targets: Array, bins: int = 15) -> list[tuple[int, float, float]]:
+    """(samples, mean confidence, accuracy) of each of `bins` equal parts of [0, 1] that holds a sample, low to high.
+
+    probs (N, C) of rows that sum to 1, targets (N,). Confidence is the largest probability of a row; one on the border
+    of two parts belongs to the lower. A network whose accuracy is below its confidence is over-confident.
+    Guo et al. 2017, arXiv:1706.04599.
+
+    >>> calibration([[1.0, 0.0], [0.75, 0.25], [0.25, 0.75]], [0, 1, 1], bins=2)
+    [(3, 0.8333333333333334, 0.6666666666666666)]
+    """
+    probs, targets = _float64(probs), torch.as_tensor(targets).cpu()
+    if probs.dim() != 2 or targets.shape != probs.shape[:1] or not len(probs) or bins < 1:
+        raise ValueError(
+            f"need probs (N, C), targets (N,), N >= 1 and bins >= 1; got {tuple(probs.shape)}, {tuple(targets.shape)} "
+            f"and bins={bins}"
+        )
+    if probs.min() < 0 or (probs.sum(1) - 1).abs().max() > 1e-3:
+        raise ValueError("each row of probs must sum to 1, and hold nothing below 0: softmax the logits first")
+    confidence, preds = probs.max(1)  # (N,), (N,)
+    part = (confidence * bins).ceil().long().clamp(1, bins) - 1  # (N,)
+    zeros = torch.zeros(bins, dtype=torch.double)
+    of_each = torch.ones_like(confidence), confidence, (preds == targets).double()
+    counts, sums, right = (zeros.index_add(0, part, values) for values in of_each)
+    return [(int(n), s / n, r / n) for n, s, r in zip(counts.tolist(), sums.tolist(), right.tolist()) if n]
+
+
+def expected_calibration_error(probs: Array, targets: Array, bins: int = 15) -> float:
+    """sum over parts of (samples / N) |accuracy - mean confidence|, in [0, 1]; shapes and errors as for calibration.
+
+    >>> round(expected_calibration_error([[1.0, 0.0], [0.75, 0.25], [0.25, 0.75]], [0, 1, 1], bins=2), 4)
+    0.1667
+    """
+    parts = calibration(probs, targets, bins)
+    return sum(n * abs(accuracy - confidence) for n, confidence, accuracy in parts) / sum(n for n, _, _ in parts)
+
+
 def _queries(scores: Array, relevance: Array) -> tuple[Tensor, Tensor]:
     scores, relevance = _float64(scores), _float64(relevance)
     if scores.dim() != 2 or not scores.numel() or relevance.shape != scores.shape or relevance.min() < 0:

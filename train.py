@@ -42,6 +42,7 @@ import metrics
 import models
 import optim
 import pixels
+import report
 import runs
 from stopping import SIGNALS, Stopped
 
@@ -433,8 +434,16 @@ def train_fold(
         print(f"stopped: {options.monitor} has not improved for {options.patience} epochs")
     best_row, best_matrix = state.log[int(state.best["epoch"]) - 1], metrics.ConfusionMatrix(num_classes)
     best_matrix.counts = state.best_counts
+    write_report(folder)
     cli.print_summary(folder, best_row, best_matrix, table.classes)
     return best_row, best_matrix
+
+
+def write_report(folder: Path) -> None:
+    try:
+        report.write([folder])
+    except (ValueError, OSError) as error:  # the run itself is whole
+        print(f"train.py: {folder / 'report.html'} was not written: {error}", file=sys.stderr)
 
 
 def resume(folder: Path, state: State) -> None:
@@ -534,6 +543,7 @@ def run(options: argparse.Namespace) -> None:
         results.append(train_fold(options, table, images, split, folder / f"fold{split.fold}", device))
         print()
     runs.write_folds(folder, [row for row, _ in results], [split.fold for split in splits])
+    write_report(folder)
     cli.print_folds(folder, results)
 
 

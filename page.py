@@ -1,0 +1,359 @@
+"""Numbers into one HTML file that needs nothing else: tables, line charts, heat maps, pictures.
+
+    chart = line_chart("Loss", [Series("training", [1, 2, 3], [0.9, 0.5, 0.4])], "epoch")
+    print(document("My run", [("Curves", chart)]))
+
+Charts are inline SVG, pictures are PNG inside the file; there is no script, no font and no request, and the page itself
+forbids them (its Content-Security-Policy). Light or dark follows the reader's system. Lines differ by colour and by
+dashes, cells carry their number, so no colour has to be told from another. Text is escaped unless it is Html.
+
+    python page.py > page.html      # a page that shows every element
+"""
+
+from __future__ import annotations
+
+import base64
+import html
+import io
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Elements
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+class Html(str):
+    """Text that is markup already."""
+
+
+def escaped(value: Any) -> str:
+    """A value as it may stand in markup. Bytes of a file name that are no text become visible escapes."""
+    if isinstance(value, Html):
+        return value
+    return html.escape(str(value).encode("utf-8", "backslashreplace").decode("utf-8"))
+
+
+def tag(name: str, /, *children: Any, **attributes: Any) -> Html:
+    """An element; class_ is class, aria_label is aria-label, and an attribute of None is left out."""
+    named = {key.rstrip("_").replace("_", "-"): value for key, value in attributes.items() if value is not None}
+    given = "".join(f' {key}="{escaped(value)}"' for key, value in named.items())
+    inner = "".join(map(escaped, children))
+    return Html(f"<{name}{given}>" if name in ("img", "meta", "br") else f"<{name}{given}>{inner}</{name}>")
+
+
+def join(parts: Iterable[Any]) -> Html:
+    return Html("".join(map(escaped, parts)))
+
+
+def cards(entries: Iterable[tuple[str, str, str]]) -> Html:
+    """Figures to be seen first: (name, value, what else there is to say of it)."""
+    parts = ((tag("dt", name), tag("dd", tag("b", value), " ", tag("small", more))) for name, value, more in entries)
+    return tag("dl", *(tag("div", *part) for part in parts), class_="cards")
+
+
+def folded(summary: str, *children: Any) -> Html:
+    return tag("details", tag("summary", summary), *children)
+
+
+@dataclass
+class Bar:
+    """A table cell with a bar behind its text, `share` of the cell wide (0 to 1)."""
+
+    text: str
+    share: float
+
+
+def table(head: Sequence[str], rows: Iterable[Sequence[Any]], caption: str) -> Html:
+    """The first cell of a row is its heading. Numbers and bars stand right, text stands left. Scrolls if it is wide."""
+    lines, is_right = [], [False] * len(head)
+    for first, *rest in rows:
+        cells = [tag("th", first, scope="row")]
+        for i, cell in enumerate(rest, 1):
+            if isinstance(cell, Bar):
+                share = 0 if math.isnan(cell.share) else min(max(cell.share, 0), 1)
+                cells.append(tag("td", cell.text, class_="n bar", style=f"--v:{100 * share:.1f}%"))
+                is_right[i] = True
+            elif not isinstance(cell, Html) and str(cell)[:1] in tuple("0123456789+-."):
+                cells.append(tag("td", cell, class_="n"))
+                is_right[i] = True
+            else:
+                cells.append(tag("td", cell))
+        lines.append(tag("tr", *cells))
+    titles = (tag("th", name, scope="col", class_="n" if is_right[i] else None) for i, name in enumerate(head))
+    top = tag("thead", tag("tr", *titles))
+    whole = tag("table", tag("caption", caption), top, tag("tbody", *lines))
+    return tag("div", whole, class_="wide", tabindex="0", role="region", aria_label=caption)
+
+
+def picture(image: Image.Image, alt: str, **attributes: Any) -> Html:
+    """The image as PNG inside the page."""
+    content = io.BytesIO()
+    image.save(content, "PNG", optimize=True)
+    source = "data:image/png;base64," + base64.b64encode(content.getvalue()).decode()
+    return tag("img", src=source, alt=alt, width=image.width, height=image.height, **attributes)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Charts
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Series:
+    """A line, or dots alone; NaN is a gap."""
+
+    name: str
+    x: Sequence[float]
+    y: Sequence[float]
+    dots: bool = False
+    titles: Sequence[str] | None = None  # what a dot says when pointed at (default: its numbers)
+
+
+WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 420, 250, 48, 12, 10, 38
+COLOURS = 8  # the style sheet's; the ninth line has the first colour with other dashes
+
+
+def ticks(low: float, high: float, most: int = 6) -> list[float]:
+    """Round numbers inside [low, high], in steps of 1, 2 or 5 times a power of ten."""
+    rough = (high - low) / most
+    power = 10 ** math.floor(math.log10(rough))
+    step = next(factor * power for factor in (1, 2, 5, 10) if factor * power >= rough * (1 - 1e-9))
+    return [round(i * step, 12) for i in range(math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9) + 1)]
+
+
+class Axis:
+    """Numbers to places from `start` to `end`, linear or logarithmic."""
+
+    def __init__(self, values: np.ndarray, start: float, end: float, log: bool = False, whole: bool = False):
+        values = values[np.isfinite(values) & ((values > 0) | (not log))]
+        low, high = (float(values.min()), float(values.max())) if len(values) else (0.0, 1.0)
+        self.log, self.start, self.end = log, start, end
+        if log:
+            self.low = math.floor(math.log10(low))
+            self.high = max(math.ceil(math.log10(high)), self.low + 1)
+            self.ticks = [10.0**i for i in range(self.low, self.high + 1)]
+        else:
+            room = 0.0 if whole else 0.04 * (high - low) or 0.1 * abs(high) or 1.0
+            self.low, self.high = (low, max(high, low + 1)) if whole else (low - room, high + room)
+            if low >= 0 > self.low:
+                self.low = 0.0
+            self.ticks = [tick for tick in ticks(self.low, self.high) if not whole or tick == round(tick)]
+
+    def __call__(self, value: float) -> float:
+        place = math.log10(value) if self.log else value
+        return round(self.start + (place - self.low) / (self.high - self.low) * (self.end - self.start), 1)
+
+
+def line_chart(
+    caption: str, series: Sequence[Series], x_label: str, log_x: bool = False, log_y: bool = False,
+    mark: tuple[float, str] | None = None, about: str = "", with_legend: bool = True,
+) -> Html:  # fmt: skip
+    """A figure with a legend. `mark` is a vertical line with a word; `about` says in words what the chart shows."""
+    all_x = np.array([x for one in series for x in one.x], dtype=float)
+    all_y = np.array([y for one in series for y in one.y], dtype=float)
+    whole = not log_x and bool((all_x == all_x.round()).all())
+    to_x = Axis(all_x, LEFT, WIDTH - RIGHT, log_x, whole)
+    to_y = Axis(all_y, HEIGHT - BOTTOM, TOP, log_y)
+    parts = []
+    for tick in to_y.ticks:
+        y = to_y(tick)
+        parts.append(tag("path", d=f"M{LEFT} {y}H{WIDTH - RIGHT}", class_="grid"))
+        parts.append(tag("text", f"{tick:g}", x=LEFT - 6, y=y + 4, class_="end"))
+    for tick in to_x.ticks:
+        parts.append(tag("text", f"{tick:g}", x=to_x(tick), y=HEIGHT - BOTTOM + 16, class_="mid"))
+    parts.append(tag("text", x_label, x=(LEFT + WIDTH - RIGHT) / 2, y=HEIGHT - 4, class_="mid"))
+    if mark:
+        x, y = to_x(mark[0]), HEIGHT - BOTTOM - 5
+        place = {"x": x - 4, "class_": "end"} if x > WIDTH * 0.7 else {"x": x + 4}
+        parts += [tag("path", d=f"M{x} {TOP}V{HEIGHT - BOTTOM}", class_="mark"), tag("text", mark[1], y=y, **place)]
+    for i, one in enumerate(series):
+        parts += _drawn(one, line_style(i), to_x, to_y, with_dots=one.dots or len(all_x) <= 400)
+    says = f"{caption}. {about}" if about else caption
+    svg = tag("svg", *parts, viewBox=f"0 0 {WIDTH} {HEIGHT}", role="img", aria_label=says)
+    names = legend([one.name for one in series]) if with_legend and len(series) > 1 else ""
+    return tag("figure", tag("figcaption", caption), names, svg, tag("p", about, class_="about") if about else "")
+
+
+def line_style(i: int) -> str:
+    """Classes of the i-th line: its colour and dashes."""
+    return f"s{i % COLOURS} d{i // COLOURS % 4}"
+
+
+def legend(names: Sequence[str]) -> Html:
+    """Which line is whose, for one chart or several that have the same lines."""
+    samples = (tag("path", d="M0 5H22", class_=f"line {line_style(i)}") for i in range(len(names)))
+    keys = (tag("svg", sample, viewBox="0 0 22 10", class_="key", aria_hidden="true") for sample in samples)
+    return tag("ul", *(tag("li", key, name) for key, name in zip(keys, names, strict=True)), class_="legend")
+
+
+def _drawn(one: Series, style: str, to_x: Axis, to_y: Axis, with_dots: bool) -> list[Html]:
+    """The line of a series, broken at gaps, and a dot that says its numbers at each point."""
+    path, parts, pen = [], [], "M"
+    for i, (x, y) in enumerate(zip(one.x, one.y, strict=True)):
+        if not (math.isfinite(x) and math.isfinite(y)) or (to_x.log and x <= 0) or (to_y.log and y <= 0):
+            pen = "M"
+            continue
+        path.append(f"{pen}{to_x(x)} {to_y(y)}")
+        pen = "L"
+        if with_dots:
+            says = tag("title", one.titles[i] if one.titles else f"{one.name}, {x:g}: {y:.4g}")
+            parts.append(tag("circle", says, cx=to_x(x), cy=to_y(y), r=3.5 if one.dots else 2, class_=style))
+    line = [] if one.dots else [tag("path", d="".join(path), class_=f"line {style}")]
+    return line + parts
+
+
+def strip(
+    scale: Sequence[float], dots: Sequence[float], alt: str, interval: tuple[float, float] | None = None
+) -> Html:
+    """A thin picture for a table cell: dots and an interval on a scale from min(scale) to max(scale), zero marked."""
+    to_x = Axis(np.array(scale), 4, 156)
+    parts = [tag("path", d=f"M{to_x(0)} 0V20", class_="mark")] if min(scale) < 0 < max(scale) else []
+    if interval:
+        parts.append(tag("path", d=f"M{to_x(interval[0])} 10H{to_x(interval[1])}", class_="line s0 thick"))
+    parts += [tag("circle", cx=to_x(dot), cy=10, r=4, class_="s1") for dot in dots]
+    return tag("svg", *parts, viewBox="0 0 160 20", class_="strip", role="img", aria_label=alt)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Heat maps
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def heat(text: str, share: float, title: str | None = None, diagonal: bool = False) -> Html:
+    """A table cell whose depth of colour is `share`, 0 to 1, in ten steps."""
+    step = 0 if share <= 0 else min(1 + int(share * 9), 9)
+    return tag("td", text, class_=f"h{step}" + (" on" if diagonal else ""), title=title)
+
+
+def heat_table(counts: np.ndarray, names: Sequence[str], caption: str, rows: Sequence[int] | None = None) -> Html:
+    """A confusion matrix (C, C) with its counts, coloured by the share of the row; `rows` picks some classes."""
+    rows = list(range(len(names))) if rows is None else list(rows)
+    shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
+    head = [tag("th", "true / predicted", scope="col")]
+    head += [tag("th", tag("abbr", c, title=names[c]), scope="col") for c in rows]
+    lines = []
+    for t in rows:
+        cells = [
+            heat(f"{counts[t, p]}" if counts[t, p] else "·", shares[t, p],
+                 f"{names[t]} as {names[p]}: {counts[t, p]}" if counts[t, p] else None, t == p)
+            for p in rows
+        ]  # fmt: skip
+        lines.append(tag("tr", tag("th", f"{t} {names[t]}", scope="row"), *cells))
+    whole = tag("table", tag("caption", caption), tag("thead", tag("tr", *head)), tag("tbody", *lines), class_="heat")
+    return tag("div", whole, class_="wide", tabindex="0", role="region", aria_label=caption)
+
+
+def heat_picture(counts: np.ndarray, caption: str) -> Html:
+    """A confusion matrix of many classes: a pixel a cell, as deep as the fourth root of its share of the row."""
+    shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
+    image = Image.fromarray((255 * shares**0.25).round().astype(np.uint8), "P")
+    image.putpalette([0, 103, 165] * 256)  # one blue, from clear to full: right on a light page and on a dark one
+    content = io.BytesIO()
+    image.save(content, "PNG", optimize=True, transparency=bytes(range(256)))
+    source = "data:image/png;base64," + base64.b64encode(content.getvalue()).decode()
+    drawn = tag("img", src=source, alt=caption, class_="matrix", width=counts.shape[1], height=counts.shape[0])
+    return tag("figure", tag("figcaption", caption), drawn)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The page
+# ---------------------------------------------------------------------------------------------------------------------
+
+STYLE = """
+:root{color-scheme:light dark;--bg:#fff;--fg:#1b1f24;--dim:#59636e;--rule:#d5dae0;--card:#f4f6f8;--link:#0058a3;
+--bar:#cfe3f3;--c0:#0067a5;--c1:#c44e00;--c2:#007a5a;--c3:#8f4a80;--c4:#946200;--c5:#4d6b00;--c6:#a3263b;--c7:#4a4f57}
+@media screen and (prefers-color-scheme:dark){:root{--bg:#14171b;--fg:#e6e9ed;--dim:#a2acb7;--rule:#353c45;
+--card:#1e2329;--link:#7cc0ff;--bar:#1f4a6b;--c0:#62b5ee;--c1:#ff9350;--c2:#3fcf9f;--c3:#e09fd0;--c4:#edb93f;--c5:#b5d35c;
+--c6:#ff8797;--c7:#c0c6cd}}
+*{box-sizing:border-box}
+body{margin:0 auto;max-width:84rem;padding:1rem;background:var(--bg);color:var(--fg);font:16px/1.5 system-ui,sans-serif;
+overflow-wrap:anywhere}
+h1{font-size:1.5rem;line-height:1.25;margin:.2rem 0}h2{font-size:1.2rem;margin:2rem 0 .6rem}
+h3{font-size:1rem;margin:.6rem 0}a{color:var(--link)}
+p{margin:.5rem 0;max-width:46rem}small,.about,.dim{color:var(--dim)}.about{font-size:.85rem;margin:.2rem 0}
+nav ul,.legend{list-style:none;display:flex;flex-wrap:wrap;gap:.2rem 1rem;padding:0;margin:.4rem 0}
+.skip{position:absolute;left:-99rem}.skip:focus{position:static}
+:focus-visible{outline:3px solid var(--c1);outline-offset:2px}
+.cards{display:grid;grid-template-columns:repeat(auto-fill,minmax(10rem,1fr));gap:.6rem;margin:1rem 0}
+.cards div{background:var(--card);border-radius:.5rem;padding:.6rem .8rem}dt{color:var(--dim);font-size:.85rem}
+dd{margin:0}dd b{font-size:1.4rem;line-height:1.3;display:block}
+.grid2{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,23rem),1fr));gap:1rem 1.5rem}
+figure{margin:0 0 1rem;max-width:36rem;break-inside:avoid}figcaption{font-weight:600}
+svg{width:100%;height:auto;display:block;font-size:12px}svg text{fill:var(--dim);
+paint-order:stroke;stroke:var(--bg);stroke-width:3px}
+.mid{text-anchor:middle}.end{text-anchor:end}.grid{stroke:var(--rule)}.mark{stroke:var(--dim);stroke-dasharray:2 3}
+.line{fill:none;stroke-width:2;stroke-linejoin:round}.thick{stroke-width:3}
+.key{width:22px;height:10px;display:inline-block;margin-right:.4rem}.legend{font-size:.85rem}
+.strip{width:160px;height:20px}
+.wide{overflow-x:auto;margin:.5rem 0}table{border-collapse:collapse;font-size:.875rem}
+caption{text-align:left;color:var(--dim);padding:.2rem 0}thead th{text-align:left;border-bottom:2px solid var(--rule)}
+th,td{padding:.2rem .5rem;border-bottom:1px solid var(--rule);vertical-align:top}
+th[scope=row]{text-align:left;font-weight:500;min-width:7rem;max-width:18rem}
+th,td{overflow-wrap:break-word}td{max-width:30rem}thead th{white-space:nowrap}thead .n,.n{text-align:right;font-variant-numeric:tabular-nums;white-space:nowrap}
+.bar{min-width:6rem;background:linear-gradient(to right,var(--bar) var(--v),transparent 0)}
+.heat td{text-align:center;padding:.2rem .1rem;min-width:2rem;border:1px solid var(--bg);font-size:.8rem;
+font-variant-numeric:tabular-nums}
+.heat th[scope=row]{position:sticky;left:0;background:var(--bg)}.heat thead th{text-align:center;white-space:normal}
+.heat thead th:first-child{text-align:left;font-weight:400;color:var(--dim)}
+.heat .on{outline:1px solid var(--dim);outline-offset:-2px}abbr{text-decoration:none}
+.h0{color:var(--dim)}.h1{background:#e3eef7;color:#1b1f24}.h2{background:#cfe1f0;color:#1b1f24}
+.h3{background:#b5d1e8;color:#1b1f24}.h4{background:#97bedd;color:#1b1f24}.h5{background:#77a9d1;color:#1b1f24}
+.h6{background:#3f7fb3;color:#fff}.h7{background:#2b6ba3;color:#fff}.h8{background:#1c5689;color:#fff}
+.h9{background:#0d3f6c;color:#fff}
+.shots{list-style:none;padding:0;margin:.5rem 0;display:grid;gap:.8rem;
+grid-template-columns:repeat(auto-fill,minmax(7.5rem,1fr))}
+.shots li{font-size:.78rem;line-height:1.35;break-inside:avoid}
+.shots img,.shots .gone{display:block;width:112px;height:112px;object-fit:contain;background:var(--card);
+border-radius:.3rem;margin-bottom:.2rem}.small{image-rendering:pixelated}
+.matrix{width:100%;max-width:62rem;height:auto;image-rendering:pixelated;border:1px solid var(--rule)}
+pre{background:var(--card);padding:.7rem;border-radius:.5rem;white-space:pre-wrap}
+summary{cursor:pointer;padding:.3rem 0}
+@media print{body{font-size:11pt;max-width:none}.wide{overflow:visible}nav,.skip{display:none}
+*{print-color-adjust:exact;-webkit-print-color-adjust:exact}}
+.d1{stroke-dasharray:7 3}.d2{stroke-dasharray:2 3}.d3{stroke-dasharray:9 3 2 3}circle{stroke-dasharray:none}
+"""
+STYLE += "".join(f".s{i}.line{{stroke:var(--c{i})}}circle.s{i}{{fill:var(--c{i})}}" for i in range(COLOURS))
+
+POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
+
+
+def document(title: str, sections: Sequence[tuple[str, Any]], before: Any = "") -> str:
+    """The whole page: a heading, `before`, links to the sections, and the sections (heading, content)."""
+    links = [tag("li", tag("a", name, href=f"#s{i}")) for i, (name, _) in enumerate(sections)]
+    parts = [
+        tag("section", tag("h2", name, id=f"h{i}"), content, id=f"s{i}", aria_labelledby=f"h{i}")
+        for i, (name, content) in enumerate(sections)
+    ]
+    metas = [{"charset": "utf-8"}, {"name": "viewport", "content": "width=device-width, initial-scale=1"}]
+    metas.append({"http_equiv": "Content-Security-Policy", "content": POLICY})
+    head = [tag("meta", **meta) for meta in metas] + [tag("title", title), tag("style", Html(STYLE))]
+    header = tag("header", tag("h1", title), before, tag("nav", tag("ul", *links), aria_label="sections"))
+    skip = tag("a", "To the content", href="#main", class_="skip")
+    body = tag("body", skip, header, tag("main", *parts, id="main"))
+    return "<!doctype html>\n" + tag("html", tag("head", *head), body, lang="en") + "\n"
+
+
+def main() -> None:
+    rng, epochs = np.random.default_rng(0), list(range(1, 21))
+    curves = [Series(f"run {i}", epochs, rng.random(20) / 20 + 1 / np.arange(1 + i, 21 + i)) for i in range(3)]
+    counts = rng.integers(0, 30, (6, 6)) + 50 * np.eye(6, dtype=int)
+    rows = [["cat", Bar("120", 1.0), "0.9"], ["<dog>", Bar("12", 0.1), "0.4"]]
+    sections = [
+        ("Figures", cards([("macro F1", "0.812", "0.79 to 0.83"), ("accuracy", "0.934", "")])),
+        ("Chart", tag("div", line_chart("Loss", curves, "epoch", mark=(12, "best")), class_="grid2")),
+        ("Table", table(["class", "images", "F1"], rows, "Classes")),
+        ("Heat map", heat_table(counts, [f"class {c}" for c in range(6)], "Confusion")),
+        ("Picture", heat_picture(rng.integers(0, 9, (200, 200)), "200 classes")),
+        ("Fold", folded("more", tag("p", "what was folded"))),
+    ]
+    print(document("Every element", sections), end="")
+
+
+if __name__ == "__main__":
+    main()
