@@ -43,7 +43,7 @@ AMP_TYPES = {"off": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16
 def make_parser(description: str | None = None) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         usage="python train.py [OPTION ...]", allow_abbrev=False, description=description,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        formatter_class=functools.partial(argparse.RawDescriptionHelpFormatter, max_help_position=32),
     )  # fmt: skip
     group = parser.add_argument_group("data", "e.g. --data mask_data --val-frac 0.2 --size 224 --augment light")
     add = group.add_argument
@@ -52,7 +52,7 @@ def make_parser(description: str | None = None) -> argparse.ArgumentParser:
     add("--image-col", help="image column of the CSV (default: found by name; the start of the run says which)")
     add("--label-col", help="label column of the CSV (default: found by name, else the last)")
     add("--group-col", help="column of what must stay on one side of the split, e.g. a person (default: by name)")
-    add("--group-regex", help=r"group from the file's path, e.g. '(\w+)_aug\d+': its first (...), or the whole match")
+    add("--group-regex", metavar="REGEX", help="group from the path, e.g. '(\\w+)_aug': its (...), or the whole match")
     add("--fold-col", help="column of the folds (default: fold or kfold, if the CSV has it)")
     add("--only", metavar="CLASSES", help="these classes alone, by name or number: 3,7,14")
     add("--merge", metavar="CLASSES", help="these classes as one: 3,7,14")
@@ -130,7 +130,13 @@ def make_parser(description: str | None = None) -> argparse.ArgumentParser:
     add("--resume", metavar="RUN", help="go on with a run that was cut, with its own options")
     add("--save-every", type=int, metavar="UPDATES", help="write last.pt within epochs too (default: after each epoch)")
     add("--save-top", type=int, metavar="K", help="also keep the K epochs that are best by --monitor")
+    add("--tensorboard", action="store_true", help="log.csv's numbers to RUN/tensorboard too (needs tensorboard)")
+    add("--wandb", metavar="PROJECT", help="log.csv's numbers to Weights & Biases too (needs wandb and a login)")
     add("--skip-nonfinite", type=int, default=0, metavar="N", help="updates that may be left out for NaN (default 0)")
+    for action in parser._actions:
+        if action.metavar is None and action.choices is None and action.nargs is None:
+            of_type = {int: "N", float: "X"}.get(action.type)
+            action.metavar = of_type or ("COLUMN" if action.dest.endswith("_col") else None)
     return parser
 
 
@@ -149,7 +155,8 @@ def parse_options(argv: Sequence[str] | None = None, description: str | None = N
     return _resumed(parser, options, {a.dest for a in parser._actions if flags & set(a.option_strings)})
 
 
-MAY_CHANGE = {"resume", "device", "threads", "cache", "save_every"}  # what a resumed run may do otherwise
+# what a resumed run may do otherwise
+MAY_CHANGE = {"resume", "device", "threads", "cache", "save_every", "tensorboard", "wandb"}
 
 
 def _resumed(parser: argparse.ArgumentParser, options: argparse.Namespace, typed: set[str]) -> argparse.Namespace:
@@ -390,6 +397,15 @@ def make_batches(
 # ---------------------------------------------------------------------------------------------------------------------
 
 
+def coloured(text: str, code: int) -> str:
+    """With an ANSI colour on a terminal, unless NO_COLOR (no-color.org) forbids it."""
+    plain = os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb" or not sys.stdout.isatty()
+    return text if plain else f"\033[{code}m{text}\033[0m"
+
+
+BOLD, DIM, GREEN, YELLOW = 1, 2, 32, 33
+
+
 def print_start(
     options: argparse.Namespace, table: data.ImageTable, split: Split, batches: pixels.Batches, state: Any,
     criterion: nn.Module, updates: int, folder: Path,
@@ -422,10 +438,11 @@ def print_start(
         "run": str(folder),
     }
     for label, text in lines.items():
-        print(f"{label:<9}{text}")
+        print(coloured(f"{label:<9}", DIM) + text)
     for note in table.notes + split.notes:
-        print(f"{'note':<9}{note}")
-    print("\nepoch        lr  train loss  train CE  val loss    val CE  macro F1  accuracy  images/s  seconds")
+        print(coloured(f"{'note':<9}", YELLOW) + note)
+    columns = "epoch        lr  train loss  train CE  val loss    val CE  macro F1  accuracy  images/s  seconds"
+    print("\n" + coloured(columns, BOLD))
     sys.stdout.flush()
 
 
@@ -474,7 +491,7 @@ def print_row(row: dict[str, Any], is_best: bool) -> None:
     print(
         f"{row['epoch']:5d}{row['lr']:10.1e}{short(row['train_loss']):>12}{short(row['train_ce']):>10}"
         f"{short(row['val_loss']):>10}{short(row['val_ce']):>10}{row['val_f1']:10.4f}{row['val_accuracy']:10.4f}"
-        f"{row['images_per_second']:10.0f}{row['seconds']:9.1f}" + ("  best" if is_best else ""),
+        f"{row['images_per_second']:10.0f}{row['seconds']:9.1f}" + (coloured("  best", GREEN) if is_best else ""),
         flush=True,
     )
 
@@ -482,7 +499,8 @@ def print_row(row: dict[str, Any], is_best: bool) -> None:
 def print_summary(folder: Path, best: dict[str, Any], matrix: metrics.ConfusionMatrix, classes: list[str]) -> None:
     low, high = matrix.f1_interval()
     worst, worst_f1 = matrix.worst_class()
-    print(f"\nbest macro F1 {best['val_f1']:.4f} (95 % interval {low:.4f} to {high:.4f}) in epoch {best['epoch']}")
+    score = coloured(f"best macro F1 {best['val_f1']:.4f}", BOLD)
+    print(f"\n{score} (95 % interval {low:.4f} to {high:.4f}) in epoch {best['epoch']}")
     print(f"over the classes present {best['val_f1_present']:.4f}, accuracy {best['val_accuracy']:.4f}")
     print(f"worst class: {classes[worst]}, F1 {worst_f1:.4f} over {int(matrix.support()[worst])} images")
     confused = matrix.most_confused(5)

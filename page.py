@@ -39,6 +39,11 @@ def escaped(value: Any) -> str:
     return html.escape(str(value).encode("utf-8", "backslashreplace").decode("utf-8"))
 
 
+def text(value: Any) -> Html:
+    """Escaped: in a table cell it stands left, even if it looks like a number."""
+    return Html(escaped(value))
+
+
 def tag(name: str, /, *children: Any, **attributes: Any) -> Html:
     """An element; class_ is class, aria_label is aria-label, and an attribute of None is left out."""
     named = {key.rstrip("_").replace("_", "-"): value for key, value in attributes.items() if value is not None}
@@ -116,7 +121,7 @@ class Series:
 
 
 WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 420, 250, 48, 12, 10, 38
-COLOURS = 8  # the style sheet's; the ninth line has the first colour with other dashes
+COLOURS = 7  # of the style sheet, beside 4 kinds of dashes: 28 lines before one looks like another
 
 
 def ticks(low: float, high: float, most: int = 6) -> list[float]:
@@ -132,7 +137,7 @@ class Axis:
 
     def __init__(self, values: np.ndarray, start: float, end: float, log: bool = False, whole: bool = False):
         values = values[np.isfinite(values) & ((values > 0) | (not log))]
-        low, high = (float(values.min()), float(values.max())) if len(values) else (0.0, 1.0)
+        low, high = (float(values.min()), float(values.max())) if len(values) else (1.0, 2.0)
         self.log, self.start, self.end = log, start, end
         if log:
             self.low = math.floor(math.log10(low))
@@ -182,7 +187,7 @@ def line_chart(
 
 def line_style(i: int) -> str:
     """Classes of the i-th line: its colour and dashes."""
-    return f"s{i % COLOURS} d{i // COLOURS % 4}"
+    return f"s{i % COLOURS} d{i % 4}"
 
 
 def legend(names: Sequence[str]) -> Html:
@@ -267,10 +272,10 @@ def heat_picture(counts: np.ndarray, caption: str) -> Html:
 
 STYLE = """
 :root{color-scheme:light dark;--bg:#fff;--fg:#1b1f24;--dim:#59636e;--rule:#d5dae0;--card:#f4f6f8;--link:#0058a3;
---bar:#cfe3f3;--c0:#0067a5;--c1:#c44e00;--c2:#007a5a;--c3:#8f4a80;--c4:#946200;--c5:#4d6b00;--c6:#a3263b;--c7:#4a4f57}
+--bar:#cfe3f3;--c0:#0067a5;--c1:#c44e00;--c2:#007a5a;--c3:#8f4a80;--c4:#946200;--c5:#4d6b00;--c6:#a3263b}
 @media screen and (prefers-color-scheme:dark){:root{--bg:#14171b;--fg:#e6e9ed;--dim:#a2acb7;--rule:#353c45;
 --card:#1e2329;--link:#7cc0ff;--bar:#1f4a6b;--c0:#62b5ee;--c1:#ff9350;--c2:#3fcf9f;--c3:#e09fd0;--c4:#edb93f;--c5:#b5d35c;
---c6:#ff8797;--c7:#c0c6cd}}
+--c6:#ff8797}}
 *{box-sizing:border-box}
 body{margin:0 auto;max-width:84rem;padding:1rem;background:var(--bg);color:var(--fg);font:16px/1.5 system-ui,sans-serif;
 overflow-wrap:anywhere}
@@ -295,7 +300,8 @@ paint-order:stroke;stroke:var(--bg);stroke-width:3px}
 caption{text-align:left;color:var(--dim);padding:.2rem 0}thead th{text-align:left;border-bottom:2px solid var(--rule)}
 th,td{padding:.2rem .5rem;border-bottom:1px solid var(--rule);vertical-align:top}
 th[scope=row]{text-align:left;font-weight:500;min-width:7rem;max-width:18rem}
-th,td{overflow-wrap:break-word}td{max-width:30rem}thead th{white-space:nowrap}thead .n,.n{text-align:right;font-variant-numeric:tabular-nums;white-space:nowrap}
+th,td{overflow-wrap:break-word}td{max-width:30rem}
+thead th{white-space:nowrap}thead .n,.n{text-align:right;font-variant-numeric:tabular-nums;white-space:nowrap}
 .bar{min-width:6rem;background:linear-gradient(to right,var(--bar) var(--v),transparent 0)}
 .heat td{text-align:center;padding:.2rem .1rem;min-width:2rem;border:1px solid var(--bg);font-size:.8rem;
 font-variant-numeric:tabular-nums}
@@ -304,8 +310,12 @@ font-variant-numeric:tabular-nums}
 .heat .on{outline:1px solid var(--dim);outline-offset:-2px}abbr{text-decoration:none}
 .h0{color:var(--dim)}.h1{background:#e3eef7;color:#1b1f24}.h2{background:#cfe1f0;color:#1b1f24}
 .h3{background:#b5d1e8;color:#1b1f24}.h4{background:#97bedd;color:#1b1f24}.h5{background:#77a9d1;color:#1b1f24}
-.h6{background:#3f7fb3;color:#fff}.h7{background:#2b6ba3;color:#fff}.h8{background:#1c5689;color:#fff}
+.h6{background:#3a78ab;color:#fff}.h7{background:#2b6ba3;color:#fff}.h8{background:#1c5689;color:#fff}
 .h9{background:#0d3f6c;color:#fff}
+@media screen and (prefers-color-scheme:dark){
+.h1{background:#1a2c3b;color:#e6e9ed}.h2{background:#1c3850;color:#e6e9ed}.h3{background:#1e4666;color:#e6e9ed}
+.h4{background:#20547d;color:#fff}.h5{background:#226395;color:#fff}.h6{background:#55a0d6;color:#101418}
+.h7{background:#79b7e4;color:#101418}.h8{background:#9dcdf0;color:#101418}.h9{background:#c6e3f9;color:#101418}}
 .shots{list-style:none;padding:0;margin:.5rem 0;display:grid;gap:.8rem;
 grid-template-columns:repeat(auto-fill,minmax(7.5rem,1fr))}
 .shots li{font-size:.78rem;line-height:1.35;break-inside:avoid}

@@ -31,7 +31,7 @@ import runs
 from page import Html, Series, tag
 
 MANY = 40  # classes above which a table of all of them is folded and their confusion matrix is a picture
-PAIRS, SHOTS, SIDE = 6, 4, 112  # confused pairs that are shown, mistakes of each, and pixels of the longer side
+PAIRS, SHOTS, SIDE = 9, 3, 112  # confused pairs that are shown, mistakes of each, and pixels of the longer side
 
 # ---------------------------------------------------------------------------------------------------------------------
 # Curves
@@ -271,12 +271,12 @@ def about_run(run: runs.Run) -> Html:
     """The command, what was noted at the start, versions and every option."""
     config = run.config
     notes = [tag("li", note) for part in [run, *run.folds] for note in part.config.get("notes", [])]
-    facts = {"started": config.get("started", "unknown"), **config["versions"], "data": config["data"]}
+    facts = {"started": config.get("started", "unknown"), **config["versions"], "data's checksum": config["data"][:16]}
     return page.join([
         tag("pre", config["command"]), tag("ul", *notes) if notes else "",
-        page.table(["what", "value"], facts.items(), "Where and with what"),
+        page.table(["what", "value"], ([key, page.text(value)] for key, value in facts.items()), "When and with what"),
         page.folded("Every option", page.table(["option", "value"], (
-            [f"--{name.replace('_', '-')}", "" if value is None else Html(page.escaped(value))]
+            [f"--{name.replace('_', '-')}", page.text("" if value is None else value)]
             for name, value in run.options.items()
         ), "As resolved at the start")),
     ])  # fmt: skip

@@ -73,8 +73,8 @@ def new_folder(options: argparse.Namespace) -> Path:
 
 def write_config(
     folder: Path, options: argparse.Namespace, classes: list[str], digest: str, facts: dict[str, Any]
-) -> None:
-    """config.json, before the first epoch: a run that dies can still be told apart, and resumed.
+) -> dict[str, Any]:
+    """Writes and returns config.json, before the first epoch: a run that dies can still be told apart, and resumed.
 
     A resumed run keeps what it began with. ValueError if its data are others now.
     """
@@ -94,6 +94,7 @@ def write_config(
             raise ValueError(f"the images, labels or split are not those that the run in {folder} began with")
         config |= {key: began[key] for key in ("command", "started", "versions") if key in began}
     checkpoint.write_text(path, json.dumps(config, indent=2, ensure_ascii=False))
+    return config
 
 
 def versions(device: str) -> dict[str, str]:

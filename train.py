@@ -38,6 +38,7 @@ import augment
 import checkpoint
 import cli
 import data
+import loggers
 import metrics
 import models
 import optim
@@ -387,7 +388,8 @@ def train_fold(
     augmented, plain = cli.make_augment(options, num_classes), augment.Augment("none")
     with cli.blaming("--out"):
         facts = cli.facts(table, split, train_batches, updates)
-        runs.write_config(folder, options, table.classes, data.digest(table, split.train, split.val), facts)
+        digest = data.digest(table, split.train, split.val)
+        config = runs.write_config(folder, options, table.classes, digest, facts)
     about = {"model_name": options.model, "classes": table.classes, "size": options.size, "fit": options.fit}
     about |= {"mean": list(augment.IMAGENET_MEAN), "std": list(augment.IMAGENET_STD), "labels": table.labels}
     about["train_counts"] = data.counts(table, split.train).tolist()
@@ -399,6 +401,7 @@ def train_fold(
     cli.print_start(options, table, split, train_batches, state, criterion, updates, folder)
     for row in state.log:
         cli.print_row(row, row["epoch"] == state.best["epoch"])
+    logs = loggers.Loggers(folder, config, state.log, options.tensorboard, options.wandb)
 
     def after_window() -> None:
         if options.save_every and state.progress["windows"] % options.save_every == 0:
@@ -424,6 +427,7 @@ def train_fold(
                 predictions = functools.partial(runs.write_predictions, folder, table, split.val, logits)
                 end_epoch(folder, state, row, matrix, about, options, predictions)
                 cli.print_row(row, state.best["epoch"] == state.epoch)
+                logs.row(row)
                 SIGNALS.check()
         except Stopped:
             save_last(folder, state, about)
@@ -434,6 +438,7 @@ def train_fold(
         print(f"stopped: {options.monitor} has not improved for {options.patience} epochs")
     best_row, best_matrix = state.log[int(state.best["epoch"]) - 1], metrics.ConfusionMatrix(num_classes)
     best_matrix.counts = state.best_counts
+    logs.close()
     write_report(folder)
     cli.print_summary(folder, best_row, best_matrix, table.classes)
     return best_row, best_matrix

@@ -1,6 +1,46 @@
-"""Puts the kit's folder on the path, so that `python -m pytest` works from anywhere."""
+"""Puts the kit's folder on the path, so that `python -m pytest` works from anywhere; run folders made of numbers."""
 
 import sys
 from pathlib import Path
 
+import numpy as np
+import pytest
+import torch
+
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+
+def _make_run(folder, probs, targets, paths=None, epochs=5, classes=None, argv=(), **more):
+    """A run folder as train.py leaves it, but for the checkpoints; the last epoch's row holds the scores of probs."""
+    import cli
+    import data
+    import metrics
+    import runs
+
+    C = probs.shape[1]
+    classes = classes or [f"class {c}" for c in range(C)]
+    paths = paths or [f"images/{i}.jpg" for i in range(len(targets))]
+    options = cli.parse_options([*argv, "--epochs", str(more.pop("planned", epochs)), "--out", str(folder)])
+    counts = (1000 / np.arange(1, C + 1)).round().astype(int).tolist()
+    facts = {"train_counts": counts, "drawn_counts": counts, "val_counts": counts, "updates_an_epoch": 10, "notes": []}
+    runs.write_config(folder, options, classes, "0123456789abcdef0", facts | more)
+    matrix = metrics.ConfusionMatrix(C).update(probs.argmax(1), targets)
+    log = []
+    for epoch in range(1, epochs + 1):
+        part = epoch / epochs
+        log.append(dict.fromkeys(runs.LOG_COLUMNS, 0) | {
+            "epoch": epoch, "lr": 5e-3 * (1 + np.cos(np.pi * (epoch - 1) / options.epochs)) / 2,
+            "train_loss": 1 / epoch, "train_ce": 1 / epoch, "val_loss": 1.2 / epoch, "val_ce": 1.2 / epoch,
+            "val_f1": matrix.f1() * part, "val_f1_present": matrix.f1("macro_present") * part,
+            "val_accuracy": matrix.accuracy() * part, "images_per_second": 500.0, "seconds": 6.0,
+        })  # fmt: skip
+    runs.write_log(folder, log)
+    table = data.ImageTable(list(paths), np.asarray(targets), np.arange(len(targets)).astype(str), classes, "made")
+    logits = torch.from_numpy(probs).clamp(min=1e-9).log()
+    runs.write_predictions(folder, table, np.arange(len(targets)), logits)
+    return folder
+
+
+@pytest.fixture
+def make_run():
+    return _make_run

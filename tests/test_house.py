@@ -2,6 +2,7 @@
 
 import ast
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -10,8 +11,8 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-PROGRAMS = {"train", "predict", "bench"}
-HELPERS = {"cli", "runs"}  # of programs: they import modules, and each other not at all
+PROGRAMS = {"train", "predict", "compare", "report", "bench"}
+HELPERS = {"cli", "runs"}  # of programs: they import modules, and not each other
 MODULES = sorted(path.stem for path in ROOT.glob("*.py") if path.stem not in PROGRAMS | HELPERS)
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
@@ -24,16 +25,17 @@ def imports(name):
 
 
 def test_the_house_has_the_modules_it_should():
-    assert MODULES == "augment checkpoint data demo losses metrics models optim pixels stopping".split()
+    assert MODULES == "augment checkpoint data demo losses loggers metrics models optim page pixels stopping".split()
 
 
 @pytest.mark.parametrize("name", MODULES)
 def test_no_module_imports_a_sibling_or_anything_but_the_runtime_packages(name):
     outside = imports(name) - set(sys.stdlib_module_names)
-    assert outside <= {"torch", "torchvision", "numpy", "PIL", "tqdm"}
+    asked_for = {"wandb"} if name == "loggers" else set()
+    assert outside <= {"torch", "torchvision", "numpy", "PIL", "tqdm"} | asked_for
 
 
-@pytest.mark.parametrize("name", ["losses", "metrics", "models", "optim", "demo"])
+@pytest.mark.parametrize("name", ["losses", "metrics", "models", "optim", "demo", "page", "loggers"])
 def test_each_module_alone_in_an_empty_folder_prints_its_table(name, tmp_path):
     shutil.copy(ROOT / f"{name}.py", tmp_path)
     more = ["--people", "20"] if name == "demo" else []
@@ -94,6 +96,14 @@ def test_every_train_command_in_the_readme_parses():
             cli.parse_options(words)
 
 
+def test_every_compare_and_report_command_in_the_readme_parses():
+    import compare
+
+    for command in re.findall(r"^python compare\.py (.*)$", README.replace("\\\n", " "), re.M):
+        compare.make_rows(compare.parse_options(shlex.split(command)))
+    assert README.count("\npython compare.py ") == 2 and README.count("\npython report.py ") == 2
+
+
 def test_every_predict_command_in_the_readme_parses():
     import predict
 
@@ -104,7 +114,8 @@ def test_every_predict_command_in_the_readme_parses():
 
 
 def test_the_arrows_between_programs_and_their_helpers():
-    allowed = {"train": {"cli", "runs"}, "predict": {"runs"}, "cli": set(), "runs": set()}
+    allowed = {"train": {"cli", "runs", "report"}, "predict": {"runs"}, "compare": {"cli", "runs"}}
+    allowed |= {"report": {"cli", "runs"}, "cli": set(), "runs": set()}
     for name, others in allowed.items():
         assert imports(name) & (PROGRAMS | HELPERS) == others
 

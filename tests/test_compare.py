@@ -1,0 +1,298 @@
+"""compare.py: differences that are real are found, others are not, and no run is trained twice or lost."""
+
+import csv
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from urllib.parse import unquote
+
+import numpy as np
+import pytest
+from PIL import Image
+from test_page import checked
+
+import compare
+import metrics
+import runs
+
+ROOT = Path(__file__).resolve().parent.parent
+
+# --- what is compared ------------------------------------------------------------------------------------------------
+
+
+def rows_of(*argv):
+    return compare.make_rows(compare.parse_options(argv))
+
+
+def test_every_combination_on_every_seed_in_the_order_given(tmp_path):
+    rows = rows_of("--vary", "loss=ce,focal", "--vary", "accum=1,4", "--seeds", "0,7", "--out", str(tmp_path), "--",
+                   "--epochs", "3")  # fmt: skip
+    names = [f"loss={loss} accum={accum}" for loss in ("ce", "focal") for accum in (1, 4)]
+    assert [row.name for row in rows] == names
+    options = [job.options for row in rows for job in row.jobs]
+    assert [(o.loss, o.accum, o.seed) for o in options[:4]] == [("ce", 1, 0), ("ce", 1, 7), ("ce", 4, 0), ("ce", 4, 7)]
+    assert {o.epochs for o in options} == {3} and len({o.out for o in options}) == 8
+
+
+def test_a_value_may_bring_options_and_an_empty_one_leaves_the_option_out():
+    rows = rows_of("--vary", "loss=ce,ce --class-weights inverse --smoothing 0.1", "--vary", "clip=,5")
+    found = [(o.class_weights, o.smoothing, o.clip) for o in (row.jobs[0].options for row in rows)]
+    assert found == [("none", None, None), ("none", None, 5), ("inverse", 0.1, None), ("inverse", 0.1, 5)]
+    assert rows[0].name == "loss=ce clip=(default)"
+
+
+@pytest.mark.parametrize(
+    "argv, message",
+    [
+        ([], "--vary is missing"),
+        (["--vary", "los=ce"], "choose an option of train.py, --loss?"),
+        (["--vary", "seed=0,1"], "choose an option of train.py"),
+        (["--vary", "loss=ce,ce"], "a value stands there twice"),
+        (["--vary", "loss=ce,focl"], "unknown loss 'focl'"),
+        (["--vary", "accum=1,none"], "invalid int value: 'none'"),
+        (["--vary", "gamma=1,2", "--", "--loss", "ce"], "gamma"),
+        (["--vary", "loss=ce", "--seeds", "a"], "--seeds must be whole numbers"),
+        (["--vary", "loss=ce", "--seeds", "1,1"], "a seed stands there twice"),
+        (["--vary", "loss=ce", "--epochs", "3"], "--epochs"),
+        (["--vary", "loss=ce", "--", "--preview", "x.png"], "are not for the options after --"),
+        (["--vary", "model=a b,a_b"], "b"),
+    ],
+)
+def test_what_cannot_be_compared_is_refused_before_anything_is_trained(tmp_path, argv, message, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as stop:
+        compare.main(argv)
+    assert stop.value.code == 2 and message in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+# --- the judgement ---------------------------------------------------------------------------------------------------
+
+
+def said_by(rng, targets, paths, skill, C):
+    """Predictions of one training: right with a chance of its own for each class, around `skill`."""
+    right = rng.random(len(targets)) < (skill + 0.04 * rng.standard_normal(C))[targets]
+    preds = np.where(right, targets, rng.integers(C, size=len(targets)))
+    return runs.Predictions(paths, targets, np.eye(C, dtype=np.float32)[preds])
+
+
+def experiment(number, seeds=3, gain=0.0, N=400, C=8):
+    """Two rows of `seeds` trainings, judged on the same images."""
+    rng = np.random.default_rng([number, seeds])
+    targets = rng.choice(C, N, p=np.arange(1, C + 1) / (C * (C + 1) / 2))
+    paths = np.array([f"{number}/{i}" for i in range(N)])
+    return [{s: said_by(rng, targets, paths, skill, C) for s in range(seeds)} for skill in (0.6, 0.6 + gain)]
+
+
+def test_rows_that_differ_only_by_seed_are_within_noise_in_nine_of_ten():
+    verdicts = [compare.difference(*experiment(number), samples=200).verdict for number in range(100)]
+    assert verdicts.count("within noise") >= 90
+
+
+def test_resampling_the_seeds_too_would_call_noise_a_difference():
+    """The control: the percentile bootstrap of three differences, as comparisons usually do it."""
+    rng, wrong = np.random.default_rng(0), 0
+    for number in range(100):
+        first, other = experiment(number)
+        differences = np.array([other[s].matrix.f1() - first[s].matrix.f1() for s in first])
+        means = rng.choice(differences, (1000, 3)).mean(1)
+        low, high = np.quantile(means, [0.025, 0.975])
+        wrong += not low <= 0 <= high
+    assert wrong > 15
+
+
+def test_a_planted_difference_is_found_and_has_its_sign():
+    for gain, verdict in ((0.2, "better"), (-0.2, "worse")):
+        found = [compare.difference(*experiment(number, 5, gain), samples=200) for number in range(20)]
+        assert sum(change.verdict == verdict for change in found) >= 18
+        assert all(change.low < change.mean < change.high for change in found)
+
+
+def test_more_seeds_make_the_interval_shorter():
+    def length(seeds):
+        found = (compare.difference(*experiment(n, seeds), samples=200) for n in range(10))
+        return np.mean([change.high - change.low for change in found])
+
+    assert length(8) < 0.6 * length(3)
+
+
+def test_one_seed_shows_nothing_however_large_the_difference():
+    change = compare.difference(*experiment(0, seeds=1, gain=0.3))
+    assert change.low > 0 and change.verdict == "one seed shows nothing"
+
+
+def test_only_seeds_of_both_rows_count():
+    first, other = experiment(0, seeds=5)
+    del first[0], other[4]
+    assert compare.difference(first, other).seeds == 3
+    with pytest.raises(ValueError, match="no seed has both"):
+        compare.difference({0: first[1]}, {1: other[1]})
+
+
+def test_the_same_images_in_another_order_are_the_same_draws():
+    said = experiment(0)[0][0]
+    order = np.random.default_rng(1).permutation(len(said.targets))
+    shuffled = runs.Predictions(said.paths[order], said.targets[order], said.probs[order])
+    assert np.array_equal(compare.resampled_f1(said), compare.resampled_f1(shuffled))
+    others = runs.Predictions(np.char.add(said.paths, "x"), said.targets, said.probs)
+    assert not np.array_equal(compare.resampled_f1(said), compare.resampled_f1(others))
+
+
+def test_a_resample_is_scored_as_metrics_scores_it(monkeypatch):
+    said, drawn = experiment(0)[0][0], []
+
+    class Spy:
+        def __init__(self, seed):
+            self.rng = np.random.Generator(np.random.PCG64(np.random.SeedSequence(seed)))
+
+        def integers(self, *arguments, **options):
+            drawn.append(self.rng.integers(*arguments, **options))
+            return drawn[-1]
+
+    monkeypatch.setattr(np.random, "default_rng", Spy)
+    compare.resampled_f1.cache_clear()
+    scores = compare.resampled_f1(said, 50)
+    order = np.argsort(said.paths)
+    draws = np.concatenate(drawn, 1)
+    assert draws.shape == (400, 50)
+    for b in range(50):
+        rows = order[draws[:, b]]
+        expected = metrics.f1_score(said.probs[rows].argmax(1), said.targets[rows], 8)
+        assert scores[b] == pytest.approx(expected, abs=1e-6)
+
+
+def test_runs_on_the_same_images_are_compared_pair_by_pair():
+    """Two almost equal models differ by little on every sample; with other images for one of them that is lost."""
+    first = experiment(0, seeds=2)[0]
+    other = {}
+    for seed, said in first.items():
+        probs = said.probs.copy()
+        probs[:4] = np.roll(probs[:4], 1, axis=1)
+        other[seed] = runs.Predictions(said.paths, said.targets, probs)
+    apart = {s: runs.Predictions(np.char.add(o.paths, "x"), o.targets, o.probs) for s, o in other.items()}
+    paired, unpaired = compare.difference(first, other), compare.difference(first, apart)
+    assert paired.mean == unpaired.mean and paired.high - paired.low < 0.7 * (unpaired.high - unpaired.low)
+
+
+# --- the whole -------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory):
+    folder, rng = tmp_path_factory.mktemp("compare"), np.random.default_rng(0)
+    for i in range(60):
+        file = folder / "data" / "abc"[i % 3] / f"{i}.png"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(rng.integers(0, 256, (16, 16, 3), dtype=np.uint8) // 3 + 80 * (i % 3)).save(file)
+    return folder
+
+
+def started(images, out, *argv, more=()):
+    command = [sys.executable, str(ROOT / "compare.py"), *argv, "--out", str(out), "--", "--data", str(images / "data"),
+               "--size", "16", "--model", "resnet8", "--batch-size", "8", "--cache", str(images / "cache"), "--threads",
+               "1", *more]  # fmt: skip
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=images)
+
+
+def finished(process, code=0):
+    out, err = process.communicate(timeout=300)
+    assert process.returncode == code, (out, err)
+    return out, err
+
+
+@pytest.fixture(scope="module")
+def comparison(images):
+    """Two rows that train and one that cannot, on two seeds."""
+    out = images / "out"
+    argv = ("--vary", "augment=none,light", "--vary", "transform=,nowhere.py:f", "--seeds", "0,1")
+    said, err = finished(started(images, out, *argv, more=["--epochs", "2"]), code=1)
+    return out, argv, said, err
+
+
+def test_the_tables_hold_the_runs_figures(comparison):
+    out, _, said, _ = comparison
+    names = ["augment=none transform=(default)", "augment=light transform=(default)"]
+    with open(out / "runs.csv", newline="") as file:
+        each = list(csv.DictReader(file))
+    assert [(row["row"], row["seed"]) for row in each] == [(name, seed) for name in names for seed in "01"]
+    for row in each:
+        run = runs.read(row["folder"])
+        assert float(row["f1"]) == pytest.approx(max(line["val_f1"] for line in run.log))
+        lowest = min(run.log, key=lambda line: line["val_loss"])
+        assert float(row["best_loss_f1"]) == lowest["val_f1"] and float(row["last_f1"]) == run.log[-1]["val_f1"]
+    with open(out / "compare.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    for name, row in zip(names, (rows[0], rows[2]), strict=True):
+        f1 = [float(line["f1"]) for line in each if line["row"] == name]
+        assert row["row"] == name and row["seeds"] == "2"
+        assert (row["macro F1"], row["std"]) == (f"{np.mean(f1):.4f}", f"{np.std(f1, ddof=1):.4f}")
+        assert name in said and row["macro F1"] in said
+    assert rows[0]["verdict"] == "(first)" and rows[2]["verdict"] in ("better", "worse", "within noise")
+    change = [float(each[2 + s]["f1"]) - float(each[s]["f1"]) for s in (0, 1)]
+    assert rows[2]["difference"] == f"{np.mean(change):+.4f}"
+    text = (out / "compare.md").read_text("utf-8")
+    assert "python compare.py --vary augment=none,light" in text and rows[2]["95 % interval"] in text
+
+
+def test_a_run_that_fails_is_named_and_the_rest_goes_on(comparison):
+    out, _, said, err = comparison
+    assert said.count("failed with exit code 2: train.py: error: --transform") == 4
+    assert "4 runs failed:" in err and str(out / "augment=none_transform=nowhere.py_f" / "seed0" / "output.txt") in err
+    with open(out / "compare.csv", newline="") as file:
+        assert [row["seeds"] for row in csv.DictReader(file)] == ["2", "0", "2", "0"]
+
+
+def test_the_page_is_well_formed_and_links_to_every_run(comparison):
+    out = comparison[0]
+    text = (out / "compare.html").read_text("utf-8")
+    checked(text)
+    links = [unquote(link) for link in re.findall(r'href="([^"#]+)"', text)]
+    assert len(links) == 4 and all((out / link).exists() for link in links)
+
+
+def test_the_same_command_again_trains_nothing_and_another_is_refused(images, comparison):
+    out, argv, _, _ = comparison
+    argv = [*argv[:2], *argv[4:]]  # without the row that fails: its folders have other names
+    before = {path: path.stat().st_mtime_ns for path in out.glob("*/seed*/last.pt")}
+    renamed = images / "renamed"
+    renamed.mkdir()
+    for name in ("none", "light"):
+        (renamed / f"augment={name}").symlink_to(out / f"augment={name}_transform=_default_")
+    start = time.perf_counter()
+    said, _ = finished(started(images, renamed, *argv, more=["--epochs", "2"]))
+    assert said.count("was finished") == 4 and time.perf_counter() - start < 60
+    assert before == {path: path.stat().st_mtime_ns for path in out.glob("*/seed*/last.pt")} and len(before) == 4
+    _, err = finished(started(images, renamed, *argv, more=["--epochs", "3"]), code=2)
+    assert re.search(r"compare.py: error: .*seed0 holds a run with --epochs 2, not 3", err)
+
+
+def test_what_was_stopped_is_resumed_and_ends_the_same(images, tmp_path):
+    argv, more = ("--vary", "loss=ce", "--seeds", "0"), ["--epochs", "40"]
+    process = started(images, tmp_path / "cut", *argv, more=more)
+    log = tmp_path / "cut" / "loss=ce" / "seed0" / "log.csv"
+    deadline = time.time() + 120
+    while not log.exists() and time.time() < deadline:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGTERM)
+    _, err = finished(process, code=128 + signal.SIGTERM)
+    assert "the same command goes on" in err and log.read_text().count("\n") < 41
+    assert "train.py: stopped by SIGTERM" in (log.parent / "output.txt").read_text()
+    finished(started(images, tmp_path / "cut", *argv, more=more))
+    finished(started(images, tmp_path / "whole", *argv, more=more))
+    logs = [list(csv.reader(open(tmp_path / name / "loss=ce" / "seed0" / "log.csv"))) for name in ("cut", "whole")]
+    assert len(logs[0]) == 41 and [row[:-2] for row in logs[0]] == [row[:-2] for row in logs[1]]
+
+
+def test_several_folds_are_one_run(images, tmp_path):
+    said, _ = finished(
+        started(images, tmp_path / "out", "--vary", "loss=ce", "--seeds", "0", more=["--folds", "2", "--epochs", "1"])
+    )
+    run = runs.read(tmp_path / "out" / "loss=ce" / "seed0")
+    assert len(run.predictions.targets) == 60 and f"macro F1 {run.predictions.matrix.f1():.4f}" in said
+
+
+def test_the_time_that_is_left_is_said_shortly():
+    assert [compare.duration(s) for s in (12.3, 600, 9000)] == ["12 s", "10 min", "2.5 h"]

@@ -1,0 +1,329 @@
+"""report.py: the page says what the run's files say, whatever the run, in every browser."""
+
+import base64
+import csv
+import io
+import json
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from test_page import NASTY, checked
+
+import metrics
+import page
+import report
+import runs
+import train
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def predictions(C, N, hit=0.6, seed=0):
+    """probs (N, C) that are right in `hit` of the cases, and targets with every class."""
+    rng = np.random.default_rng(seed)
+    targets = np.concatenate([np.arange(C), rng.choice(C, N - C, p=np.arange(C, 0, -1) / (C * (C + 1) / 2))])
+    preds = np.where(rng.random(N) < hit, targets, rng.integers(C, size=N))
+    probs = rng.random((N, C)).astype(np.float32)
+    probs[np.arange(N), preds] += rng.random(N) * C
+    return probs / probs.sum(1, keepdims=True), targets
+
+
+@pytest.fixture(scope="module")
+def photo(tmp_path_factory):
+    file = tmp_path_factory.mktemp("photos") / "a photo.png"
+    Image.effect_noise((300, 200), 90).convert("RGB").save(file)
+    return file
+
+
+@pytest.fixture
+def run17(tmp_path, make_run, photo):
+    """17 classes, 3,140 images, as the document competition has; the mistakes are big noisy photos."""
+    probs, targets = predictions(17, 3140)
+    paths = [str(photo)] * len(targets)
+    return make_run(tmp_path / "run17", probs, targets, paths, epochs=30)
+
+
+@pytest.fixture
+def run1000(tmp_path, make_run, photo):
+    probs, targets = predictions(1000, 5000)
+    names = [f"n{c:08d} a class with a rather long name, {c}" for c in range(1000)]
+    return make_run(tmp_path / "run1000", probs, targets, [str(photo)] * 5000, epochs=90, classes=names)
+
+
+def words(text):
+    return "\n".join(checked(text).words)
+
+
+def test_the_page_has_the_figures_of_the_log_and_of_the_matrix(run17):
+    text = report.write([run17]).read_text("utf-8")
+    run, said = runs.read(run17), words(text)
+    matrix = run.predictions.matrix
+    for figure in (matrix.f1(), matrix.accuracy(), matrix.worst_class()[1]):
+        assert f"{figure:.4f}" in said
+    low, high = matrix.f1_interval()
+    assert f"95 % interval {low:.4f} to {high:.4f}" in said
+    for row in matrix.per_class():
+        assert re.search(rf"{row['class']} class {row['class']}\n{row['f1']:.4f}\n{row['precision']:.4f}", said)
+    counts = matrix.matrix
+    for target, pred, count in matrix.most_confused(report.PAIRS):
+        assert f"{count} × class {target} → class {pred}" in said
+        assert f'title="class {target} as class {pred}: {counts[target, pred]}"' in text
+    for heading in ("Curves", "Classes", "Confusion", "Worst mistakes", "Calibration", "The run", "Every option"):
+        assert heading in said
+    assert all(f"--{name.replace('_', '-')}" in said for name in run.options)
+    assert "resnet8" in said and run.config["versions"]["torch"] in said and run.config["command"] in said
+
+
+def test_the_heat_table_counts_every_image_once(run17):
+    text = report.write([run17]).read_text("utf-8")
+    heat = re.search(r'<table class="heat">.*?</table>', text, re.S).group(0)
+    assert sum(map(int, re.findall(r"<td[^>]*>(\d+)</td>", heat))) == 3140
+
+
+def test_the_worst_mistakes_are_the_surest_ones_and_shown_small(run17):
+    text = report.write([run17]).read_text("utf-8")
+    said = runs.read(run17).predictions
+    target, pred, _ = said.matrix.most_confused(1)[0]
+    rows = (said.targets == target) & (said.probs.argmax(1) == pred)
+    surest = sorted(said.probs[rows].max(1), reverse=True)[: report.SHOTS]
+    first = text[text.index("Worst mistakes</h2>") :]
+    assert re.findall(r"([\d.]+%) sure</span>", first)[: report.SHOTS] == [f"{p:.1%}" for p in surest]
+    sizes = re.findall(r'<img src="data:image/png;base64,[^"]+" alt="[^"]+" width="(\d+)" height="(\d+)"', first)
+    assert sizes and set(sizes) == {("112", "75")}
+
+
+@pytest.mark.parametrize("which", ["run17", "run1000"])
+def test_the_page_is_under_3_MB_and_well_formed(which, request):
+    out = report.write([request.getfixturevalue(which)])
+    assert out.stat().st_size < 3_000_000
+    checked(out.read_text("utf-8"))
+
+
+def test_a_thousand_classes_are_a_picture_a_short_table_and_a_folded_one(run1000):
+    text = report.write([run1000]).read_text("utf-8")
+    source = re.search(r'<img src="data:image/png;base64,([^"]+)" alt="All 1000 classes', text).group(1)
+    image = Image.open(io.BytesIO(base64.b64decode(source)))
+    assert image.size == (1000, 1000)
+    alpha, counts = np.asarray(image.convert("RGBA"))[..., 3], runs.read(run1000).predictions.matrix.matrix.numpy()
+    assert ((alpha > 0) == (counts > 0)).all()
+    shown, folded = text.split("<summary>All 1000 classes")
+    assert len(re.findall(r'class="n bar"', shown)) == 2 * report.MANY // 2
+    assert len(re.findall(r'class="n bar"', folded.split("</details>")[0])) == 2 * 1000
+
+
+def test_names_of_classes_and_files_stay_text(tmp_path, make_run):
+    probs, targets = predictions(3, 60)
+    paths = [f"{NASTY}/{i}.jpg" for i in range(60)]
+    folder = make_run(tmp_path / "<b>run", probs, targets, paths, classes=[NASTY, "b", "c"])
+    checker = checked(report.write([folder]).read_text("utf-8"))
+    assert "script" not in {name for name, _ in checker.tags}
+    assert any("<script>alert('x')</script>" in word for word in checker.words)
+
+
+def test_an_image_that_is_gone_is_said_to_be(tmp_path, make_run):
+    folder = make_run(tmp_path / "run", *predictions(3, 60))
+    assert "not readable: [Errno 2]" in report.write([folder]).read_text("utf-8")
+
+
+def test_a_perfect_run_a_class_without_images_and_a_run_without_an_epoch(tmp_path, make_run):
+    targets = np.array([0, 0, 1, 1])
+    folder = make_run(tmp_path / "perfect", np.eye(3, dtype=np.float32)[targets], targets, epochs=1)
+    said = words(report.write([folder]).read_text("utf-8"))
+    assert "There are none." in said and "0.6667" in said
+    for name in ("log.csv", "val_probs.npz"):
+        (folder / name).unlink()
+    assert "No epoch has been validated yet." in report.write([folder]).read_text("utf-8")
+
+
+def test_a_run_of_an_older_kit_without_counts_still_gets_its_page(tmp_path, make_run):
+    folder = make_run(tmp_path / "old", *predictions(3, 60))
+    config = json.loads((folder / "config.json").read_text())
+    for key in ("train_counts", "drawn_counts", "val_counts", "updates_an_epoch", "notes", "started"):
+        del config[key]
+    (folder / "config.json").write_text(json.dumps(config))
+    said = words(report.write([folder]).read_text("utf-8"))
+    assert "Learning rate at the start of each epoch" in said and "Images of each class" not in said
+
+
+def test_several_runs_are_a_table_with_what_differs_and_curves(tmp_path, make_run):
+    first = make_run(tmp_path / "a", *predictions(5, 300), argv=["--loss", "ce"])
+    second = make_run(tmp_path / "b", *predictions(5, 300, 0.8), argv=["--loss", "focal", "--gamma", "1"])
+    text = report.write([first, second], tmp_path / "both.html").read_text("utf-8")
+    table = text[text.index("Best epoch of each run") : text.index("</table>")]
+    assert "--loss" in table and "--gamma" in table and "--epochs" not in table and "--out" not in table
+    for folder in (first, second):
+        assert f"{runs.read(folder).predictions.matrix.f1():.4f}" in table
+    assert text.count('role="img"') == 7 and text.count('class="legend"') == 1
+
+
+def test_runs_that_cannot_be_compared_are_named(tmp_path, make_run, capsys):
+    first = make_run(tmp_path / "a", *predictions(5, 300))
+    second = make_run(tmp_path / "b", *predictions(4, 300))
+    for folders, message in (([first, second], "other classes"), ([tmp_path], "is no run folder")):
+        with pytest.raises(SystemExit) as stop:
+            report.main([*map(str, folders), "--out", str(tmp_path / "x.html")])
+        assert stop.value.code == 2 and message in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        report.main([str(first), str(second)])
+    assert "--out is missing" in capsys.readouterr().err and not (tmp_path / "x.html").exists()
+
+
+# --- learning rates --------------------------------------------------------------------------------------------------
+
+
+def small_run(tmp_path, *more):
+    rng = np.random.default_rng(0)
+    for i in range(60):
+        file = tmp_path / "data" / "abc"[i % 3] / f"{i}.png"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(rng.integers(0, 256, (16, 16, 3), dtype=np.uint8) // 3 + 80 * (i % 3)).save(file)
+    out = tmp_path / "run"
+    flags = "--size 16 --model resnet8 --batch-size 8 --epochs 4".split()
+    train.main(["--data", str(tmp_path / "data"), *flags, "--cache", str(tmp_path / "cache"), "--out", str(out), *more])
+    return out
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        [], ["--scheduler", "none"], ["--scheduler", "step", "--step-epochs", "1"],
+        ["--scheduler", "plateau", "--plateau-patience", "1", "--monitor", "loss"], ["--scheduler", "onecycle"],
+        ["--scheduler", "restarts", "--t0", "1", "--accum", "2", "--warmup", "1", "--optimizer", "sgd"],
+    ],
+)  # fmt: skip
+def test_the_learning_rates_drawn_are_those_of_every_update(tmp_path, more, monkeypatch):
+    seen, real = [], train.backward_window
+
+    def spy(*arguments):
+        seen.append(state.optimizer.param_groups[0]["lr"])
+        return real(*arguments)
+
+    make, state = train.make_state, None
+
+    def remember(*arguments):
+        nonlocal state
+        state = make(*arguments)
+        return state
+
+    monkeypatch.setattr(train, "make_state", remember)
+    monkeypatch.setattr(train, "backward_window", spy)
+    folder = small_run(tmp_path, *more)
+    x, y = report.learning_rates(runs.read(folder))
+    assert x == list(range(1, len(seen) + 1)) and y == pytest.approx(seen)
+    assert "Learning rate of each update" in (folder / "report.html").read_text("utf-8")
+
+
+def test_a_log_that_the_schedule_does_not_explain_is_drawn_as_it_is(tmp_path, make_run):
+    folder = make_run(tmp_path / "run", *predictions(3, 60))
+    run = runs.read(folder)
+    assert report.learning_rates(run)
+    run.log[2]["lr"] *= 1.01
+    assert report.learning_rates(run) is None
+
+
+def test_several_folds_have_a_page_of_all_images(tmp_path):
+    out = small_run(tmp_path, "--folds", "3", "--epochs", "2")
+    said = words((out / "report.html").read_text("utf-8"))
+    assert f"{runs.read(out).predictions.matrix.f1():.4f}" in said and "60 images" in said
+    assert "fold0" in said and "fold2" in said and (out / "fold1" / "report.html").exists()
+
+
+def test_a_report_that_cannot_be_written_is_a_line_and_the_run_stays(tmp_path, monkeypatch, capsys):
+    def full(*arguments):
+        raise OSError("the disk is full")
+
+    monkeypatch.setattr(report, "write", full)
+    out = small_run(tmp_path, "--epochs", "1")
+    assert "report.html was not written: the disk is full" in capsys.readouterr().err
+    assert len(list(csv.DictReader(open(out / "log.csv")))) == 1
+
+
+# --- calibration -----------------------------------------------------------------------------------------------------
+
+
+def test_calibration_against_the_definition_bin_by_bin():
+    probs, targets = predictions(5, 500)
+    parts = metrics.calibration(probs, targets, bins=15)
+    confidence, right = probs.max(1).astype(float), probs.argmax(1) == targets
+    expected = []
+    for b in range(15):
+        inside = (confidence > b / 15) & (confidence <= (b + 1) / 15)
+        if inside.any():
+            expected.append((inside.sum(), confidence[inside].mean(), right[inside].mean()))
+    assert [n for n, _, _ in parts] == [n for n, _, _ in expected] and sum(n for n, _, _ in parts) == 500
+    assert np.allclose(parts, expected)
+    error = sum(n / 500 * abs(c - a) for n, c, a in expected)
+    assert metrics.expected_calibration_error(probs, targets) == pytest.approx(error) and error > 0.01
+
+
+def test_calibration_refuses_logits():
+    with pytest.raises(ValueError, match="must sum to 1"):
+        metrics.calibration([[2.0, -1.0]], [0])
+
+
+# --- a browser -------------------------------------------------------------------------------------------------------
+
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+needs_chromium = pytest.mark.skipif(not CHROMIUM, reason="needs Chromium")
+OWN = ("google.com", "googleapis.com", "gstatic.com")  # what the browser asks for itself
+
+
+def opened(file, folder):
+    """(the page as it was built, what the console said, whom it asked for something) in headless Chromium."""
+    log = folder / "net.json"
+    flags = "--headless --no-sandbox --disable-gpu --no-first-run --disable-background-networking --disable-sync"
+    command = [CHROMIUM, *flags.split(), "--enable-logging=stderr", f"--log-net-log={log}", "--dump-dom",
+               f"--user-data-dir={folder / 'profile'}", file.as_uri()]  # fmt: skip
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    console = re.findall(r"CONSOLE.*", done.stderr)
+    urls = set(re.findall(r'"url":"(https?://[^"/]+)', log.read_text("utf-8")))
+    return done.stdout, console, {url for url in urls if not url.endswith(OWN)}
+
+
+@needs_chromium
+@pytest.mark.parametrize("which", ["run17", "run1000"])
+def test_a_browser_shows_the_page_without_an_error_or_a_request(which, request, tmp_path):
+    file = report.write([request.getfixturevalue(which)])
+    dom, console, requests = opened(file, tmp_path)
+    assert "The run</h2>" in dom and console == [] and requests == set()
+
+
+@needs_chromium
+def test_an_image_from_elsewhere_is_an_error_and_without_the_policy_a_request(tmp_path):
+    """The control."""
+    outside = page.tag("img", src="http://f1kit.invalid/x.png", alt="x")
+    text = page.document("x", [("y", outside)])
+    (tmp_path / "with.html").write_text(text)
+    assert len(opened(tmp_path / "with.html", tmp_path)[1]) == 1
+    (tmp_path / "without.html").write_text(text.replace("Content-Security-Policy", "nothing"))
+    _, _, requests = opened(tmp_path / "without.html", tmp_path)
+    assert "http://f1kit.invalid" in requests
+
+
+@needs_chromium
+@pytest.mark.parametrize("which", ["run17", "run1000"])
+def test_a_narrow_screen_scrolls_its_tables_not_the_page(which, request, tmp_path):
+    """An iframe of 390 pixels: a window of headless Chromium is never narrower than 500."""
+    file = report.write([request.getfixturevalue(which)])
+    (file.parent / "frame.html").write_text(
+        f"<iframe src='{file.name}' style='width:390px;height:800px'></iframe><script>onload = () => {{"
+        "const d = document.querySelector('iframe').contentDocument.documentElement;"
+        "document.title = `${d.scrollWidth} of ${d.clientWidth}` }</script>"
+    )
+    flags = "--headless --no-sandbox --disable-gpu --allow-file-access-from-files --dump-dom"
+    command = [CHROMIUM, *flags.split(), f"--user-data-dir={tmp_path}/p", (file.parent / "frame.html").as_uri()]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    inner, outer = re.search(r"<title>(\d+) of (\d+)</title>", done.stdout).groups()
+    assert int(outer) > 300 and int(inner) <= int(outer)
+
+
+def test_the_command_line(tmp_path, make_run):
+    folder = make_run(tmp_path / "run", *predictions(3, 60))
+    done = subprocess.run([sys.executable, ROOT / "report.py", folder], capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 0 and done.stdout.strip() == str(folder / "report.html"), done.stderr
