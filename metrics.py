@@ -194,9 +194,11 @@ class ConfusionMatrix:
         confidence: float = 0.95,
         seed: int = 0,
     ) -> tuple[float, float]:
-        """(low, high): percentile bootstrap interval of the F1 (Efron & Tibshirani 1993, chapter 13).
+        """(low, high): bootstrap interval of the F1 (Efron & Tibshirani 1993, chapter 13), around the F1.
 
         It answers how far the score would move with other images of the same kind, not with another training seed.
+        A resample loses classes of few images, which then score 0, so its F1 is too low on average: by a little at 18
+        classes, by more than the interval is long at 300 classes of 5 images. The percentiles are moved up by as much.
         N images drawn with replacement are one multinomial draw of N over the non-zero cells of the matrix, so no image
         is touched: 0.1 s for 1000 samples at C = 18, whatever N. ValueError unless samples >= 1, 0 < confidence < 1.
         """
@@ -217,7 +219,9 @@ class ConfusionMatrix:
             predicted = zeros.scatter_add(1, columns.expand(size, -1), draws)
             support = zeros.scatter_add(1, rows.expand(size, -1), draws)
             scores.append(_score("f1", average, tp[:, ids], predicted[:, ids], support[:, ids]))
-        low, high = np.quantile(torch.cat(scores).numpy(), [(1 - confidence) / 2, (1 + confidence) / 2])
+        drawn, score = torch.cat(scores).numpy(), self.f1(average, labels)
+        around = score + drawn - drawn.mean()
+        low, high = np.quantile(around.clip(0, 1), [(1 - confidence) / 2, (1 + confidence) / 2])
         return float(low), float(high)
 
     def report(self, class_names: Sequence[str] | None = None) -> str:

@@ -509,7 +509,7 @@ def test_interval_equals_the_plain_bootstrap_of_images(average):
     preds[::3] = 3  # preds and targets in other proportions, so that weighting by the wrong ones shows
     draws = np.random.default_rng(1).integers(0, 300, (4000, 300))
     scores = [metrics.f1_score(preds[draw], targets[draw], 4, average) for draw in draws]
-    plain = np.quantile(scores, [0.025, 0.975])
+    plain = np.quantile(scores, [0.025, 0.975]) + metrics.f1_score(preds, targets, 4, average) - np.mean(scores)
     # the standard error of the difference of two such ends is 0.06 of the scores' own, 0.03: the tolerance is 5 of them
     np.testing.assert_allclose(metrics.bootstrap_f1(preds, targets, 4, average=average, samples=4000), plain, atol=0.01)
     twice = metrics.bootstrap_f1(np.tile(preds, 2), np.tile(targets, 2), 4, average=average, samples=4000)
@@ -526,6 +526,29 @@ def test_interval_covers_the_truth_as_often_as_it_says():
         low, high = metrics.bootstrap_f1(cells % 3, cells // 3, 3, samples=400, seed=seed)
         covered.append(low <= truth <= high)
     assert 0.90 < np.mean(covered) < 0.985
+
+
+def test_interval_of_many_small_classes_covers_the_truth_more_often_than_plain_percentiles():
+    """100 classes of 10 images: a resample loses some classes, so its macro F1 is too low on average."""
+    rng, N = np.random.default_rng(0), 100
+    hit = np.linspace(0.9, 0.5, N)
+    population = (1 - hit)[:, None] / N + np.diag(hit)  # target x pred, rows sum to 1
+    truth = np.mean(2 * np.diag(population) / (population.sum(0) + 1))
+    covered, plain = [], []
+    for seed in range(60):
+        targets = rng.choice(N, 1000)
+        preds = np.where(rng.random(1000) < hit[targets], targets, rng.integers(N, size=1000))
+        low, high = metrics.bootstrap_f1(preds, targets, N, samples=300)
+        covered.append(low <= truth <= high)
+        draws = rng.integers(1000, size=(300, 1000))
+        scores = [ConfusionMatrix(N).update(preds[draw], targets[draw]).f1() for draw in draws[:100]]
+        plain.append(np.quantile(scores, 0.025) <= truth <= np.quantile(scores, 0.975))
+    assert np.mean(covered) > 0.8 and np.mean(plain) < np.mean(covered) - 0.1
+
+
+def test_an_interval_lies_within_0_and_1():
+    assert ConfusionMatrix(3).update([0, 1, 1, 0, 2], [0, 1, 1, 0, 1]).f1_interval()[1] <= 1
+    assert ConfusionMatrix(3).update([0, 1, 2], [0, 1, 2]).f1_interval()[1] == 1
 
 
 def test_the_seed_fixes_the_interval():
