@@ -288,7 +288,8 @@ nav ul,.legend{list-style:none;display:flex;flex-wrap:wrap;gap:.2rem 1rem;paddin
 .cards{display:grid;grid-template-columns:repeat(auto-fill,minmax(10rem,1fr));gap:.6rem;margin:1rem 0}
 .cards div{background:var(--card);border-radius:.5rem;padding:.6rem .8rem}dt{color:var(--dim);font-size:.85rem}
 dd{margin:0}dd b{font-size:1.4rem;line-height:1.3;display:block}
-figure svg{max-width:36rem}.grid2{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,23rem),1fr));gap:1rem 1.5rem}
+figure svg{max-width:36rem}
+.grid2{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,23rem),1fr));gap:1rem 1.5rem}
 figure{margin:0 0 1rem;break-inside:avoid}figcaption{font-weight:600}
 svg{width:100%;height:auto;display:block;font-size:12px}svg text{fill:var(--dim);
 paint-order:stroke;stroke:var(--bg);stroke-width:3px}
@@ -326,7 +327,8 @@ pre{background:var(--card);padding:.7rem;border-radius:.5rem;white-space:pre-wra
 summary{cursor:pointer;padding:.3rem 0}
 @media print{body{font-size:11pt;max-width:none}.wide{overflow:visible}nav,.skip{display:none}
 *{print-color-adjust:exact;-webkit-print-color-adjust:exact}}
-.d1{stroke-dasharray:7 3}.d2{stroke-dasharray:2 3}.d3{stroke-dasharray:9 3 2 3}circle{stroke-dasharray:none;fill-opacity:.8}
+.d1{stroke-dasharray:7 3}.d2{stroke-dasharray:2 3}.d3{stroke-dasharray:9 3 2 3}
+circle{stroke-dasharray:none;fill-opacity:.8}
 """
 STYLE += "".join(f".s{i}.line{{stroke:var(--c{i})}}circle.s{i}{{fill:var(--c{i})}}" for i in range(COLOURS))
 

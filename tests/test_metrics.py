@@ -535,7 +535,7 @@ def test_interval_of_many_small_classes_covers_the_truth_more_often_than_plain_p
     population = (1 - hit)[:, None] / N + np.diag(hit)  # target x pred, rows sum to 1
     truth = np.mean(2 * np.diag(population) / (population.sum(0) + 1))
     covered, plain = [], []
-    for seed in range(60):
+    for _ in range(60):
         targets = rng.choice(N, 1000)
         preds = np.where(rng.random(1000) < hit[targets], targets, rng.integers(N, size=1000))
         low, high = metrics.bootstrap_f1(preds, targets, N, samples=300)
