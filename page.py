@@ -325,7 +325,8 @@ border-radius:.3rem;margin-bottom:.2rem}.small{image-rendering:pixelated}
 .matrix{width:100%;max-width:62rem;height:auto;image-rendering:pixelated;border:1px solid var(--rule)}
 pre{background:var(--card);padding:.7rem;border-radius:.5rem;white-space:pre-wrap}
 summary{cursor:pointer;padding:.3rem 0}
-@media print{body{font-size:11pt;max-width:none}.wide{overflow:visible}nav,.skip{display:none}
+@media print{body{font-size:10pt;max-width:none;padding:0}.wide{overflow:visible}nav,.skip{display:none}
+.grid2{grid-template-columns:1fr 1fr}.grid2>div,tr{break-inside:avoid}h2,h3{break-after:avoid}
 *{print-color-adjust:exact;-webkit-print-color-adjust:exact}}
 .d1{stroke-dasharray:7 3}.d2{stroke-dasharray:2 3}.d3{stroke-dasharray:9 3 2 3}
 circle{stroke-dasharray:none;fill-opacity:.8}

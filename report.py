@@ -297,7 +297,7 @@ def of_one(run: runs.Run) -> str:
             ("Calibration", calibration(run)),
         ]  # fmt: skip
     sections.append(("The run", about_run(run)))
-    title = f"{run.folder.resolve().name}: {run.options['model']}, {run.options['loss']}"
+    title = f"{'/'.join(run.folder.resolve().parts[-2:])}: {run.options['model']}, {run.options['loss']}"
     return page.document(title, sections, summary(run))
 
 
