@@ -32,8 +32,8 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from functools import cache
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from urllib.parse import quote
 
@@ -41,8 +41,14 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None
+
 import checkpoint
 import cli
+import metrics
 import page
 import runs
 from stopping import SIGNALS, Stopped
@@ -84,7 +90,7 @@ class Row:
 
     name: str
     jobs: list[Job]
-    finished: dict[int, runs.Run] = field(default_factory=dict)  # by seed
+    results: dict[int, Result] = field(default_factory=dict)  # by seed, of the runs that are finished
 
 
 def parse_options(argv: Sequence[str]) -> argparse.Namespace:
@@ -100,6 +106,7 @@ def parse_options(argv: Sequence[str]) -> argparse.Namespace:
     own, shared = (argv[: argv.index("--")], argv[argv.index("--") + 1 :]) if "--" in argv else (argv, [])
     options = parser.parse_args(own)
     options.shared = shared
+    typed = {word.partition("=")[0].replace("_", "-") for word in shared}
     if not options.vary:
         parser.error("--vary is missing: what is to be compared? For example --vary loss=ce,focal")
     if not re.fullmatch(r"\d+(,\d+)*", options.seeds):
@@ -109,11 +116,16 @@ def parse_options(argv: Sequence[str]) -> argparse.Namespace:
     options.vary = [axis.partition("=")[::2] for axis in options.vary]
     for name, values in options.vary:
         flag = f"--{name.strip().replace('_', '-')}"
-        if flag not in flags or flag in ("--seed", "--out", "--resume", "--help"):
+        if flag not in flags or flag in ("--seed", "--out", "--resume", "--preview", "--help"):
             close = difflib.get_close_matches(flag, flags, 3)
             parser.error(f"--vary {name}={values}: choose an option of train.py" + (f", {close[0]}?" if close else ""))
         if len(set(values.split(","))) != len(values.split(",")):
             parser.error(f"--vary {name}={values}: a value stands there twice")
+        if flag in typed:
+            parser.error(f"--vary {name}={values}: {flag} also stands after --; which one is meant?")
+    for flag in ("--seed", "--out", "--resume", "--preview"):
+        if flag in typed:
+            parser.error(f"{flag} cannot stand after --: every run has a seed and a folder of its own")
     if len(set(options.seeds)) < len(options.seeds):
         parser.error(f"--seeds {options.seeds}: a seed stands there twice")
     return options
@@ -130,8 +142,6 @@ def make_rows(options: argparse.Namespace) -> list[Row]:
             folder = Path(options.out) / re.sub(r"[^\w.+=,-]", "_", name) / f"seed{seed}"
             argv = [*options.shared, *varied, "--seed", str(seed), "--out", str(folder)]
             parsed = cli.parse_options(argv)
-            if parsed.resume or parsed.seed != seed or parsed.preview:
-                raise ValueError("--seed, --out, --resume and --preview are not for the options after --")
             cli.make_criterion(parsed, np.ones(2), torch.device("cpu"))
             row.jobs.append(Job(seed, folder, parsed, argv))
         rows.append(row)
@@ -159,8 +169,16 @@ def check_same(job: Job, run: runs.Run) -> None:
 
 @contextmanager
 def started(command: list[str], output: Path) -> Iterator[subprocess.Popen]:
-    """A process that writes to a file; a signal that ends this program is handed on to it, once, and waited for."""
+    """A process that writes to a file; a signal that ends this program is handed on to it, once, and waited for.
+
+    The file is locked as long as the process lives, even if this program is killed: no run is trained twice at once.
+    """
     with open(output, "ab") as file:
+        if fcntl:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise ValueError(f"another process trains the run in {output.parent} now") from None
         process = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT, start_new_session=True)
         try:
             yield process
@@ -191,8 +209,10 @@ def train_all(options: argparse.Namespace, rows: list[Row]) -> list[str]:
     jobs = [(row, job, job.run()) for row in rows for job in row.jobs]
     total = sum(job.epochs for _, job, run in jobs if not (run and run.is_finished))
     failed, width, digits = [], max(len(row.name) for row in rows), len(str(len(jobs)))
-    screen = sys.stderr if sys.stderr.isatty() else open(os.devnull, "w")
-    with tqdm(total=total, desc="epochs of all runs", smoothing=0, leave=False, file=screen) as bar:
+    with open(os.devnull, "w") as nowhere, tqdm(
+        total=total, desc="epochs of all runs", smoothing=0, leave=False,
+        file=sys.stderr if sys.stderr.isatty() else nowhere,
+    ) as bar:  # fmt: skip
         for number, (row, job, run) in enumerate(jobs, 1):
             said, code = "was finished", 0
             if not (run and run.is_finished):
@@ -205,8 +225,8 @@ def train_all(options: argparse.Namespace, rows: list[Row]) -> list[str]:
                 said = f"failed with exit code {code}: {last_line(output)}  {said}"
                 failed.append(f"{row.name} seed {job.seed}: see {output}")
             elif run and run.predictions:
-                row.finished[job.seed] = run
-                said = f"macro F1 {run.predictions.matrix.f1():.4f}  {minutes(run):6.1f} min  {said}"
+                row.results[job.seed] = result = make_result(run)
+                said = f"macro F1 {result.scores['f1']:.4f}  {result.scores['minutes']:6.1f} min  {said}"
             with bar.external_write_mode(sys.stdout):
                 print(f"{number:{digits}}/{len(jobs)}  {row.name:{width}}  seed {job.seed}  {said}", flush=True)
             write_all(options, rows)
@@ -230,28 +250,60 @@ def last_line(output: Path) -> str:
 # ---------------------------------------------------------------------------------------------------------------------
 
 
-def minutes(run: runs.Run) -> float:
-    return sum(row["seconds"] for part in run.folds or [run] for row in part.log) / 60
+@dataclass(eq=False)
+class Answers:
+    """What a run's best model says of images that it was not trained on."""
+
+    paths: np.ndarray  # (N,) of text
+    targets: np.ndarray  # (N,) of int64
+    preds: np.ndarray  # (N,) of int64
+    num_classes: int
+
+    @cached_property
+    def f1(self) -> float:
+        return metrics.f1_score(self.preds, self.targets, self.num_classes)
+
+    @cached_property
+    def resampled(self) -> np.ndarray:
+        """(SAMPLES,) macro F1 on images drawn with replacement. The same images are drawn alike, so runs make pairs."""
+        order = np.argsort(self.paths)
+        names = "\n".join(self.paths[order]).encode("utf-8", "surrogateescape")
+        rng = np.random.default_rng(list(hashlib.sha256(names).digest()))
+        targets, preds = torch.from_numpy(self.targets[order]), torch.from_numpy(self.preds[order])
+        N, block, scores = len(targets), max(1, 2**23 // len(targets)), []
+        for size in [block] * (SAMPLES // block) + [SAMPLES % block]:
+            drawn = torch.from_numpy(rng.integers(N, size=(N, size)))
+            times = torch.zeros(N, size).scatter_add_(0, drawn, torch.ones(N, size))  # how often each image is drawn
+            zeros = torch.zeros(self.num_classes, size)
+            tp = zeros.index_add(0, targets, times * (preds == targets)[:, None])
+            both = zeros.index_add(0, targets, times).index_add(0, preds, times)  # support + predicted
+            scores.append((2 * tp / both.clamp(min=1)).mean(0))  # 0 / 0 = 0, as in metrics.py
+        return torch.cat(scores).double().numpy()
 
 
-@cache
-def resampled_f1(said: runs.Predictions, samples: int = SAMPLES) -> np.ndarray:
-    """(samples,) macro F1 on images drawn with replacement. Runs with the same images get the same draws: pairs."""
-    order = np.argsort(said.paths)
-    names = "\n".join(said.paths[order]).encode("utf-8", "surrogateescape")
-    rng = np.random.default_rng(list(hashlib.sha256(names).digest()))
-    targets = torch.from_numpy(said.targets[order])
-    preds = torch.from_numpy(said.probs[order].argmax(1))
-    N, C, scores = len(targets), said.probs.shape[1], []
-    block = max(1, 2**23 // N)
-    for size in [block] * (samples // block) + [samples % block]:
-        drawn = torch.from_numpy(rng.integers(N, size=(N, size)))
-        times = torch.zeros(N, size).scatter_add_(0, drawn, torch.ones(N, size))  # how often each image is drawn
-        zeros = torch.zeros(C, size)
-        tp = zeros.index_add(0, targets, times * (preds == targets)[:, None])
-        both = zeros.index_add(0, targets, times).index_add(0, preds, times)  # support + predicted
-        scores.append((2 * tp / both.clamp(min=1)).mean(0))  # 0 / 0 = 0, as in metrics.py
-    return torch.cat(scores).double().numpy()
+@dataclass
+class Result:
+    """What the tables need of a finished run."""
+
+    run: runs.Run  # without its probabilities
+    answers: Answers
+    scores: dict[str, float]
+    curve: list[float]  # macro F1 of each epoch, mean over the folds
+
+
+def make_result(run: runs.Run) -> Result:
+    """The figures of a run; of several folds, the macro F1 of all images out of fold, and means of the folds."""
+    said, parts = run.predictions, run.folds or [run]
+    answers = Answers(said.paths, said.targets, said.probs.argmax(1), said.probs.shape[1])
+    curve = [statistics.mean(row["val_f1"] for row in rows) for rows in zip(*(part.log for part in parts), strict=False)]
+    scores = {
+        "f1": answers.f1,
+        "best_loss_f1": statistics.mean(part.best("val_loss", "min")["val_f1"] for part in parts),
+        "last_f1": statistics.mean(part.log[-1]["val_f1"] for part in parts),
+        "minutes": sum(row["seconds"] for part in parts for row in part.log) / 60,
+        "images_per_second": statistics.mean(row["images_per_second"] for part in parts for row in part.log),
+    }
+    return Result(replace(run, predictions=None, folds=[]), answers, scores, curve)
 
 
 @dataclass
@@ -270,19 +322,17 @@ class Difference:
         return "better" if self.low > 0 else "worse" if self.high < 0 else "within noise"
 
 
-def difference(
-    first: dict[int, runs.Predictions], other: dict[int, runs.Predictions], samples: int = SAMPLES
-) -> Difference:
-    """Of predictions by seed; only the seeds of both count. With one seed the interval is of the images alone.
+def difference(first: dict[int, Answers], other: dict[int, Answers]) -> Difference:
+    """Of answers by seed; only the seeds of both count. With one seed the interval is of the images alone.
 
     ValueError if no seed is in both.
     """
     seeds = sorted(first.keys() & other.keys())
     if not seeds:
         raise ValueError("no seed has both runs")
-    observed = np.array([other[seed].matrix.f1() - first[seed].matrix.f1() for seed in seeds])
-    images = np.mean([resampled_f1(other[seed], samples) - resampled_f1(first[seed], samples) for seed in seeds], 0)
-    chance = np.resize(images - images.mean(), 100 * samples)
+    observed = np.array([other[seed].f1 - first[seed].f1 for seed in seeds])
+    images = np.mean([other[seed].resampled - first[seed].resampled for seed in seeds], 0)
+    chance = np.resize(images - images.mean(), 100 * SAMPLES)
     if len(seeds) > 1:
         error = observed.std(ddof=1) / math.sqrt(len(seeds))
         chance += error * np.random.default_rng(0).standard_t(len(seeds) - 1, len(chance))
@@ -299,33 +349,18 @@ HEAD = ("row", "seeds", "macro F1", "std", "difference", "95 % interval", "verdi
 LEFT = (0, 5, 6)  # columns of text
 
 
-def scores(run: runs.Run) -> dict[str, float]:
-    """The figures of a run; of several folds, the macro F1 of all images out of fold, and means of the folds."""
-    parts = run.folds or [run]
-    return {
-        "f1": run.predictions.matrix.f1(),
-        "best_loss_f1": statistics.mean(part.best("val_loss", "min")["val_f1"] for part in parts),
-        "last_f1": statistics.mean(part.log[-1]["val_f1"] for part in parts),
-        "minutes": minutes(run),
-        "images_per_second": statistics.mean(row["images_per_second"] for part in parts for row in part.log),
-    }
-
-
 def differences(rows: list[Row]) -> list[Difference | None]:
     """Of each row to the first; None for the first, and where no seed has both."""
-    first = {seed: run.predictions for seed, run in rows[0].finished.items()}
-    return [None] + [
-        difference(first, {seed: run.predictions for seed, run in row.finished.items()})
-        if row.finished.keys() & first.keys() else None
-        for row in rows[1:]
-    ]  # fmt: skip
+    answers = [{seed: result.answers for seed, result in row.results.items()} for row in rows]
+    first, *others = answers
+    return [None, *(difference(first, other) if first.keys() & other.keys() else None for other in others)]
 
 
 def table(rows: list[Row]) -> list[list[str]]:
     """A line a row, HEAD's columns, as text; a row without a finished run has its name alone."""
     lines = []
     for row, change in zip(rows, differences(rows), strict=True):
-        each = [scores(run) for run in row.finished.values()]
+        each = [result.scores for result in row.results.values()]
         if not each:
             lines.append([row.name, "0", *[""] * (len(HEAD) - 2)])
             continue
@@ -353,13 +388,13 @@ NOTES = (
 def write_all(options: argparse.Namespace, rows: list[Row]) -> None:
     """The tables, of what is finished so far."""
     lines, out = table(rows), Path(options.out)
-    if not any(row.finished for row in rows):
+    if not any(row.results for row in rows):
         return
     runs.write_csv(out / "compare.csv", HEAD, lines)
-    every = [(row.name, seed, run, scores(run)) for row in rows for seed, run in row.finished.items()]
-    columns = ("row", "seed", *every[0][-1], "folder")
-    runs.write_csv(out / "runs.csv", columns, ([name, s, *all.values(), run.folder] for name, s, run, all in every))
-    config = every[0][2].config["versions"]
+    every = [(row.name, seed, result) for row in rows for seed, result in row.results.items()]
+    each = ([name, seed, *result.scores.values(), result.run.folder] for name, seed, result in every)
+    runs.write_csv(out / "runs.csv", ("row", "seed", *every[0][2].scores, "folder"), each)
+    config = every[0][2].run.config["versions"]
     text = [f"# {', '.join(name for name, _ in options.vary)}, compared", "", "```", command(options), "```", ""]
     text += [f"| {' | '.join(cells)} |" for cells in (HEAD, ["---"] * len(HEAD), *lines)]
     text += ["", *(f"- {note}" for note in NOTES), "- " + ", ".join(f"{key} {value}" for key, value in config.items())]
@@ -368,33 +403,32 @@ def write_all(options: argparse.Namespace, rows: list[Row]) -> None:
 
 
 def mean_curve(row: Row) -> page.Series:
-    """Macro F1 by epoch, mean over the row's seeds (and folds), as far as all have got."""
-    logs = [part.log for run in row.finished.values() for part in run.folds or [run]]
-    epochs = range(min(len(log) for log in logs))
-    means = [statistics.mean(log[e]["val_f1"] for log in logs) for e in epochs]
-    return page.Series(row.name, [e + 1 for e in epochs], means)
+    """Macro F1 by epoch, mean over the row's seeds, as far as all have got."""
+    curves = [result.curve for result in row.results.values()]
+    means = [statistics.mean(each) for each in zip(*curves, strict=False)]
+    return page.Series(row.name, list(range(1, len(means) + 1)), means)
 
 
 def write_page(options: argparse.Namespace, rows: list[Row]) -> None:
     """compare.html: the table with the seeds and intervals drawn, curves, and every run with its own page."""
-    done, changes = [row for row in rows if row.finished], differences(rows)
-    f1 = {row.name: [run.predictions.matrix.f1() for run in row.finished.values()] for row in done}
+    done, changes = [row for row in rows if row.results], differences(rows)
+    f1 = {row.name: [result.scores["f1"] for result in row.results.values()] for row in done}
     scale = [value for values in f1.values() for value in values]
     ends = [end for change in changes if change for end in (change.low, change.high, 0.0)]
     lines = []
     for line, row, change in zip(table(rows), rows, changes, strict=True):
-        dots = page.strip(scale, f1[row.name], "macro F1 of each seed") if row.finished else ""
+        dots = page.strip(scale, f1[row.name], "macro F1 of each seed") if row.results else ""
         drawn = page.strip(ends, [change.mean], "difference", (change.low, change.high)) if change else ""
         lines.append([*line[:4], dots, *line[4:6], drawn, *line[6:]])
     head = [*HEAD[:4], "each seed", *HEAD[4:6], "drawn, with zero", *HEAD[6:]]
     notes = [page.tag("li", note) for note in NOTES]
     each = []
     for row in done:
-        for seed, run in row.finished.items():
-            href = quote(os.path.relpath(run.folder / "report.html", options.out))
-            score = scores(run)
-            numbers = [f"{score[key]:.4f}" for key in ("f1", "best_loss_f1", "last_f1")]
-            each.append([row.name, str(seed), *numbers, f"{score['minutes']:.1f}", page.tag("a", "report", href=href)])
+        for seed, result in row.results.items():
+            href = quote(os.path.relpath(result.run.folder / "report.html", options.out))
+            numbers = [f"{result.scores[key]:.4f}" for key in ("f1", "best_loss_f1", "last_f1")]
+            link = page.tag("a", "report", href=href)
+            each.append([row.name, str(seed), *numbers, f"{result.scores['minutes']:.1f}", link])
     names = ["row", "seed", "macro F1", "best-loss model", "last epoch", "minutes", "page"]
     curves = page.line_chart("Macro F1 of validation, mean over the seeds", [mean_curve(row) for row in done], "epoch")
     sections = [
@@ -430,16 +464,15 @@ def main(argv: Sequence[str] | None = None) -> None:
             if run:
                 check_same(job, run)
         Path(options.out).mkdir(parents=True, exist_ok=True)
+        print(f"{len(rows)} rows x {len(options.seeds)} seeds in {options.out}")
+        with SIGNALS.installed():
+            failed = train_all(options, rows)
     except (ValueError, OSError) as error:
         print(f"compare.py: error: {error}", file=sys.stderr)
         raise SystemExit(2) from error
-    print(f"{len(rows)} rows x {len(options.seeds)} seeds in {options.out}")
-    with SIGNALS.installed():
-        try:
-            failed = train_all(options, rows)
-        except Stopped:
-            print("compare.py: stopped; the same command goes on", file=sys.stderr)
-            raise SystemExit(128 + SIGNALS.asked) from None
+    except Stopped:
+        print("compare.py: stopped; the same command goes on", file=sys.stderr)
+        raise SystemExit(128 + SIGNALS.asked) from None
     print()
     print_table(rows)
     print(f"\nfiles: {options.out}/ with compare.html, compare.md, compare.csv, runs.csv, and a folder a run")

@@ -157,7 +157,7 @@ def keep_top(folder: Path, kept: set[str]) -> None:
 # ---------------------------------------------------------------------------------------------------------------------
 
 
-@dataclass(eq=False)
+@dataclass
 class Predictions:
     """What a run's best model says of images that it was not trained on."""
 

@@ -57,7 +57,9 @@ def test_a_value_may_bring_options_and_an_empty_one_leaves_the_option_out():
         (["--vary", "loss=ce", "--seeds", "a"], "--seeds must be whole numbers"),
         (["--vary", "loss=ce", "--seeds", "1,1"], "a seed stands there twice"),
         (["--vary", "loss=ce", "--epochs", "3"], "--epochs"),
-        (["--vary", "loss=ce", "--", "--preview", "x.png"], "are not for the options after --"),
+        (["--vary", "loss=ce", "--", "--preview", "x.png"], "--preview cannot stand after --"),
+        (["--vary", "loss=ce", "--", "--seed=3"], "--seed cannot stand after --"),
+        (["--vary", "batch_size=8,16", "--", "--batch-size", "4"], "--batch-size also stands after --"),
         (["--vary", "model=a b,a_b"], "b"),
     ],
 )
@@ -76,7 +78,7 @@ def said_by(rng, targets, paths, skill, C):
     """Predictions of one training: right with a chance of its own for each class, around `skill`."""
     right = rng.random(len(targets)) < (skill + 0.04 * rng.standard_normal(C))[targets]
     preds = np.where(right, targets, rng.integers(C, size=len(targets)))
-    return runs.Predictions(paths, targets, np.eye(C, dtype=np.float32)[preds])
+    return compare.Answers(paths, targets, preds, C)
 
 
 def experiment(number, seeds=3, gain=0.0, N=400, C=8):
@@ -88,7 +90,7 @@ def experiment(number, seeds=3, gain=0.0, N=400, C=8):
 
 
 def test_rows_that_differ_only_by_seed_are_within_noise_in_nine_of_ten():
-    verdicts = [compare.difference(*experiment(number), samples=200).verdict for number in range(100)]
+    verdicts = [compare.difference(*experiment(number)).verdict for number in range(100)]
     assert verdicts.count("within noise") >= 90
 
 
@@ -97,7 +99,7 @@ def test_resampling_the_seeds_too_would_call_noise_a_difference():
     rng, wrong = np.random.default_rng(0), 0
     for number in range(100):
         first, other = experiment(number)
-        differences = np.array([other[s].matrix.f1() - first[s].matrix.f1() for s in first])
+        differences = np.array([other[s].f1 - first[s].f1 for s in first])
         means = rng.choice(differences, (1000, 3)).mean(1)
         low, high = np.quantile(means, [0.025, 0.975])
         wrong += not low <= 0 <= high
@@ -106,14 +108,14 @@ def test_resampling_the_seeds_too_would_call_noise_a_difference():
 
 def test_a_planted_difference_is_found_and_has_its_sign():
     for gain, verdict in ((0.2, "better"), (-0.2, "worse")):
-        found = [compare.difference(*experiment(number, 5, gain), samples=200) for number in range(20)]
+        found = [compare.difference(*experiment(number, 5, gain)) for number in range(20)]
         assert sum(change.verdict == verdict for change in found) >= 18
         assert all(change.low < change.mean < change.high for change in found)
 
 
 def test_more_seeds_make_the_interval_shorter():
     def length(seeds):
-        found = (compare.difference(*experiment(n, seeds), samples=200) for n in range(10))
+        found = (compare.difference(*experiment(n, seeds)) for n in range(10))
         return np.mean([change.high - change.low for change in found])
 
     assert length(8) < 0.6 * length(3)
@@ -135,10 +137,10 @@ def test_only_seeds_of_both_rows_count():
 def test_the_same_images_in_another_order_are_the_same_draws():
     said = experiment(0)[0][0]
     order = np.random.default_rng(1).permutation(len(said.targets))
-    shuffled = runs.Predictions(said.paths[order], said.targets[order], said.probs[order])
-    assert np.array_equal(compare.resampled_f1(said), compare.resampled_f1(shuffled))
-    others = runs.Predictions(np.char.add(said.paths, "x"), said.targets, said.probs)
-    assert not np.array_equal(compare.resampled_f1(said), compare.resampled_f1(others))
+    shuffled = compare.Answers(said.paths[order], said.targets[order], said.preds[order], 8)
+    assert np.array_equal(said.resampled, shuffled.resampled)
+    others = compare.Answers(np.char.add(said.paths, "x"), said.targets, said.preds, 8)
+    assert not np.array_equal(said.resampled, others.resampled)
 
 
 def test_a_resample_is_scored_as_metrics_scores_it(monkeypatch):
@@ -153,14 +155,13 @@ def test_a_resample_is_scored_as_metrics_scores_it(monkeypatch):
             return drawn[-1]
 
     monkeypatch.setattr(np.random, "default_rng", Spy)
-    compare.resampled_f1.cache_clear()
-    scores = compare.resampled_f1(said, 50)
+    scores = said.resampled
     order = np.argsort(said.paths)
     draws = np.concatenate(drawn, 1)
-    assert draws.shape == (400, 50)
-    for b in range(50):
+    assert draws.shape == (400, compare.SAMPLES)
+    for b in range(0, compare.SAMPLES, 20):
         rows = order[draws[:, b]]
-        expected = metrics.f1_score(said.probs[rows].argmax(1), said.targets[rows], 8)
+        expected = metrics.f1_score(said.preds[rows], said.targets[rows], 8)
         assert scores[b] == pytest.approx(expected, abs=1e-6)
 
 
@@ -169,10 +170,10 @@ def test_runs_on_the_same_images_are_compared_pair_by_pair():
     first = experiment(0, seeds=2)[0]
     other = {}
     for seed, said in first.items():
-        probs = said.probs.copy()
-        probs[:4] = np.roll(probs[:4], 1, axis=1)
-        other[seed] = runs.Predictions(said.paths, said.targets, probs)
-    apart = {s: runs.Predictions(np.char.add(o.paths, "x"), o.targets, o.probs) for s, o in other.items()}
+        preds = said.preds.copy()
+        preds[:4] = (preds[:4] + 1) % 8
+        other[seed] = compare.Answers(said.paths, said.targets, preds, 8)
+    apart = {s: compare.Answers(np.char.add(o.paths, "x"), o.targets, o.preds, 8) for s, o in other.items()}
     paired, unpaired = compare.difference(first, other), compare.difference(first, apart)
     assert paired.mean == unpaired.mean and paired.high - paired.low < 0.7 * (unpaired.high - unpaired.low)
 
@@ -284,6 +285,25 @@ def test_what_was_stopped_is_resumed_and_ends_the_same(images, tmp_path):
     finished(started(images, tmp_path / "whole", *argv, more=more))
     logs = [list(csv.reader(open(tmp_path / name / "loss=ce" / "seed0" / "log.csv"))) for name in ("cut", "whole")]
     assert len(logs[0]) == 41 and [row[:-2] for row in logs[0]] == [row[:-2] for row in logs[1]]
+
+
+def test_a_run_is_not_trained_by_two_at_once_even_if_the_first_comparison_was_killed(images, tmp_path):
+    argv, more = ("--vary", "loss=ce", "--seeds", "0"), ["--epochs", "60"]
+    first = started(images, tmp_path / "out", *argv, more=more)
+    log = tmp_path / "out" / "loss=ce" / "seed0" / "log.csv"
+    deadline = time.time() + 120
+    while not log.exists() and time.time() < deadline:
+        time.sleep(0.05)
+    first.kill()
+    first.wait()
+    _, err = finished(started(images, tmp_path / "out", *argv, more=more), code=2)
+    assert f"another process trains the run in {log.parent} now" in err
+    deadline = time.time() + 120
+    while log.read_text().count("\n") < 61 and time.time() < deadline:  # the orphan goes on to its end
+        time.sleep(0.2)
+    time.sleep(3)
+    said, _ = finished(started(images, tmp_path / "out", *argv, more=more))
+    assert "was finished" in said
 
 
 def test_several_folds_are_one_run(images, tmp_path):
