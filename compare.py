@@ -295,7 +295,8 @@ def make_result(run: runs.Run) -> Result:
     """The figures of a run; of several folds, the macro F1 of all images out of fold, and means of the folds."""
     said, parts = run.predictions, run.folds or [run]
     answers = Answers(said.paths, said.targets, said.probs.argmax(1), said.probs.shape[1])
-    curve = [statistics.mean(row["val_f1"] for row in rows) for rows in zip(*(part.log for part in parts), strict=False)]
+    epochs = zip(*(part.log for part in parts), strict=False)  # as far as all folds have got
+    curve = [statistics.mean(row["val_f1"] for row in rows) for rows in epochs]
     scores = {
         "f1": answers.f1,
         "best_loss_f1": statistics.mean(part.best("val_loss", "min")["val_f1"] for part in parts),

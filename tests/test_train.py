@@ -889,3 +889,38 @@ def test_a_file_name_that_is_no_utf_8_goes_through_a_run(workspace, capsys):
         start(out="no")
     assert "1 of 43 images cannot be decoded" in capsys.readouterr().err
     train.main(["--resume", "run"])
+
+
+# --- the look --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "is_terminal, environment, coloured",
+    [
+        (True, {}, True), (True, {"NO_COLOR": "1"}, False), (True, {"NO_COLOR": ""}, True),
+        (True, {"TERM": "dumb"}, False), (False, {}, False),
+    ],
+)  # fmt: skip
+def test_colour_is_for_terminals_alone_and_never_with_no_color(monkeypatch, is_terminal, environment, coloured):
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    monkeypatch.setenv("TERM", "xterm")
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr("sys.stdout.isatty", lambda: is_terminal)
+    assert (cli.coloured("best", cli.GREEN) != "best") is coloured
+
+
+def test_rows_stand_under_their_heads_whatever_their_size(capsys):
+    row = dict.fromkeys(runs.LOG_COLUMNS, 0.5) | {"epoch": 3, "lr": 1e-3}
+    cli.print_row(row, True)
+    cli.print_row(row | {"epoch": 100, "train_loss": 12345.678, "val_loss": 1e9, "images_per_second": 98765.4}, False)
+    best, other = capsys.readouterr().out.splitlines()
+    assert best.endswith("  best") and len(best) == len(other) + len("  best")
+
+
+def test_every_group_of_the_help_has_an_example_that_parses():
+    groups = cli.make_parser()._action_groups[2:]  # after argparse's own two
+    assert len(groups) == 8
+    for group in groups:
+        assert group.description.startswith("e.g. --")
+        cli.make_parser().parse_args(group.description.removeprefix("e.g. ").split())
