@@ -479,7 +479,10 @@ def write_copies(images: Path, csv_file: Path, copies: int, out: Path, name: str
     `images`; all other columns are carried over. Returns the number of files.
     """
     with open(csv_file, newline="", encoding="utf-8-sig") as file:
-        rows = list(csv.DictReader(file))
+        rows = list(csv.DictReader(file, strict=True))
+    ragged = next((i for i, row in enumerate(rows, 2) if None in row or None in row.values()), None)
+    if ragged:
+        raise ValueError(f"{csv_file}: line {ragged} does not have the header's columns")
     column = next((key for key in rows[0] if (images / rows[0][key]).is_file()), None) if rows else None
     if column is None:
         raise ValueError(f"{csv_file} has no column whose values are files in {images}")
@@ -512,10 +515,18 @@ def write_copies(images: Path, csv_file: Path, copies: int, out: Path, name: str
 
 
 def _read(file: Path) -> Tensor:
-    """uint8 (1, 3, H, W), channels_last."""
-    with Image.open(file) as image:
-        pixels = np.array(ImageOps.exif_transpose(image).convert("RGB"))
-    return torch.from_numpy(pixels).permute(2, 0, 1)[None]
+    """uint8 (1, 3, H, W), channels_last; 16-bit grey scaled to 8 bits, transparency over white, as in training."""
+    with Image.open(file) as opened:
+        image = ImageOps.exif_transpose(opened)
+        if image.mode == "F":
+            raise ValueError(f"{file}: pixels are floating-point numbers of unknown range")
+        if image.mode.startswith("I"):
+            grey = np.asarray(image, dtype=np.float64)
+            scale = 257 if image.mode.startswith("I;16") or grey.max() > 255 else 1
+            image = Image.fromarray((grey / scale).round().clip(0, 255).astype(np.uint8))
+        if image.has_transparency_data:
+            image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA"))
+        return torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1)[None]
 
 
 def _to_uint8(x: Tensor) -> Tensor:
@@ -539,7 +550,7 @@ def main() -> None:
         folder = Path(options.out)
         n = write_copies(Path(options.images), Path(options.csv), options.copies, folder, options.augment, options.seed)
         print(f"{folder / 'train.csv'}: {n} images. Train with --csv {folder / 'train.csv'} --data {folder / 'images'}")
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, csv.Error) as error:
         sys.exit(f"augment.py: error: {error}")
 
 

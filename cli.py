@@ -8,9 +8,9 @@ from __future__ import annotations
 import argparse
 import csv
 import functools
-import json
 import math
 import os
+import re
 import statistics
 import sys
 from collections.abc import Iterator, Sequence
@@ -31,6 +31,7 @@ import metrics
 import models
 import optim
 import pixels
+import runs
 
 MONITORS = {"f1": "max", "accuracy": "max", "loss": "min", "ce": "min"}  # what decides early stopping: better when
 AMP_TYPES = {"off": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
@@ -161,10 +162,13 @@ MAY_CHANGE = {"resume", "device", "threads", "cache", "save_every", "tensorboard
 
 def _resumed(parser: argparse.ArgumentParser, options: argparse.Namespace, typed: set[str]) -> argparse.Namespace:
     """The options of the run, with what was typed again and may change. Refuses what would make it another run."""
-    config = Path(options.resume) / "config.json"
-    if not config.is_file():
-        parser.error(f"--resume: {options.resume} holds no run: there is no {config}")
-    saved = argparse.Namespace(**vars(options) | json.loads(config.read_text("utf-8", "surrogateescape"))["options"])
+    try:
+        saved = argparse.Namespace(**vars(options) | runs.read_config(Path(options.resume))["options"])
+    except ValueError as error:
+        parser.error(f"--resume: {error}")
+    folder = Path(options.resume).resolve()
+    if re.fullmatch(r"fold\d+", folder.name) and (folder.parent / "config.json").is_file():
+        parser.error(f"--resume {options.resume} is a fold: resume the run that it is of, {folder.parent}")
     saved.size = tuple(saved.size) if isinstance(saved.size, list) else saved.size
     options.out = options.out and os.path.normpath(options.out)
     saved.out = os.path.normpath(options.resume)
@@ -256,8 +260,13 @@ def read_table(options: argparse.Namespace) -> data.ImageTable:
         columns = {flag.removesuffix("_col"): column for flag, column in columns.items()}
         table = data.read(source, options.csv, options.cache, True, columns, options.group_regex)
     if options.val_data:
+        with blaming("--fold-col"):
+            if options.fold_col:
+                raise ValueError(f"{options.fold_col} has no effect: the validation images are given")
         with blaming("--val-data"):
-            val = data.read(options.val_data, None, options.cache, False, columns, options.group_regex)
+            has_csv = any((Path(options.val_data) / name).is_file() for name in ("train.csv", "train/train.csv"))
+            named = columns if has_csv else {}
+            val = data.read(options.val_data, None, options.cache, False, named, options.group_regex)
             table = data.join(table, val)
     if options.only:
         with blaming("--only"):

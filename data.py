@@ -18,6 +18,7 @@ import hashlib
 import inspect
 import io
 import json
+import math
 import os
 import re
 import sys
@@ -112,7 +113,7 @@ def read(
     if len(missing) and train:
         names = ", ".join(table.classes[c] for c in missing[:10])
         table.notes.append(f"{len(missing)} of {len(table.classes)} classes have no image and score 0: {names}")
-    spellings = {}
+    spellings: dict[str, list[str]] = {}
     for name in table.classes:
         spellings.setdefault(name.casefold(), []).append(name)
     for names in spellings.values():
@@ -122,14 +123,16 @@ def read(
 
 
 def read_folder(folder: Path) -> ImageTable:
-    """FOLDER/CLASS/**/image, or the same below FOLDER/train and FOLDER/val (or valid). Class names sort as text."""
-    parts = {"": folder}
-    if (folder / "train").is_dir():
-        validation = next((folder / name for name in ("val", "valid") if (folder / name).is_dir()), None)
-        parts = {"train": folder / "train"} | ({"val": validation} if validation else {})
-    paths, names, is_val, ignored = [], [], [], []
+    """FOLDER/CLASS/**/image, or the same below FOLDER/train and FOLDER/val. Class names sort as text.
+
+    train may be called training, val valid or validation, in any case of letters.
+    """
+    parts, beside = _parts(folder)
+    paths, names, is_val, ignored, loose = [], [], [], [], []
     for part, root in parts.items():
         class_folders = sorted(p for p in root.iterdir() if p.is_dir() and not p.name.startswith("."))
+        files = sorted(p for p in root.iterdir() if p.is_file() and not p.name.startswith("."))
+        loose += [str(p) for p in files if p.suffix.lower() in IMAGE_EXTENSIONS]
         if not class_folders:
             raise ValueError(f"{root} holds no class folders (expected {root}/CLASS/*.jpg)")
         for class_folder in class_folders:
@@ -152,9 +155,26 @@ def read_folder(folder: Path) -> ImageTable:
     )
     if ignored:
         table.notes.append(f"{len(ignored)} files or folders that are no images left alone, such as {ignored[0]}")
-    if "train" in parts and (folder / "test").is_dir():
-        table.notes.append(f"{folder / 'test'} left alone (--val-data takes it as validation)")
+    if loose:
+        table.notes.append(f"{len(loose)} images beside the class folders left alone, such as {loose[0]}")
+    if beside:
+        names = ", ".join(str(path) for path in beside)
+        table.notes.append(f"left alone beside {parts['train']} (--val-data takes a folder as validation): {names}")
     return table
+
+
+def _parts(folder: Path) -> tuple[dict[str, Path], list[Path]]:
+    """The folders of training and validation, or the folder itself; and the folders beside them."""
+    inner = sorted(p for p in folder.iterdir() if p.is_dir() and not p.name.startswith("."))
+    training = [p for p in inner if p.name.lower() in ("train", "training")]
+    validation = [p for p in inner if p.name.lower() in ("val", "valid", "validation")]
+    if not training:
+        return {"": folder}, []
+    for same in (training, validation):
+        if len(same) > 1:
+            raise ValueError(f"{folder} holds {' and '.join(p.name for p in same)}: which of them is meant?")
+    parts = {"train": training[0]} | ({"val": validation[0]} if validation else {})
+    return parts, [p for p in inner if p not in parts.values()]
 
 
 def read_csv(csv_file: Path, folder: Path, named: dict[str, str]) -> ImageTable:
@@ -167,12 +187,13 @@ def read_csv(csv_file: Path, folder: Path, named: dict[str, str]) -> ImageTable:
     text, blanks around them dropped. `named` overrides the rule: {"group": "patient"}.
     """
     rows = read_rows(csv_file)
-    columns = {name.lower(): name for name in rows[0]}
+    columns = columns_of(csv_file, rows)
+    named = {part: name.strip().lower() for part, name in named.items()}
     for name in named.values():
-        if name.lower() not in columns:
+        if name not in columns:
             raise ValueError(f"{csv_file} has no column {name!r}: it has {', '.join(rows[0])}")
     images, labels, groups, fold_columns = (
-        [columns[named[part].lower()]] if part in named else [columns[name] for name in known if name in columns]
+        [columns[named[part]]] if part in named else [columns[name] for name in known if name in columns]
         for part, known in COLUMNS.items()
     )
     folders = [folder, folder / "train", folder / "images", folder / "train" / "images", csv_file.parent]
@@ -194,20 +215,33 @@ def read_csv(csv_file: Path, folder: Path, named: dict[str, str]) -> ImageTable:
         raise ValueError(f"{csv_file}: {len(set(first[torn]))} images have two labels:{listed}")
     table = ImageTable(paths, targets, paths, classes, f"{csv_file}: image column {image}, label column {label}")
     if all(row[label].strip().isdecimal() for row in rows):
-        table.labels = [str(c) for c in range(len(classes))]
+        written = _written(csv_file, targets.tolist(), [row[label].strip() for row in rows])
+        table.labels = [written.get(c, str(c)) for c in range(len(classes))]
     table.layout += f", group column {group or 'none'}"
     if group:
-        table.groups = tied([row[group] for row in rows], first)  # an image in two rows holds their groups together
+        of_rows = [row[group].strip() or path for row, path in zip(rows, paths, strict=True)]  # a blank: its own
+        table.groups = tied(of_rows, first)  # an image in two rows holds their groups together
     if fold_columns:
         table.layout += f", fold column {fold_columns[0]}"
         table.fold_of = _folds_of([row[fold_columns[0]].strip() for row in rows], csv_file, fold_columns[0])
     return table
 
 
+def _written(csv_file: Path, numbers: list[int], labels: list[str]) -> dict[int, str]:
+    """How the file writes each class number, "03" say. ValueError if it writes one in two ways."""
+    written: dict[int, str] = {}
+    for number, label in zip(numbers, labels, strict=True):
+        if written.setdefault(number, label) != label:
+            raise ValueError(f"{csv_file}: class {number} is written {written[number]!r} and {label!r}")
+    return written
+
+
 def find_images(csv_file: Path, row: dict[str, str], columns: list[str], folders: list[Path]) -> tuple[str, Path]:
     """The first of the columns, and of the folders, in which the row's value is a file. Raises if there is none."""
     if not columns:
-        raise ValueError(f"{csv_file} has no image column ({', '.join(COLUMNS['image'])}); it has {list(row)}")
+        one = len(row) == 1 and re.search("[;\t|]", next(iter(row)))
+        hint = f": are its columns parted by {one[0]!r}? Save it with commas" if one else ""
+        raise ValueError(f"{csv_file} has no image column ({', '.join(COLUMNS['image'])}); it has {list(row)}{hint}")
     found = [(column, folder) for column in columns for folder in folders if find_file(folder, row[column])]
     if not found:
         raise FileNotFoundError(f"{csv_file}: no file {row[columns[0]]} in {folders[0]} (column {columns[0]})")
@@ -343,7 +377,7 @@ def join(train: ImageTable, val: ImageTable) -> ImageTable:
         layout=f"{train.layout}; validation {val.layout}",
         is_val=np.arange(len(train) + len(val)) >= len(train),
         source=ConcatDataset([train.source, val.source]) if train.source is not None else None,
-        notes=train.notes,
+        notes=train.notes + (["folds left alone: validation images are given"] if train.fold_of is not None else []),
         labels=train.labels,
     )
 
@@ -361,18 +395,33 @@ def _text(csv_file: Path) -> str:
 
 
 def read_rows(csv_file: Path) -> list[dict[str, str]]:
-    reader, rows = csv.DictReader(io.StringIO(_text(csv_file), newline="")), []
+    """The rows by column, in text as it stands. Raises ValueError: ragged rows, loose quotes, a column named twice."""
+    reader, rows = csv.DictReader(io.StringIO(_text(csv_file), newline=""), strict=True), []
     try:
+        names = reader.fieldnames or []
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise ValueError(f"{csv_file} has {names.count(twice[0])} columns called {twice[0]!r}: rename them")
         for row in reader:
             if None in row or None in row.values():
                 n = len(reader.fieldnames or [])
                 raise ValueError(f"{csv_file}: line {reader.line_num} does not have the header's {n} columns")
             rows.append(row)
     except csv.Error as error:
-        raise ValueError(f"{csv_file} cannot be read: {error}") from error
+        raise ValueError(f"{csv_file} cannot be read before line {reader.line_num + 1}: {error}") from error
     if not rows:
         raise ValueError(f"{csv_file} has no rows")
     return rows
+
+
+def columns_of(csv_file: Path, rows: list[dict[str, str]]) -> dict[str, str]:
+    """The header's names as they stand, by what they are called without regard to case and blanks around them."""
+    columns: dict[str, str] = {}
+    for name in rows[0]:
+        other = columns.setdefault(name.strip().lower(), name)
+        if other != name:
+            raise ValueError(f"{csv_file}: columns {other!r} and {name!r} differ only in case or blanks: rename one")
+    return columns
 
 
 def _composed(text: str) -> str:
@@ -394,7 +443,8 @@ def image_files(folder: Path) -> tuple[list[str], list[str]]:
         raise error
 
     for root, folders, files in os.walk(folder, onerror=refuse):
-        others += [os.path.join(root, name) for name in folders if Path(name).suffix.lower() in IMAGE_EXTENSIONS]
+        paths = [os.path.join(root, name) for name in folders]  # links to folders are not followed
+        others += [path for path in paths if Path(path).suffix.lower() in IMAGE_EXTENSIONS or os.path.islink(path)]
         folders[:] = [name for name in folders if not name.startswith(".")]
         for name in files:
             if not name.startswith("."):
@@ -404,10 +454,11 @@ def image_files(folder: Path) -> tuple[list[str], list[str]]:
 
 
 def find_file(folder: Path, name: str) -> str | None:
-    """The file of that name, or of that stem with an image extension, in the folder."""
-    names = [name]
+    """The file of that name, or of that stem with an image extension, in the folder; Windows' backslashes too."""
+    names = [name, *([name.replace("\\", "/")] if "\\" in name else [])]
     if Path(name).suffix.lower() not in IMAGE_EXTENSIONS:
-        names += [name + case for extension in sorted(IMAGE_EXTENSIONS) for case in (extension, extension.upper())]
+        cases = [case for extension in sorted(IMAGE_EXTENSIONS) for case in (extension, extension.upper())]
+        names += [name + case for name in names for case in cases]
     return next((str(path) for path in (_spelled(folder, n) for n in names if name) if path.is_file()), None)
 
 
@@ -421,19 +472,30 @@ def _classes(
     if not all(label.isdecimal() for label in labels):
         classes, targets = np.unique(labels, return_inverse=True)
         return targets.astype(np.int64), [str(name) for name in classes]
-    numbers = [int(label) for label in labels]
+    longest = max(labels, key=len)
+    C = max(map(int, labels)) + 1 if len(longest) < 18 else math.inf
+    if C > max(1000, 10 * len(labels)):
+        raise ValueError(f"{csv_file}: {longest[:40]} in column {column!r} is no class number for {len(labels)} rows")
+    numbers = np.array(labels).astype(np.int64)
+    return numbers, _class_names(csv_file, rows, numbers.tolist(), names)
+
+
+def _class_names(csv_file: Path, rows: list[dict[str, str]], numbers: list[int], column: str | None) -> list[str]:
+    """Of every class number, from a meta.csv beside or a column; a class without a name is called by its number."""
     meta, named = csv_file.with_name("meta.csv"), {}
     meta_rows = read_rows(meta) if meta.is_file() else []
     if meta_rows and {"target", "class_name"} <= set(meta_rows[0]):
-        named = {int(row["target"]): _composed(row["class_name"]) for row in meta_rows}
-    elif names:
+        for row in meta_rows:
+            if not re.fullmatch(r"\s*\d{1,4}\s*", row["target"]):
+                raise ValueError(f"{meta}: target {row['target']!r} is no class number")
+            named[int(row["target"])] = _composed(row["class_name"].strip())
+    elif column:
         for number, row in zip(numbers, rows, strict=True):
-            if named.setdefault(number, _composed(row[names])) != _composed(row[names]):
-                raise ValueError(f"{csv_file}: class {number} is named {named[number]!r} and {row[names]!r} in {names}")
-    C = max([*numbers, *named]) + 1
-    if C > max(1000, 10 * len(labels)):
-        raise ValueError(f"{csv_file}: {max(numbers)} in column {column!r} is no class number for {len(labels)} rows")
-    return np.array(numbers, dtype=np.int64), [named.get(c, str(c)) for c in range(C)]
+            name = _composed(row[column].strip())
+            if named.setdefault(number, name) != name:
+                raise ValueError(f"{csv_file}: class {number} is named {named[number]!r} and {name!r} in {column}")
+    names = [named.get(c) or str(c) for c in range(max([*numbers, *named]) + 1)]
+    return [f"{name} ({c})" if names.count(name) > 1 else name for c, name in enumerate(names)]
 
 
 # ---------------------------------------------------------------------------------------------------------------------

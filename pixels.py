@@ -139,6 +139,7 @@ def decode(
     reasons = _read_bad(bad_csv) if path.exists() else {}
     row = np.empty((H, W, 3), np.uint8)
     if not path.exists() or any(one(i, row) is None for i in reasons):  # nothing there, or a file was mended
+        _copies_file(path).unlink(missing_ok=True)
         reasons = _decode_to(path, one, len(paths), (H, W), threads or os.cpu_count() or 1, progress, bad == "skip")
         _write_bad(bad_csv, reasons, paths)
     if reasons and bad != "skip" or len(reasons) == len(paths):
@@ -322,7 +323,7 @@ def find_copies(
     beside the cache that the images are in.
     """
     file = getattr(images.pixels, "filename", None)
-    kept = Path(file).with_suffix(".copies.npy") if file else None
+    kept = _copies_file(Path(file)) if file else None
     if kept and kept.exists():
         return tuple(np.load(kept))
     same, alike = _find_copies(images, device, progress)
@@ -332,6 +333,11 @@ def find_copies(
             np.save(out, np.stack([same, alike]))
         os.replace(temporary, kept)
     return same, alike
+
+
+def _copies_file(decoded: Path) -> Path:
+    """What find_copies found among the images of a cache file."""
+    return decoded.with_suffix(".copies.npy")
 
 
 def _find_copies(
@@ -506,12 +512,19 @@ def count_batches(rows: int, batch_size: int) -> int:
 
 
 def _ahead(items: Iterator[Any], depth: int = 2) -> Iterator[Any]:
-    """The same items, produced by a thread that keeps `depth` of them ready; its errors are raised here."""
+    """The same items, produced by a thread that keeps `depth` of them ready; its errors are raised here.
+
+    The thread ends with the program even if this generator is left suspended: a daemon thread would be cut off inside
+    torch, which can abort the process.
+    """
     ready: queue.Queue = queue.Queue(depth)
     stopped = threading.Event()
 
+    def is_over() -> bool:
+        return stopped.is_set() or not threading.main_thread().is_alive()
+
     def put(item: Any) -> None:
-        while not stopped.is_set():
+        while not is_over():
             try:
                 return ready.put(item, timeout=0.1)
             except queue.Full:
@@ -521,13 +534,13 @@ def _ahead(items: Iterator[Any], depth: int = 2) -> Iterator[Any]:
         try:
             for item in items:
                 put((item, None))
-                if stopped.is_set():
+                if is_over():
                     return
             put((None, StopIteration()))
         except BaseException as error:
             put((None, error))
 
-    threading.Thread(target=produce, daemon=True).start()
+    threading.Thread(target=produce).start()
     try:
         while True:
             item, error = ready.get()

@@ -12,6 +12,7 @@ sample_submission.csv or info.csv, whose rows, order, columns and header the sub
 from __future__ import annotations
 
 import argparse
+import math
 import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -81,6 +82,8 @@ def checkpoints_of(argument: str) -> list[Path]:
     folds = sorted(path.glob("fold*/best_f1.pt"), key=lambda file: int(file.parent.name.removeprefix("fold")))
     if not folds:
         raise FileNotFoundError(f"{argument} is neither a checkpoint nor a run folder with a best_f1.pt")
+    if not (path / "folds.csv").is_file():
+        print(f"note: {argument} is not finished: {len(folds)} of its folds are used", file=sys.stderr)
     return folds
 
 
@@ -125,6 +128,7 @@ class Template:
     rows: list[dict[str, str]]
     label: str
     images: list[str]  # the file of each row
+    image: str  # the column that names it
 
 
 def read_template(folder: Path, template: str | None) -> Template:
@@ -148,9 +152,9 @@ def read_template(folder: Path, template: str | None) -> Template:
         if not images:
             raise ValueError(f"{folder} holds no image")
         rows = [{"ID": Path(image).relative_to(folder).as_posix(), "target": ""} for image in images]
-        return Template(None, ["ID", "target"], rows, "target", images)
+        return Template(None, ["ID", "target"], rows, "target", images, "ID")
     rows = data.read_rows(path)
-    columns = {name.lower(): name for name in rows[0]}
+    columns = data.columns_of(path, rows)
     known = [columns[name] for name in data.COLUMNS["image"] if name in columns]
     column, root = data.find_images(path, rows[0], known, roots)
     images = [data.find_file(root, row[column]) for row in rows]
@@ -170,10 +174,10 @@ def read_template(folder: Path, template: str | None) -> Template:
         raise ValueError(f"{path}: {len(others)} images beside those of its rows have no row, such as {others[0]}")
     labels = [columns[name] for name in data.COLUMNS["label"] if name in columns]
     names = list(rows[0])
-    if labels or names[-1] != column:
-        return Template(path, names, rows, [*labels, names[-1]][0], images)
-    rows = [{"ID": str(i)} | row | {"target": ""} for i, row in enumerate(rows)]  # a test.csv that has images alone
-    return Template(path, list(rows[0]), rows, "target", images)
+    if labels or (names[-1] != column and path.name != "test.csv"):
+        return Template(path, names, rows, [*labels, names[-1]][0], images, column)
+    rows = [{"ID": str(i)} | row | {"target": ""} for i, row in enumerate(rows)]  # a test.csv has no label to fill in
+    return Template(path, list(rows[0]), rows, "target", images, column)
 
 
 def write_submission(path: Path, template: Template, labels: list[str]) -> None:
@@ -244,15 +248,22 @@ def macro_f1(probs: np.ndarray, targets: np.ndarray) -> float:
 
 
 def validation_of(arguments: list[str]) -> list[dict[str, np.ndarray]]:
-    """paths, targets and probs of each argument's validation images (of all its folds)."""
+    """paths, targets and probs of each argument's validation images (of all its folds).
+
+    ValueError for a checkpoint that is no best_f1.pt: what a run keeps of its validation is that model's alone.
+    """
     found = []
     for argument in arguments:
-        parts = [path.with_name("val_probs.npz") for path in checkpoints_of(argument)]
-        for part in parts:
+        checkpoints, loaded = checkpoints_of(argument), []
+        for path in checkpoints:
+            if path.name != "best_f1.pt":
+                raise ValueError(f"{path}: what it says of validation images is known of best_f1.pt alone")
+            part = path.with_name("val_probs.npz")
             if not part.is_file():
                 raise FileNotFoundError(f"{part} is not there: validation can only be had from run folders")
-        loaded = [dict(np.load(part)) for part in parts]
-        found.append({key: np.concatenate([part[key] for part in loaded]) for key in ("paths", "targets", "probs")})
+            loaded.append(runs.read_predictions(part))
+        keys = ("paths", "targets", "probs")
+        found.append({key: np.concatenate([getattr(part, key) for part in loaded]) for key in keys})
     return found
 
 
@@ -395,11 +406,14 @@ def refine(
 def score(answers: str, template: Template, probs: np.ndarray, saved: dict[str, Any]) -> None:
     """Macro F1, accuracy, F1 of each class, and the most confused pairs with their files."""
     rows = data.read_rows(Path(answers))
-    key = next((name for name in template.columns if name in rows[0] and name != template.label), None)
+    names = [template.image, *(name for name in template.columns if name not in (template.image, template.label))]
+    key = next((name for name in names if name in rows[0]), None)
     label = template.label if template.label in rows[0] else list(rows[0])[-1]
     if key is None or label == key:
         raise ValueError(f"{answers} has the columns {list(rows[0])}: one of {template.columns} and a label are needed")
     truth = {row[key]: row[label].strip() for row in rows}
+    if len(truth) < len(rows) or len({row[key] for row in template.rows}) < len(template.rows):
+        raise ValueError(f"{answers}: column {key} does not tell the rows apart")
     names = saved["labels"] if set(truth.values()) <= set(saved["labels"]) else saved["classes"]
     unknown = sorted(set(truth.values()) - set(names))
     if unknown:
@@ -456,8 +470,13 @@ def parse_options(argv: list[str] | None = None) -> argparse.Namespace:
         parser.error("--refine CHILD and --when CLASSES go together")
     if options.blend and len(options.runs) < 2:
         parser.error("--blend needs two runs or more")
-    if Path(options.out).is_dir():
-        parser.error(f"--out {options.out} is a folder")
+    for flag, file in (("--out", options.out), ("--probs", options.probs)):
+        if file and Path(file).is_dir():
+            parser.error(f"{flag} {file} is a folder")
+        if file and not Path(file).parent.is_dir():
+            parser.error(f"{flag} {file}: there is no folder {Path(file).parent}")
+    if options.prior_adjust is not None and not math.isfinite(options.prior_adjust):
+        parser.error(f"--prior-adjust must be a number, got {options.prior_adjust}")
     return options
 
 
@@ -518,7 +537,8 @@ def main(argv: list[str] | None = None) -> None:
             shares = predict_probs(children, template.images, options.batch_size, device, "none", amp)[0]
         with blaming("--when"):
             probs, saved = refine(probs, saved, shares, children[0][0].saved, options.when)
-    write_submission(Path(options.out), template, [saved["labels"][c] for c in probs.argmax(1)])
+    with blaming("--out"):
+        write_submission(Path(options.out), template, [saved["labels"][c] for c in probs.argmax(1)])
     print(f"{options.out}: {len(template.rows):,} rows, column {template.label} filled in")
     if options.probs:
         with blaming("--probs"), checkpoint.replacing(options.probs) as file:

@@ -27,6 +27,7 @@ import shlex
 import subprocess
 import sys
 import time
+import zipfile
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -89,7 +90,7 @@ def write_config(
     path = folder / "config.json"
     folder.mkdir(parents=True, exist_ok=True)
     if path.exists():  # resumed
-        began = _read_json(path)
+        began = read_config(folder)
         if began["data"] != digest:
             raise ValueError(f"the images, labels or split are not those that the run in {folder} began with")
         config |= {key: began[key] for key in ("command", "started", "versions") if key in began}
@@ -199,23 +200,40 @@ class Run:
 def read(folder: str | Path) -> Run:
     """Reads what there is. Raises: ValueError if it is no run folder, or something in it is not readable."""
     folder = Path(folder)
-    if not (folder / "config.json").is_file():
-        raise ValueError(f"{folder} is no run folder: there is no config.json in it")
+    config, log = read_config(folder), []
     try:
-        config, log = _read_json(folder / "config.json"), []
         if (folder / "log.csv").is_file():
             with open(folder / "log.csv", newline="", encoding="utf-8") as file:
                 log = [{key: float(value) for key, value in row.items()} for row in csv.DictReader(file)]
         file = next((folder / name for name in ("oof.npz", "val_probs.npz") if (folder / name).is_file()), None)
-        predictions = Predictions(**np.load(file)) if file else None
+        predictions = read_predictions(file) if file else None
     except (ValueError, TypeError, OSError) as error:
         raise ValueError(f"{folder} is no readable run: {error}") from error
     inner = sorted(folder.glob("fold*/config.json"), key=lambda path: int(path.parent.name.removeprefix("fold")))
     return Run(folder, config, log, predictions, [read(path.parent) for path in inner])
 
 
-def _read_json(path: Path) -> dict[str, Any]:
-    return json.loads(path.read_text("utf-8", "surrogateescape"))
+def read_config(folder: Path) -> dict[str, Any]:
+    """ValueError if there is none, or it is damaged."""
+    file = folder / "config.json"
+    if not file.is_file():
+        raise ValueError(f"{folder} is no run folder: there is no {file}")
+    try:
+        config = json.loads(file.read_text("utf-8", "surrogateescape"))
+        lacking = {"options", "classes", "data", "command", "versions"} - config.keys()
+    except (ValueError, AttributeError, OSError) as error:
+        raise ValueError(f"{file} is damaged: {error}") from error
+    if lacking:
+        raise ValueError(f"{file} is damaged: it lacks {', '.join(sorted(lacking))}")
+    return config
+
+
+def read_predictions(file: Path) -> Predictions:
+    """What write_predictions or write_folds wrote. ValueError that names the file if it is damaged."""
+    try:
+        return Predictions(**np.load(file))
+    except (ValueError, TypeError, EOFError, zipfile.BadZipFile) as error:
+        raise ValueError(f"{file} is damaged: {error}") from error
 
 
 if __name__ == "__main__":

@@ -496,7 +496,8 @@ def main(argv: Sequence[str] | None = None) -> None:
             run(options)
         except Stopped:
             name = signal.Signals(SIGNALS.asked).name
-            go_on = f": python train.py --resume {shlex.quote(options.out)}" if options.out else ""
+            has_begun = options.out and (Path(options.out) / "config.json").exists()
+            go_on = f": python train.py --resume {shlex.quote(options.out)}" if has_begun else " before the run began"
             print(f"train.py: stopped by {name}{go_on}", file=sys.stderr)
             raise SystemExit(128 + SIGNALS.asked) from None
 
