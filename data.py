@@ -408,7 +408,8 @@ def read_rows(csv_file: Path) -> list[dict[str, str]]:
                 raise ValueError(f"{csv_file}: line {reader.line_num} does not have the header's {n} columns")
             rows.append(row)
     except csv.Error as error:
-        raise ValueError(f"{csv_file} cannot be read before line {reader.line_num + 1}: {error}") from error
+        begins = reader.line_num + 1
+        raise ValueError(f"{csv_file}: the row that begins in line {begins} cannot be read: {error}") from error
     if not rows:
         raise ValueError(f"{csv_file} has no rows")
     return rows

@@ -8,7 +8,9 @@ import torch
 from PIL import Image
 from torchvision.transforms import v2
 
+import augment
 import data
+import pixels
 from augment import (
     AUGMENTS,
     IMAGENET_MEAN,
@@ -370,3 +372,23 @@ def test_bad_input_of_offline_copies_is_an_error(tmp_path):
     with pytest.raises(ValueError, match="1 images are not in .*, such as sub/b.png"):
         write_copies(folder, csv_file, 1, tmp_path / "new")
     assert not (tmp_path / "new").exists()
+
+
+def test_copies_have_the_pixels_that_training_would_see(tmp_path):
+    ramp = np.linspace(2000, 60000, 400).reshape(20, 20).astype(np.uint16)
+    Image.fromarray(ramp).save(tmp_path / "grey16.png")
+    clear = np.zeros((20, 20, 4), np.uint8)
+    clear[5:10, 5:10] = 255, 0, 0, 255
+    Image.fromarray(clear).save(tmp_path / "clear.png")
+    (tmp_path / "x.csv").write_text("image,label\ngrey16.png,a\nclear.png,b\n")
+    augment.write_copies(tmp_path, tmp_path / "x.csv", 1, tmp_path / "out", "none")
+    for name in ("grey16", "clear"):
+        expected = pixels.decode_file(str(tmp_path / f"{name}.png"))
+        assert torch.equal(pixels.decode_file(str(tmp_path / "out" / "images" / f"{name}_aug1.png")), expected)
+
+
+def test_a_ragged_csv_of_copies_is_an_error(tmp_path):
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
+    (tmp_path / "x.csv").write_text("label,image\na,a.png\nb\n")
+    with pytest.raises(ValueError, match="x.csv: line 3 does not have the header's columns"):
+        augment.write_copies(tmp_path, tmp_path / "x.csv", 1, tmp_path / "out")

@@ -713,3 +713,100 @@ def test_oversample_repeats_every_image_as_evenly_as_can_be():
     assert n == [80, 80, 0, 80]
     repeats = np.bincount(places, minlength=100)
     assert set(repeats[:80]) == {1} and set(repeats[80:95]) == {5, 6} and set(repeats[95:]) == {16}
+
+
+# --- what a stranger's files look like -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("loose", [(3,), (1, 4)])
+def test_a_loose_quote_is_an_error_and_not_the_loss_of_the_rows_after_it(tmp_path, loose):
+    lines = [f'{i}.png,{"ab"[i % 2]},{chr(34) if i in loose else ""}5 inch' for i in range(6)]
+    csv_folder(tmp_path, rows_of("ababab"))
+    (tmp_path / "train.csv").write_text("\n".join(["file,label,note", *lines]) + "\n")
+    with pytest.raises(ValueError, match=f"train.csv: the row that begins in line {loose[0] + 2} cannot be read"):
+        read(str(tmp_path))
+
+
+def test_quotes_that_are_closed_may_hold_commas_and_lines(tmp_path):
+    csv_folder(tmp_path, rows_of("abab"))
+    lines = "".join(f'{i}.png,"a, ""big""",{i % 2},"two\nlines"\n' for i in range(4))
+    (tmp_path / "train.csv").write_text("file,note,label,more\n" + lines)
+    assert read(str(tmp_path)).targets.tolist() == [0, 1, 0, 1]
+
+
+@pytest.mark.parametrize(
+    "header, said",
+    [
+        ("file,label,label", "has 2 columns called 'label'"),
+        ("file,label,Label", "'label' and 'Label' differ only in"),
+        ("file,label, label", "'label' and ' label' differ only in"), ("file;label;x", r"parted by ';'\? Save it with"),
+    ],
+)  # fmt: skip
+def test_a_header_that_can_be_read_in_two_ways_is_refused(tmp_path, header, said):
+    csv_folder(tmp_path, rows_of("abab"))
+    mark = ";" if ";" in header else ","
+    (tmp_path / "train.csv").write_text(header + "\n" + "".join(f"{i}.png{mark}a{mark}b\n" for i in range(4)))
+    with pytest.raises(ValueError, match=said):
+        read(str(tmp_path))
+
+
+def test_blanks_around_the_headers_names_do_not_matter(tmp_path):
+    csv_folder(tmp_path, rows_of("abab"))
+    (tmp_path / "train.csv").write_text("file , label , extra\n" + "".join(f"{i}.png,{i % 2},x\n" for i in range(4)))
+    assert read(str(tmp_path)).layout.endswith("image column file , label column  label , group column none")
+
+
+def test_backslashes_of_windows_are_found(tmp_path):
+    csv_folder(tmp_path, [{"path": f"images/{i}.png", "label": "ab"[i % 2]} for i in range(4)], "path")
+    (tmp_path / "train.csv").write_text("path,label\n" + "".join(f"images\\{i}.png,{i % 2}\n" for i in range(4)))
+    assert [os.path.basename(path) for path in read(str(tmp_path)).paths] == ["0.png", "1.png", "2.png", "3.png"]
+
+
+def test_blanks_do_not_part_a_group_and_an_image_without_one_is_its_own(tmp_path):
+    groups = ["p", "p ", " p", "", "", "q"]
+    table = read(csv_folder(tmp_path, rows_of("ababab", group=groups)))
+    assert len(set(table.groups[:3])) == 1 and len(set(table.groups)) == 4
+
+
+def test_class_numbers_are_written_back_as_they_were_and_not_in_two_ways(tmp_path):
+    table = read(csv_folder(tmp_path / "a", rows_of(["00", "02", "00", "02"])))
+    assert table.labels == ["00", "1", "02"] and table.classes == ["0", "1", "2"]
+    with pytest.raises(ValueError, match="class 1 is written '01' and '1'"):
+        read(csv_folder(tmp_path / "b", rows_of(["0", "01", "0", "1"])))
+    with pytest.raises(ValueError, match="train.csv: 9+ in column 'label' is no class number for 4 rows"):
+        read(csv_folder(tmp_path / "c", rows_of(["0", "1", "0", "9" * 5000])))
+
+
+def test_names_of_classes_from_meta_are_stripped_told_apart_and_checked(tmp_path):
+    folder = csv_folder(tmp_path, [{"file": f"{i}.png", "target": i % 4} for i in range(8)])
+    (tmp_path / "meta.csv").write_text("target,class_name\n0,cat \n1,same\n2,same\n3,\n")
+    assert read(folder).classes == ["cat", "same (1)", "same (2)", "3"]
+    (tmp_path / "meta.csv").write_text("target,class_name\nx,cat\n")
+    with pytest.raises(ValueError, match=r"meta.csv: target 'x' is no class number"):
+        read(folder)
+
+
+@pytest.mark.parametrize("names", [("Train", "Val"), ("training", "validation"), ("TRAIN", "valid")])
+def test_training_and_validation_folders_may_be_called_otherwise(tmp_path, names):
+    for name in names:
+        write_images(tmp_path / name, {"a": 2, "b": 2})
+    table = read(str(tmp_path))
+    assert table.classes == ["a", "b"] and table.is_val.sum() == 4
+
+
+def test_two_validation_folders_are_an_error_and_others_a_note(tmp_path):
+    for name in ("train", "val", "more"):
+        write_images(tmp_path / name, {"a": 2, "b": 2})
+    assert f"left alone beside {tmp_path / 'train'}" in read(str(tmp_path)).notes[0]
+    write_images(tmp_path / "valid", {"a": 2, "b": 2})
+    with pytest.raises(ValueError, match="holds val and valid: which of them is meant"):
+        read(str(tmp_path))
+
+
+def test_images_beside_the_classes_and_linked_folders_are_notes(tmp_path):
+    write_images(tmp_path, {"a": 2, "b": 2})
+    picture(3).save(tmp_path / "loose.png")
+    (tmp_path / "a" / "more").symlink_to(tmp_path / "b")
+    table = read(str(tmp_path))
+    assert len(table) == 4 and any("1 images beside the class folders left alone" in note for note in table.notes)
+    assert any(str(tmp_path / "a" / "more") in note for note in table.notes)

@@ -606,3 +606,29 @@ def test_a_transform_gets_each_image_with_a_generator_of_its_own(images):
 def test_a_transform_that_fails_names_the_file(images, transform, said):
     with pytest.raises(pixels.TransformError, match=f"transform of .*000.png: .*{said}"):
         next(iter(Batches(images, np.arange(21), 4, transform=transform)))
+
+
+def test_what_was_found_alike_is_forgotten_when_a_file_is_mended(tmp_path):
+    paths = [str(tmp_path / f"{i}.png") for i in range(3)]
+    for i, path in enumerate(paths):
+        Image.effect_noise((16, 16), 50 + i).convert("RGB").save(path)
+    good, status = Path(paths[0]).read_bytes(), os.stat(paths[0])
+    Path(paths[0]).write_bytes(b"\0" * len(good))
+    os.utime(paths[0], ns=(status.st_atime_ns, status.st_mtime_ns))
+    targets = np.zeros(3, np.int64)
+    assert len(pixels.find_copies(pixels.decode(paths, targets, 16, tmp_path / "cache", bad="skip"))[0]) == 2
+    Path(paths[0]).write_bytes(good)
+    os.utime(paths[0], ns=(status.st_atime_ns, status.st_mtime_ns))
+    assert len(pixels.find_copies(pixels.decode(paths, targets, 16, tmp_path / "cache", bad="skip"))[0]) == 3
+
+
+def test_a_batch_thread_ends_with_the_program_though_its_generator_is_left_open(tmp_path):
+    code = (
+        "import time, pixels\n"
+        "def slow():\n    while True:\n        time.sleep(0.05); yield 1\n"
+        "ahead = pixels._ahead(slow())\n"
+        "print(next(ahead))\n"
+    )
+    root = Path(pixels.__file__).parent
+    done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0 and done.stdout == "1\n" and done.stderr == ""

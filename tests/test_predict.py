@@ -367,3 +367,63 @@ def test_two_stages_end_to_end(here, capsys):
     with pytest.raises(SystemExit):
         run(here / "parent", "--data", "comp", "--refine", "pair", "--out", here / "t.csv")
     assert "--refine CHILD and --when CLASSES go together" in capsys.readouterr().err
+
+
+# --- what must not be judged or written by mistake -------------------------------------------------------------------
+
+
+def test_another_checkpoint_is_not_judged_by_what_best_f1_said(here, capsys):
+    for words in (["--tune-bias"], ["--tta", "flip"], ["--prior-adjust", 1]):
+        said = refused(capsys, "one/best_loss.pt", "--data", "comp", "--out", here / "s.csv", *words)
+        assert "one/best_loss.pt: what it says of validation images is known of best_f1.pt alone" in said
+    run("one/best_loss.pt", "--data", "comp", "--out", here / "s.csv")
+
+
+def test_answers_are_found_by_the_image_column_wherever_it_stands(here, capsys):
+    truth = read_csv("answers.csv")
+    write_csv(here / "template.csv", [{"usage": "Public"} | row | {"target": 0} for row in truth])
+    write_csv(here / "answers.csv", [{"usage": "Public"} | row for row in truth])
+    words = ["five", "--data", "comp", "--template", here / "template.csv", "--out", here / "s.csv", "--answers"]
+    run(*words, here / "answers.csv")
+    first = re.search(r"\nmacro F1 \S+", capsys.readouterr().out).group(0)
+    run("five", "--data", "comp", "--out", here / "s.csv", "--answers", "answers.csv")
+    assert first == re.search(r"\nmacro F1 \S+", capsys.readouterr().out).group(0)
+    write_csv(here / "no_key.csv", [{"usage": "Public", "target": row["target"]} for row in truth])
+    assert "column usage does not tell the rows apart" in refused(capsys, *words, here / "no_key.csv")
+
+
+def test_the_columns_of_a_test_csv_are_kept_and_the_label_is_added(here):
+    rows = [{"image": row["ID"], "width": "640", "height": "480"} for row in read_csv("answers.csv")]
+    write_csv(here / "test.csv", rows)
+    run("one", "--data", "comp", "--template", here / "test.csv", "--out", here / "s.csv")
+    written = read_csv(here / "s.csv")
+    assert list(written[0]) == ["ID", "image", "width", "height", "target"]
+    assert {row["height"] for row in written} == {"480"} and {row["target"] for row in written} <= {"0", "1", "2"}
+
+
+@pytest.mark.parametrize("flag", ["--out", "--probs"])
+def test_a_folder_that_is_not_there_is_refused_before_anything_is_predicted(here, capsys, flag, monkeypatch):
+    monkeypatch.setattr(predict, "load_all", lambda *arguments: pytest.fail("began"))
+    said = refused(capsys, "one", "--data", "comp", flag, here / "nowhere" / "x")
+    assert f"{flag} {here}/nowhere/x: there is no folder {here}/nowhere" in said
+
+
+@pytest.mark.parametrize("tau", ["nan", "inf"])
+def test_a_prior_adjustment_that_is_no_number_is_refused(here, capsys, tau):
+    assert "--prior-adjust must be a number" in refused(capsys, "one", "--data", "comp", "--prior-adjust", tau)
+
+
+def test_damaged_probabilities_are_named(here, capsys):
+    shutil.copytree("one", here / "run")
+    content = (here / "run" / "val_probs.npz").read_bytes()
+    (here / "run" / "val_probs.npz").write_bytes(content[: len(content) // 2])
+    said = refused(capsys, here / "run", "--data", "comp", "--tune-bias", "--out", here / "s.csv")
+    assert "val_probs.npz is damaged" in said and "Traceback" not in said
+
+
+def test_a_run_of_folds_that_is_not_finished_is_used_with_a_note(here, capsys):
+    shutil.copytree("five", here / "run")
+    shutil.rmtree(here / "run" / "fold2")
+    (here / "run" / "folds.csv").unlink()
+    run(here / "run", "--data", "comp", "--out", here / "s.csv")
+    assert "is not finished: 2 of its folds are used" in capsys.readouterr().err

@@ -1,5 +1,6 @@
 """train.py: the window's gradient, the order inside an update, what a run leaves, what it refuses."""
 
+import contextlib
 import csv
 import json
 import math
@@ -889,6 +890,50 @@ def test_a_file_name_that_is_no_utf_8_goes_through_a_run(workspace, capsys):
         start(out="no")
     assert "1 of 43 images cannot be decoded" in capsys.readouterr().err
     train.main(["--resume", "run"])
+
+
+# --- seams ------------------------------------------------------------------------------------------------------------
+
+
+def test_a_fold_column_beside_given_validation_images_is_refused_or_a_note(workspace, capsys):
+    image_folder(workspace / "v", (4, 4, 4), seed=9)
+    rows = [{"file": str(path.relative_to("d")), "label": path.parent.name, "fold": i % 2}
+            for i, path in enumerate(sorted(Path("d").rglob("*.png")))]  # fmt: skip
+    with open("with_folds.csv", "w", newline="") as file:
+        writer = csv.DictWriter(file, rows[0])
+        writer.writeheader()
+        writer.writerows(rows)
+    words = ["--csv", "with_folds.csv", "--val-data", "v"]
+    said = refused(capsys, *base_words(), *words, "--fold-col", "fold", "--out", "no")
+    assert "--fold-col: fold has no effect: the validation images are given" in said
+    start("--csv", "with_folds.csv", "--val-data", "v", "--label-col", "label", "--epochs", 1, out="noted")
+    assert "folds left alone: validation images are given" in capsys.readouterr().out
+
+
+def test_resuming_one_fold_names_the_run_that_it_is_of(workspace, capsys):
+    start("--folds", 3, "--epochs", 1, out="five")
+    assert f"is a fold: resume the run that it is of, {Path('five').resolve()}" in refused(
+        capsys, "--resume", "five/fold1"
+    )
+
+
+@pytest.mark.parametrize("content, said", [("{", "is damaged"), ("{}", "it lacks classes, command, data")])
+def test_a_damaged_config_is_one_line(workspace, capsys, content, said):
+    start("--epochs", 1, out="hurt")
+    Path("hurt/config.json").write_text(content)
+    assert said in refused(capsys, "--resume", "hurt")
+
+
+def test_a_signal_before_the_run_has_a_folder_promises_no_resume(workspace, capsys, monkeypatch):
+    def stop(*arguments):
+        raise train.Stopped
+
+    monkeypatch.setattr(train, "make_state", stop)
+    monkeypatch.setattr(train.SIGNALS, "asked", 15)
+    monkeypatch.setattr(train.SIGNALS, "installed", contextlib.nullcontext)
+    with pytest.raises(SystemExit) as ended:
+        start(out="never")
+    assert ended.value.code == 143 and "stopped by SIGTERM before the run began" in capsys.readouterr().err
 
 
 # --- the look --------------------------------------------------------------------------------------------------------
