@@ -106,29 +106,63 @@ def parse_options(argv: Sequence[str]) -> argparse.Namespace:
     own, shared = (argv[: argv.index("--")], argv[argv.index("--") + 1 :]) if "--" in argv else (argv, [])
     options = parser.parse_args(own)
     options.shared = shared
-    typed = {word.partition("=")[0].replace("_", "-") for word in shared}
     if not options.vary:
         parser.error("--vary is missing: what is to be compared? For example --vary loss=ce,focal")
     if not re.fullmatch(r"\d+(,\d+)*", options.seeds):
         parser.error(f"--seeds must be whole numbers such as 0,1,2, got {options.seeds}")
     options.seeds = [int(seed) for seed in options.seeds.split(",")]
-    flags = {flag for action in cli.make_parser()._actions for flag in action.option_strings}
-    options.vary = [axis.partition("=")[::2] for axis in options.vary]
-    for name, values in options.vary:
-        flag = f"--{name.strip().replace('_', '-')}"
-        if flag not in flags or flag in ("--seed", "--out", "--resume", "--preview", "--help"):
-            close = difflib.get_close_matches(flag, flags, 3)
-            parser.error(f"--vary {name}={values}: choose an option of train.py" + (f", {close[0]}?" if close else ""))
-        if len(set(values.split(","))) != len(values.split(",")):
-            parser.error(f"--vary {name}={values}: a value stands there twice")
-        if flag in typed:
-            parser.error(f"--vary {name}={values}: {flag} also stands after --; which one is meant?")
-    for flag in ("--seed", "--out", "--resume", "--preview"):
-        if flag in typed:
-            parser.error(f"{flag} cannot stand after --: every run has a seed and a folder of its own")
     if len(set(options.seeds)) < len(options.seeds):
         parser.error(f"--seeds {options.seeds}: a seed stands there twice")
+    try:
+        options.vary = [parse_axis(axis) for axis in options.vary]
+        check_words(shared, "after --")
+    except ValueError as error:
+        parser.error(str(error))
+    used = destinations(shared)
+    for name, values in options.vary:
+        destination = FLAGS[flag_of(name)]
+        if destination in used:
+            parser.error(f"--vary {name}={values}: {flag_of(name)} stands a second time; which one is meant?")
+        used.add(destination)
     return options
+
+
+FLAGS = {flag: action.dest for action in cli.make_parser()._actions for flag in action.option_strings}
+NOT_SHARED = {"seed", "out", "resume", "preview", "help"}  # every run has its own seed and folder
+
+
+def flag_of(name: str) -> str:
+    return f"--{name.strip().replace('_', '-')}"
+
+
+def destinations(words: Sequence[str]) -> set[str]:
+    """Which options of train.py stand among the words, whatever they are called: --criterion is --loss."""
+    flags = (word.partition("=")[0].replace("_", "-") for word in words)
+    return {FLAGS[flag] for flag in flags if flag in FLAGS}
+
+
+def check_words(words: Sequence[str], where: str) -> None:
+    for name in sorted(destinations(words) & NOT_SHARED):
+        raise ValueError(f"--{name} cannot stand {where}: every run has a seed and a folder of its own")
+
+
+def parse_axis(axis: str) -> tuple[str, str]:
+    """("loss", "ce,focal") of "loss=ce,focal". ValueError that names --vary."""
+    name, equals, values = axis.partition("=")
+    if not equals:
+        raise ValueError(f"--vary {axis}: write NAME=VALUE,VALUE")
+    if FLAGS.get(flag_of(name), "help") in NOT_SHARED:
+        close = difflib.get_close_matches(flag_of(name), FLAGS, 1)
+        raise ValueError(f"--vary {axis}: choose an option of train.py" + (f", {close[0]}?" if close else ""))
+    if len(set(values.split(","))) != len(values.split(",")):
+        raise ValueError(f"--vary {axis}: a value stands there twice")
+    for value in values.split(","):
+        try:
+            words = shlex.split(value)
+        except ValueError as error:
+            raise ValueError(f"--vary {axis}: {error}") from error
+        check_words(words, f"in --vary {axis}")
+    return name, values
 
 
 def make_rows(options: argparse.Namespace) -> list[Row]:
@@ -136,7 +170,11 @@ def make_rows(options: argparse.Namespace) -> list[Row]:
     rows = []
     for values in itertools.product(*([(name, value) for value in values.split(",")] for name, values in options.vary)):
         name = " ".join(f"{name}={value.strip() or '(default)'}" for name, value in values)
-        varied = [word for name, value in values if value.strip() for word in shlex.split(f"--{name.strip()} {value}")]
+        axes = [shlex.split(f"{flag_of(axis)} {value}") if value.strip() else [] for axis, value in values]
+        twice = [a & b for a, b in itertools.combinations(map(destinations, axes), 2) if a & b]
+        if twice:
+            raise ValueError(f"--vary {name}: {flag_of(min(twice[0]))} stands in two of them")
+        varied = [word for words in axes for word in words]
         row = Row(name, [])
         for seed in options.seeds:
             folder = Path(options.out) / re.sub(r"[^\w.+=,-]", "_", name) / f"seed{seed}"
@@ -190,15 +228,26 @@ def started(command: list[str], output: Path) -> Iterator[subprocess.Popen]:
 
 def train(job: Job, bar: tqdm) -> int:
     """Begins the run or goes on with it, and moves the bar by its epochs. Returns train.py's exit code."""
-    argv = ["--resume", str(job.folder)] if (job.folder / "config.json").exists() else job.argv
+    run, argv, before = job.run(), job.argv, bar.n
+    if run:
+        argv = ["--resume", str(job.folder), *changed(job, run)]
     job.folder.mkdir(parents=True, exist_ok=True)
-    before = bar.n
     with started([sys.executable, os.path.relpath(TRAIN), *argv], job.folder / "output.txt") as process:
         while process.poll() is None:
             time.sleep(0.2)
             bar.update(before + min(job.epochs_done(), job.epochs) - bar.n)
     bar.update(before + job.epochs - bar.n)  # also those that --patience or an error has saved
     return process.returncode
+
+
+def changed(job: Job, run: runs.Run) -> list[str]:
+    """The options that a resumed run may have otherwise, where they are asked for now."""
+    words = []
+    for name in sorted(cli.MAY_CHANGE - {"resume"}):
+        value = getattr(job.options, name)
+        if value not in (None, False, run.options.get(name)):
+            words += [flag_of(name)] if value is True else [flag_of(name), str(value)]
+    return words
 
 
 def train_all(options: argparse.Namespace, rows: list[Row]) -> list[str]:
@@ -214,15 +263,15 @@ def train_all(options: argparse.Namespace, rows: list[Row]) -> list[str]:
         file=sys.stderr if sys.stderr.isatty() else nowhere,
     ) as bar:  # fmt: skip
         for number, (row, job, run) in enumerate(jobs, 1):
-            said, code = "was finished", 0
+            said, code, output = "was finished", 0, job.folder / "output.txt"
             if not (run and run.is_finished):
+                before = output.stat().st_size if output.exists() else 0
                 code = train(job, bar)
                 seconds = bar.format_dict["elapsed"] / bar.n * (total - bar.n)
                 said = f"about {duration(seconds)} left" if bar.n < total else ""
             run = job.run()
             if code:
-                output = job.folder / "output.txt"
-                said = f"failed with exit code {code}: {last_line(output)}  {said}"
+                said = f"failed with exit code {code}: {last_line(output, before)}  {said}"
                 failed.append(f"{row.name} seed {job.seed}: see {output}")
             elif run and run.predictions:
                 row.results[job.seed] = result = make_result(run)
@@ -239,9 +288,10 @@ def duration(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
-def last_line(output: Path) -> str:
-    """What a run said of its error."""
-    lines = [line for line in output.read_text("utf-8", "replace").splitlines() if line.strip()]
+def last_line(output: Path, start: int) -> str:
+    """What a run said of its error, from this byte of its output on."""
+    text = output.read_bytes()[start:].decode("utf-8", "replace")
+    lines = [line for line in text.splitlines() if line.strip()]
     return next((line for line in reversed(lines) if ": error: " in line), lines[-1] if lines else "it said nothing")
 
 
@@ -264,11 +314,16 @@ class Answers:
         return metrics.f1_score(self.preds, self.targets, self.num_classes)
 
     @cached_property
+    def images(self) -> bytes:
+        """A checksum of the images and their classes, in any order."""
+        order = np.argsort(self.paths)
+        lines = [f"{path}\n{target}" for path, target in zip(self.paths[order], self.targets[order], strict=True)]
+        return hashlib.sha256("\n".join(lines).encode("utf-8", "surrogateescape")).digest()
+
+    @cached_property
     def resampled(self) -> np.ndarray:
         """(SAMPLES,) macro F1 on images drawn with replacement. The same images are drawn alike, so runs make pairs."""
-        order = np.argsort(self.paths)
-        names = "\n".join(self.paths[order]).encode("utf-8", "surrogateescape")
-        rng = np.random.default_rng(list(hashlib.sha256(names).digest()))
+        order, rng = np.argsort(self.paths), np.random.default_rng(list(self.images))
         targets, preds = torch.from_numpy(self.targets[order]), torch.from_numpy(self.preds[order])
         N, block, scores = len(targets), max(1, 2**23 // len(targets)), []
         for size in [block] * (SAMPLES // block) + [SAMPLES % block]:
@@ -315,9 +370,12 @@ class Difference:
     low: float
     high: float
     seeds: int
+    on_the_same_images: bool
 
     @property
     def verdict(self) -> str:
+        if not self.on_the_same_images:
+            return "judged on other images"
         if self.seeds < 2:
             return "one seed shows nothing"
         return "better" if self.low > 0 else "worse" if self.high < 0 else "within noise"
@@ -338,7 +396,8 @@ def difference(first: dict[int, Answers], other: dict[int, Answers]) -> Differen
         error = observed.std(ddof=1) / math.sqrt(len(seeds))
         chance += error * np.random.default_rng(0).standard_t(len(seeds) - 1, len(chance))
     low, high = observed.mean() + np.quantile(chance, [0.025, 0.975])
-    return Difference(float(observed.mean()), float(low), float(high), len(seeds))
+    same = all(first[seed].images == other[seed].images for seed in seeds)
+    return Difference(float(observed.mean()), float(low), float(high), len(seeds), same)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -476,7 +535,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         raise SystemExit(128 + SIGNALS.asked) from None
     print()
     print_table(rows)
-    print(f"\nfiles: {options.out}/ with compare.html, compare.md, compare.csv, runs.csv, and a folder a run")
+    if any(row.results for row in rows):
+        print(f"\nfiles: {options.out}/ with compare.html, compare.md, compare.csv, runs.csv, and a folder a run")
     if failed:
         print("\n".join([f"\n{len(failed)} runs failed:", *failed]), file=sys.stderr)
         raise SystemExit(1)

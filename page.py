@@ -66,6 +66,11 @@ def folded(summary: str, *children: Any) -> Html:
     return tag("details", tag("summary", summary), *children)
 
 
+def named(c: int, names: Sequence[str]) -> Html:
+    """A class by number and name; a name that is written from right to left does not turn the rest around."""
+    return join([f"{c} ", tag("bdi", names[c])])
+
+
 @dataclass
 class Bar:
     """A table cell with a bar behind its text, `share` of the cell wide (0 to 1)."""
@@ -249,7 +254,7 @@ def heat_table(counts: np.ndarray, names: Sequence[str], caption: str, rows: Seq
                  f"{names[t]} as {names[p]}: {counts[t, p]}" if counts[t, p] else None, t == p)
             for p in rows
         ]  # fmt: skip
-        lines.append(tag("tr", tag("th", f"{t} {names[t]}", scope="row"), *cells))
+        lines.append(tag("tr", tag("th", named(t, names), scope="row"), *cells))
     whole = tag("table", tag("caption", caption), tag("thead", tag("tr", *head)), tag("tbody", *lines), class_="heat")
     return tag("div", whole, class_="wide", tabindex="0", role="region", aria_label=caption)
 

@@ -162,7 +162,7 @@ def class_table(said: runs.Predictions, names: Sequence[str], before: Any, after
     lines = []
     for row in rows:
         c = row["class"]
-        line = [f"{c} {names[c]}", page.Bar(f"{row['f1']:.4f}", row["f1"]), f"{row['precision']:.4f}",
+        line = [page.named(c, names), page.Bar(f"{row['f1']:.4f}", row["f1"]), f"{row['precision']:.4f}",
                 f"{row['recall']:.4f}", f"{row['support']:,}"]  # fmt: skip
         line += [page.Bar(f"{counts[c]:,.0f}", counts[c] / most) for counts in (before, after) if counts]
         lines.append(line)
@@ -202,21 +202,24 @@ def mistakes(run: runs.Run) -> Html:
         shots = []
         for i in rows:
             what = f"{names[target]} taken for {names[pred]}, {confidence[i]:.1%} sure"
-            shots.append(tag("li", thumbnail(str(said.paths[i]), what), short_path(str(said.paths[i])), tag("br"),
+            path = str(said.paths[i])
+            shots.append(tag("li", thumbnail(run, path, what), short_path(path), tag("br"),
                              tag("span", f"{confidence[i]:.1%} sure", class_="dim")))  # fmt: skip
-        heading = tag("h3", f"{count} × {names[target]} → {names[pred]}")
+        heading = tag("h3", f"{count} × ", tag("bdi", names[target]), " → ", tag("bdi", names[pred]))
         parts.append(tag("div", heading, tag("ul", *shots, class_="shots")))
     return tag("div", *parts, class_="grid2") if parts else tag("p", "There are none.")
 
 
 def short_path(path: str) -> Html:
-    return tag("span", "/".join(Path(path).parts[-2:]), title=path)
+    *folder, name = Path(path).parts[-2:]
+    return tag("span", *(part for f in folder for part in (tag("bdi", f), "/")), tag("bdi", name), title=path)
 
 
-def thumbnail(path: str, alt: str) -> Html:
+def thumbnail(run: runs.Run, path: str, alt: str) -> Html:
     """The image, small; where the file is gone or broken, a word in its place."""
     try:
-        image = Image.fromarray(pixels.decode_file(path).permute(1, 2, 0).numpy())
+        there = os.path.join(run.config.get("cwd", ""), path)  # where the run was started
+        image = Image.fromarray(pixels.decode_file(there).permute(1, 2, 0).numpy())
     except Exception as error:  # whatever a decoder says of a broken file
         return tag("span", f"not readable: {pixels.describe_error(error)}", class_="gone")
     is_small = max(image.size) <= SIDE // 2
@@ -249,7 +252,9 @@ def calibration(run: runs.Run) -> Html:
 def summary(run: runs.Run) -> Html:
     said = run.predictions
     if not said:
-        return tag("p", "No epoch has been validated yet.")
+        begun = sum(bool(fold.log) for fold in run.folds)
+        has = f"{begun} folds have results; what all images say comes with the last." if begun else ""
+        return tag("p", has or "No epoch has been validated yet.")
     matrix, names = said.matrix, run.config["classes"]
     low, high = matrix.f1_interval()
     worst, worst_f1 = matrix.worst_class()
@@ -331,7 +336,7 @@ def f1_by_class(several: Sequence[runs.Run], names: Sequence[str]) -> Html:
     rows = sorted(order[:MANY])
     head = [tag("th", name, scope="col") for name in ("class", *names)]
     lines = [
-        tag("tr", tag("th", f"{c} {labels[c]}", scope="row"), *(page.heat(f"{value:.3f}", value) for value in f1[c]))
+        tag("tr", tag("th", page.named(c, labels), scope="row"), *(page.heat(f"{value:.3f}", value) for value in f1[c]))
         for c in rows
     ]
     caption = "F1 of each class" if len(rows) == len(f1) else f"F1 of the {MANY} classes in which the runs differ most"
@@ -367,9 +372,9 @@ def write(folders: Sequence[str | Path], out: str | Path | None = None) -> Path:
 
 
 def flattened(several: Sequence[runs.Run]) -> Iterator[runs.Run]:
-    """Runs, those of several folds as their folds."""
+    """Runs, those of several folds as their folds, as far as these have results."""
     for run in several:
-        yield from run.folds or [run]
+        yield from [fold for fold in run.folds if fold.log] or [run]
 
 
 def main(argv: Sequence[str] | None = None) -> None:

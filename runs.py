@@ -82,6 +82,7 @@ def write_config(
     config = {
         "command": shlex.join(["python", *sys.argv]),
         "started": time.strftime("%Y-%m-%d %H:%M:%S"),
+        "cwd": os.getcwd(),  # what relative paths are relative to
         "options": vars(options),
         "classes": classes,
         "data": digest,
@@ -93,7 +94,7 @@ def write_config(
         began = read_config(folder)
         if began["data"] != digest:
             raise ValueError(f"the images, labels or split are not those that the run in {folder} began with")
-        config |= {key: began[key] for key in ("command", "started", "versions") if key in began}
+        config |= {key: began[key] for key in ("command", "started", "cwd", "versions") if key in began}
     checkpoint.write_text(path, json.dumps(config, indent=2, ensure_ascii=False))
     return config
 

@@ -58,8 +58,15 @@ def test_a_value_may_bring_options_and_an_empty_one_leaves_the_option_out():
         (["--vary", "loss=ce", "--seeds", "1,1"], "a seed stands there twice"),
         (["--vary", "loss=ce", "--epochs", "3"], "--epochs"),
         (["--vary", "loss=ce", "--", "--preview", "x.png"], "--preview cannot stand after --"),
+        (["--vary", "loss=ce,ce --preview x.png"], "--preview cannot stand in --vary loss=ce,ce --preview x.png"),
+        (["--vary", "loss=ce,ce --seed 5"], "--seed cannot stand in --vary"),
+        (["--vary", "loss"], "--vary loss: write NAME=VALUE,VALUE"),
+        (["--vary", "loss=ce 'x"], "--vary loss=ce 'x: No closing quotation"),
+        (["--vary", "loss=ce", "--vary", "loss=focal"], "--loss stands a second time"),
+        (["--vary", "loss=ce,focal", "--", "--criterion", "f1"], "--loss stands a second time"),
+        (["--vary", "loss=ce --accum 4", "--vary", "accum=1,2"], "--accum stands in two of them"),
         (["--vary", "loss=ce", "--", "--seed=3"], "--seed cannot stand after --"),
-        (["--vary", "batch_size=8,16", "--", "--batch-size", "4"], "--batch-size also stands after --"),
+        (["--vary", "batch_size=8,16", "--", "--batch-size", "4"], "--batch-size stands a second time"),
         (["--vary", "model=a b,a_b"], "b"),
     ],
 )
@@ -119,6 +126,15 @@ def test_more_seeds_make_the_interval_shorter():
         return np.mean([change.high - change.low for change in found])
 
     assert length(8) < 0.6 * length(3)
+
+
+def test_runs_on_other_images_are_said_to_be_so():
+    first, other = experiment(0, gain=0.3)
+    changed = {s: compare.Answers(np.char.add(o.paths, "x"), o.targets, o.preds, 8) for s, o in other.items()}
+    assert compare.difference(first, other).verdict == "better"
+    assert compare.difference(first, changed).verdict == "judged on other images"
+    relabelled = {s: compare.Answers(o.paths, (o.targets + 1) % 8, o.preds, 8) for s, o in other.items()}
+    assert compare.difference(first, relabelled).verdict == "judged on other images"
 
 
 def test_one_seed_shows_nothing_however_large_the_difference():
@@ -268,6 +284,25 @@ def test_the_same_command_again_trains_nothing_and_another_is_refused(images, co
     assert before == {path: path.stat().st_mtime_ns for path in out.glob("*/seed*/last.pt")} and len(before) == 4
     _, err = finished(started(images, renamed, *argv, more=["--epochs", "3"]), code=2)
     assert re.search(r"compare.py: error: .*seed0 holds a run with --epochs 2, not 3", err)
+
+
+def test_a_run_is_blamed_for_its_last_attempt_alone_and_no_table_is_promised_without_a_result(images, tmp_path):
+    argv, out = ("--vary", "loss=ce", "--seeds", "0"), tmp_path / "out"
+    said, _ = finished(started(images, out, *argv, more=["--transform", "nowhere.py:f"]), code=1)
+    assert "train.py: error: --transform" in said and "files:" not in said and not (out / "compare.md").exists()
+    output = out / "loss=ce" / "seed0" / "output.txt"
+    assert compare.last_line(output, 0).startswith("train.py: error: --transform")
+    assert compare.last_line(output, output.stat().st_size) == "it said nothing"
+
+
+def test_a_cut_run_goes_on_with_what_may_change(images, tmp_path):
+    argv, more, out = ("--vary", "loss=ce", "--seeds", "0"), ["--epochs", "3"], tmp_path / "out"
+    finished(started(images, out, *argv, more=more))
+    log = out / "loss=ce" / "seed0" / "log.csv"
+    log.write_text("".join(log.read_text().splitlines(keepends=True)[:2]))  # as if it had been cut after epoch 1
+    finished(started(images, out, *argv, more=[*more, "--tensorboard", "--save-every", "2"]))
+    assert list(log.parent.glob("tensorboard/*")) and log.read_text().count("\n") == 4
+    assert runs.read(log.parent).options["save_every"] == 2
 
 
 def test_what_was_stopped_is_resumed_and_ends_the_same(images, tmp_path):

@@ -99,6 +99,17 @@ def test_nan_breaks_a_line_and_a_single_line_has_no_legend():
     assert line.count("M") == 2 and line.count("L") == 1 and "legend" not in text
 
 
+def test_more_stands_higher_and_later_stands_further_right():
+    text = page.line_chart("x", [Series("a", [1, 2], [0.1, 0.9])], "epoch")
+    (x1, y1), (x2, y2) = re.findall(r'cx="([\d.]+)" cy="([\d.]+)"', text)
+    assert float(x1) < float(x2) and float(y1) > float(y2)
+
+
+def test_the_heat_of_a_cell_is_its_share_of_the_row():
+    text = page.heat_table(np.array([[90, 10], [500, 500]]), ["a", "b"], "c")
+    assert re.findall(r'<td class="h(\d)', text) == ["9", "1", "5", "5"]
+
+
 def test_28_lines_all_look_different():
     assert len({page.line_style(i) for i in range(28)}) == 28
 

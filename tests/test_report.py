@@ -69,10 +69,10 @@ def test_the_page_has_the_figures_of_the_log_and_of_the_matrix(run17):
     low, high = matrix.f1_interval()
     assert f"95 % interval {low:.4f} to {high:.4f}" in said
     for row in matrix.per_class():
-        assert re.search(rf"{row['class']} class {row['class']}\n{row['f1']:.4f}\n{row['precision']:.4f}", said)
+        assert re.search(rf"{row['class']} \nclass {row['class']}\n{row['f1']:.4f}\n{row['precision']:.4f}", said)
     counts = matrix.matrix
     for target, pred, count in matrix.most_confused(report.PAIRS):
-        assert f"{count} × class {target} → class {pred}" in said
+        assert f"{count} × \nclass {target}\n → \nclass {pred}" in said
         assert f'title="class {target} as class {pred}: {counts[target, pred]}"' in text
     for heading in ("Curves", "Classes", "Confusion", "Worst mistakes", "Calibration", "The run", "Every option"):
         assert heading in said
@@ -129,6 +129,69 @@ def test_names_of_classes_and_files_stay_text(tmp_path, make_run):
 def test_an_image_that_is_gone_is_said_to_be(tmp_path, make_run):
     folder = make_run(tmp_path / "run", *predictions(3, 60))
     assert "not readable: [Errno 2]" in report.write([folder]).read_text("utf-8")
+
+
+def test_the_worst_class_stands_first_and_the_losses_are_not_swapped(run17):
+    text = report.write([run17]).read_text("utf-8")
+    table = text[text.index("Every class, the lowest F1 first") :].split("</table>")[0]
+    f1 = [float(value) for value in re.findall(r'<td class="n bar"[^>]*>([\d.]+)</td><td class="n">0', table)]
+    assert len(f1) == 17 and f1 == sorted(f1) and f1[0] < f1[-1]
+    loss = text[text.index("Loss (ce)") :].split("</figure>")[0]
+    run = runs.read(run17)
+    for name, key in (("training", "train_loss"), ("validation", "val_loss")):
+        assert f"<title>{name}, 3: {run.log[2][key]:.4g}</title>" in loss
+
+
+def test_the_classes_in_which_runs_differ_most_are_shown(tmp_path, make_run):
+    C, targets = 60, np.repeat(np.arange(60), 4)
+    same, other = targets.copy(), targets.copy()
+    same[targets < 10] = 0  # both wrong alike
+    other[targets < 10] = 0
+    other[targets >= 55] = 20  # and these in one alone
+    eye = np.eye(C, dtype=np.float32)
+    folders = [make_run(tmp_path / name, eye[preds], targets) for name, preds in (("a", same), ("b", other))]
+    text = report.write(folders, tmp_path / "both.html").read_text("utf-8")
+    assert "F1 of the 40 classes in which the runs differ most" in text
+    assert all(f"<bdi>class {c}</bdi>" in text for c in (20, 55, 59)) and "<bdi>class 54</bdi>" not in text
+
+
+@pytest.mark.parametrize("sure, word", [(0.9, "over-confident"), (0.5, "under-confident")])
+def test_calibration_says_on_which_side_it_errs(tmp_path, make_run, sure, word):
+    targets = np.zeros(100, np.int64)
+    targets[:2] = 1
+    probs = np.tile(np.float32([sure, 1 - sure, 0]), (100, 1))
+    probs[:30] = probs[:30, [1, 0, 2]] if sure > 0.5 else probs[:30]  # right in 70 % or less, and in 98 %
+    said = words(report.write([make_run(tmp_path / "run", probs, targets)]).read_text("utf-8"))
+    assert word in said and ("under" if word.startswith("over") else "over") + "-confident" not in said
+
+
+def test_names_from_right_to_left_do_not_turn_the_arrow_around(tmp_path, make_run):
+    folder = make_run(tmp_path / "run", *predictions(3, 60), classes=["חתול", "كلب", "c"])
+    assert re.search(r"<bdi>[^<]+</bdi> → <bdi>[^<]+</bdi></h3>", report.write([folder]).read_text("utf-8"))
+
+
+def test_a_run_started_elsewhere_still_shows_its_images(tmp_path, make_run, photo, monkeypatch):
+    monkeypatch.chdir(photo.parent)
+    folder = make_run(tmp_path / "run", *predictions(3, 60), [photo.name] * 60)
+    monkeypatch.chdir("/")
+    assert "not readable" not in report.write([folder]).read_text("utf-8")
+
+
+@pytest.mark.parametrize("content", ['{"architectures": ["x"]}', "[]", "{"])
+def test_a_config_of_something_else_is_one_line(tmp_path, capsys, content):
+    (tmp_path / "config.json").write_text(content)
+    with pytest.raises(SystemExit) as stop:
+        report.main([str(tmp_path)])
+    assert stop.value.code == 2 and "config.json is damaged" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("length", [0, 300])
+def test_damaged_probabilities_are_one_line(tmp_path, make_run, capsys, length):
+    folder = make_run(tmp_path / "run", *predictions(3, 60))
+    (folder / "val_probs.npz").write_bytes((folder / "val_probs.npz").read_bytes()[:length])
+    with pytest.raises(SystemExit) as stop:
+        report.main([str(folder)])
+    assert stop.value.code == 2 and "val_probs.npz is damaged" in capsys.readouterr().err
 
 
 def test_a_perfect_run_a_class_without_images_and_a_run_without_an_epoch(tmp_path, make_run):
@@ -232,6 +295,12 @@ def test_several_folds_have_a_page_of_all_images(tmp_path):
     said = words((out / "report.html").read_text("utf-8"))
     assert f"{runs.read(out).predictions.matrix.f1():.4f}" in said and "60 images" in said
     assert "fold0" in said and "fold2" in said and (out / "fold1" / "report.html").exists()
+    (out / "oof.npz").unlink()  # as if it had been cut in the last fold
+    for name in ("log.csv", "val_probs.npz"):
+        (out / "fold2" / name).unlink()
+    said = words(report.write([out]).read_text("utf-8"))
+    assert "2 folds have results" in said and "fold1" in said
+    report.write([out, out / "fold0"], tmp_path / "both.html")
 
 
 def test_a_report_that_cannot_be_written_is_a_line_and_the_run_stays(tmp_path, monkeypatch, capsys):
