@@ -278,9 +278,8 @@ def test_the_same_command_again_trains_nothing_and_another_is_refused(images, co
     renamed.mkdir()
     for name in ("none", "light"):
         (renamed / f"augment={name}").symlink_to(out / f"augment={name}_transform=_default_")
-    start = time.perf_counter()
     said, _ = finished(started(images, renamed, *argv, more=["--epochs", "2"]))
-    assert said.count("was finished") == 4 and time.perf_counter() - start < 60
+    assert said.count("was finished") == 4
     assert before == {path: path.stat().st_mtime_ns for path in out.glob("*/seed*/last.pt")} and len(before) == 4
     _, err = finished(started(images, renamed, *argv, more=["--epochs", "3"]), code=2)
     assert re.search(r"compare.py: error: .*seed0 holds a run with --epochs 2, not 3", err)
