@@ -207,7 +207,7 @@ print([differences(ending(f"folds/fold{f}"), ending(f"cut/fold{f}")) for f in ra
 """
     lines = helper(workspace, code)
     assert lines[0] == "['config.json', 'fold0', 'fold1']"
-    assert lines[1] == "True ['config.json', 'fold0', 'fold1', 'fold2', 'folds.csv', 'oof.npz']"
+    assert lines[1] == "True ['config.json', 'fold0', 'fold1', 'fold2', 'folds.csv', 'oof.npz', 'report.html']"
     assert lines[2] == "[[], [], []]"
 
 
@@ -242,7 +242,7 @@ def test_the_same_options_again_and_those_that_change_nothing_are_taken(here):
 
 
 def test_a_folder_without_a_run_and_other_data_are_refused(here, capsys):
-    assert "--resume: nowhere holds no run: there is no nowhere/config.json" in refused(capsys, "--resume", "nowhere")
+    assert "--resume: nowhere is no run folder: there is no nowhere/config.json" in refused(capsys, "--resume", "nowhere")
     config = json.loads(Path("every/config.json").read_text())
     Path("moved").mkdir()
     Path("moved/config.json").write_text(json.dumps(config | {"data": "other"}))
