@@ -242,7 +242,8 @@ def test_the_same_options_again_and_those_that_change_nothing_are_taken(here):
 
 
 def test_a_folder_without_a_run_and_other_data_are_refused(here, capsys):
-    assert "--resume: nowhere is no run folder: there is no nowhere/config.json" in refused(capsys, "--resume", "nowhere")
+    said = refused(capsys, "--resume", "nowhere")
+    assert "--resume: nowhere is no run folder: there is no nowhere/config.json" in said
     config = json.loads(Path("every/config.json").read_text())
     Path("moved").mkdir()
     Path("moved/config.json").write_text(json.dumps(config | {"data": "other"}))
