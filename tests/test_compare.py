@@ -1,6 +1,7 @@
 """compare.py: differences that are real are found, others are not, and no run is trained twice or lost."""
 
 import csv
+import os
 import re
 import signal
 import subprocess
@@ -321,23 +322,32 @@ def test_what_was_stopped_is_resumed_and_ends_the_same(images, tmp_path):
     assert len(logs[0]) == 41 and [row[:-2] for row in logs[0]] == [row[:-2] for row in logs[1]]
 
 
-def test_a_run_is_not_trained_by_two_at_once_even_if_the_first_comparison_was_killed(images, tmp_path):
-    argv, more = ("--vary", "loss=ce", "--seeds", "0"), ["--epochs", "60"]
-    first = started(images, tmp_path / "out", *argv, more=more)
-    log = tmp_path / "out" / "loss=ce" / "seed0" / "log.csv"
-    deadline = time.time() + 120
-    while not log.exists() and time.time() < deadline:
-        time.sleep(0.05)
-    first.kill()
-    first.wait()
-    _, err = finished(started(images, tmp_path / "out", *argv, more=more), code=2)
-    assert f"another process trains the run in {log.parent} now" in err
-    deadline = time.time() + 120
-    while log.read_text().count("\n") < 61 and time.time() < deadline:  # the orphan goes on to its end
-        time.sleep(0.2)
-    time.sleep(3)
-    said, _ = finished(started(images, tmp_path / "out", *argv, more=more))
-    assert "was finished" in said
+def test_a_run_is_not_trained_by_two_at_once_even_if_the_first_comparison_was_killed(tmp_path):
+    output = tmp_path / "output.txt"
+    code = f"""
+import os, sys
+from pathlib import Path
+import compare
+sleep = [sys.executable, "-c", "import time; time.sleep(600)"]
+with compare.started(sleep, Path({str(output)!r})) as process:
+    print(process.pid, flush=True)
+    os._exit(9)  # as SIGKILL would: nothing is cleaned up
+"""
+    killed = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert killed.returncode == 9
+    with pytest.raises(ValueError, match=f"another process trains the run in {tmp_path} now"):
+        with compare.started([sys.executable, "-c", ""], output):
+            pass
+    os.kill(int(killed.stdout), signal.SIGKILL)
+    deadline = time.time() + 60
+    while time.time() < deadline:  # until the system has let go of the lock
+        try:
+            with compare.started([sys.executable, "-c", ""], output) as process:
+                assert process.wait() == 0
+            return
+        except ValueError:
+            time.sleep(0.1)
+    pytest.fail("still locked")
 
 
 def test_several_folds_are_one_run(images, tmp_path):
