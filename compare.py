@@ -73,6 +73,10 @@ class Job:
     def run(self) -> runs.Run | None:
         return runs.read(self.folder) if (self.folder / "config.json").exists() else None
 
+    def is_finished(self) -> bool:
+        run = self.run()
+        return bool(run and run.is_finished)
+
     @property
     def epochs(self) -> int:
         every_fold = self.options.folds and self.options.fold in (None, "all")
@@ -255,16 +259,16 @@ def train_all(options: argparse.Namespace, rows: list[Row]) -> list[str]:
 
     Returns what failed.
     """
-    jobs = [(row, job, job.run()) for row in rows for job in row.jobs]
-    total = sum(job.epochs for _, job, run in jobs if not (run and run.is_finished))
+    jobs = [(row, job, job.is_finished()) for row in rows for job in row.jobs]
+    total = sum(job.epochs for _, job, is_finished in jobs if not is_finished)
     failed, width, digits = [], max(len(row.name) for row in rows), len(str(len(jobs)))
     with open(os.devnull, "w") as nowhere, tqdm(
         total=total, desc="epochs of all runs", smoothing=0, leave=False,
         file=sys.stderr if sys.stderr.isatty() else nowhere,
     ) as bar:  # fmt: skip
-        for number, (row, job, run) in enumerate(jobs, 1):
+        for number, (row, job, is_finished) in enumerate(jobs, 1):
             said, code, output = "was finished", 0, job.folder / "output.txt"
-            if not (run and run.is_finished):
+            if not is_finished:
                 before = output.stat().st_size if output.exists() else 0
                 code = train(job, bar)
                 seconds = bar.format_dict["elapsed"] / bar.n * (total - bar.n)
@@ -416,10 +420,10 @@ def differences(rows: list[Row]) -> list[Difference | None]:
     return [None, *(difference(first, other) if first.keys() & other.keys() else None for other in others)]
 
 
-def table(rows: list[Row]) -> list[list[str]]:
+def table(rows: list[Row], changes: list[Difference | None]) -> list[list[str]]:
     """A line a row, HEAD's columns, as text; a row without a finished run has its name alone."""
     lines = []
-    for row, change in zip(rows, differences(rows), strict=True):
+    for row, change in zip(rows, changes, strict=True):
         each = [result.scores for result in row.results.values()]
         if not each:
             lines.append([row.name, "0", *[""] * (len(HEAD) - 2)])
@@ -447,9 +451,10 @@ NOTES = (
 
 def write_all(options: argparse.Namespace, rows: list[Row]) -> None:
     """The tables, of what is finished so far."""
-    lines, out = table(rows), Path(options.out)
     if not any(row.results for row in rows):
         return
+    changes, out = differences(rows), Path(options.out)
+    lines = table(rows, changes)
     runs.write_csv(out / "compare.csv", HEAD, lines)
     every = [(row.name, seed, result) for row in rows for seed, result in row.results.items()]
     each = ([name, seed, *result.scores.values(), result.run.folder] for name, seed, result in every)
@@ -459,7 +464,7 @@ def write_all(options: argparse.Namespace, rows: list[Row]) -> None:
     text += [f"| {' | '.join(cells)} |" for cells in (HEAD, ["---"] * len(HEAD), *lines)]
     text += ["", *(f"- {note}" for note in NOTES), "- " + ", ".join(f"{key} {value}" for key, value in config.items())]
     checkpoint.write_text(out / "compare.md", "\n".join(text) + "\n")
-    write_page(options, rows)
+    write_page(options, rows, changes, lines)
 
 
 def mean_curve(row: Row) -> page.Series:
@@ -469,14 +474,16 @@ def mean_curve(row: Row) -> page.Series:
     return page.Series(row.name, list(range(1, len(means) + 1)), means)
 
 
-def write_page(options: argparse.Namespace, rows: list[Row]) -> None:
+def write_page(
+    options: argparse.Namespace, rows: list[Row], changes: list[Difference | None], cells: list[list[str]]
+) -> None:
     """compare.html: the table with the seeds and intervals drawn, curves, and every run with its own page."""
-    done, changes = [row for row in rows if row.results], differences(rows)
+    done = [row for row in rows if row.results]
     f1 = {row.name: [result.scores["f1"] for result in row.results.values()] for row in done}
     scale = [value for values in f1.values() for value in values]
     ends = [end for change in changes if change for end in (change.low, change.high, 0.0)]
     lines = []
-    for line, row, change in zip(table(rows), rows, changes, strict=True):
+    for line, row, change in zip(cells, rows, changes, strict=True):
         dots = page.strip(scale, f1[row.name], "macro F1 of each seed") if row.results else ""
         drawn = page.strip(ends, [change.mean], "difference", (change.low, change.high)) if change else ""
         lines.append([*line[:4], dots, *line[4:6], drawn, *line[6:]])
@@ -507,7 +514,7 @@ def command(options: argparse.Namespace) -> str:
 
 
 def print_table(rows: list[Row]) -> None:
-    lines = [list(HEAD), *table(rows)]
+    lines = [list(HEAD), *table(rows, differences(rows))]
     widths = [max(len(line[i]) for line in lines) for i in range(len(HEAD))]
     for line in lines:
         cells = (f"{cell:{'<' if i in LEFT else '>'}{widths[i]}}" for i, cell in enumerate(line))

@@ -96,15 +96,20 @@ def table(head: Sequence[str], rows: Iterable[Sequence[Any]], caption: str) -> H
                 cells.append(tag("td", cell))
         lines.append(tag("tr", *cells))
     titles = (tag("th", name, scope="col", class_="n" if is_right[i] else None) for i, name in enumerate(head))
+    return scrolling_table(titles, lines, caption)
+
+
+def scrolling_table(titles: Iterable[Html], lines: Iterable[Html], caption: str, class_: str | None = None) -> Html:
+    """A table of th and tr elements that scrolls by itself, by keyboard too, where the page is narrower."""
     top = tag("thead", tag("tr", *titles))
-    whole = tag("table", tag("caption", caption), top, tag("tbody", *lines))
+    whole = tag("table", tag("caption", caption), top, tag("tbody", *lines), class_=class_)
     return tag("div", whole, class_="wide", tabindex="0", role="region", aria_label=caption)
 
 
-def picture(image: Image.Image, alt: str, **attributes: Any) -> Html:
-    """The image as PNG inside the page."""
+def picture(image: Image.Image, alt: str, transparency: bytes | None = None, **attributes: Any) -> Html:
+    """The image as PNG inside the page; `transparency` is the alpha of each palette entry."""
     content = io.BytesIO()
-    image.save(content, "PNG", optimize=True)
+    image.save(content, "PNG", optimize=True, **({"transparency": transparency} if transparency else {}))
     source = "data:image/png;base64," + base64.b64encode(content.getvalue()).decode()
     return tag("img", src=source, alt=alt, width=image.width, height=image.height, **attributes)
 
@@ -255,8 +260,7 @@ def heat_table(counts: np.ndarray, names: Sequence[str], caption: str, rows: Seq
             for p in rows
         ]  # fmt: skip
         lines.append(tag("tr", tag("th", named(t, names), scope="row"), *cells))
-    whole = tag("table", tag("caption", caption), tag("thead", tag("tr", *head)), tag("tbody", *lines), class_="heat")
-    return tag("div", whole, class_="wide", tabindex="0", role="region", aria_label=caption)
+    return scrolling_table(head, lines, caption, "heat")
 
 
 def heat_picture(counts: np.ndarray, caption: str) -> Html:
@@ -264,10 +268,7 @@ def heat_picture(counts: np.ndarray, caption: str) -> Html:
     shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
     image = Image.fromarray((255 * shares**0.25).round().astype(np.uint8), "P")
     image.putpalette([0, 103, 165] * 256)  # one blue, from clear to full: right on a light page and on a dark one
-    content = io.BytesIO()
-    image.save(content, "PNG", optimize=True, transparency=bytes(range(256)))
-    source = "data:image/png;base64," + base64.b64encode(content.getvalue()).decode()
-    drawn = tag("img", src=source, alt=caption, class_="matrix", width=counts.shape[1], height=counts.shape[0])
+    drawn = picture(image, caption, bytes(range(256)), class_="matrix")
     return tag("figure", tag("figcaption", caption), drawn)
 
 

@@ -340,8 +340,7 @@ def f1_by_class(several: Sequence[runs.Run], names: Sequence[str]) -> Html:
         for c in rows
     ]
     caption = "F1 of each class" if len(rows) == len(f1) else f"F1 of the {MANY} classes in which the runs differ most"
-    whole = tag("table", tag("caption", caption), tag("thead", tag("tr", *head)), tag("tbody", *lines), class_="heat")
-    return tag("div", whole, class_="wide", tabindex="0", role="region", aria_label=caption)
+    return page.scrolling_table(head, lines, caption, "heat")
 
 
 def of_several(several: Sequence[runs.Run]) -> str:
