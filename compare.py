@@ -344,7 +344,7 @@ class Answers:
 class Result:
     """What the tables need of a finished run."""
 
-    run: runs.Run  # without its probabilities
+    run: runs.Run  # without its folds and probabilities
     answers: Answers
     scores: dict[str, float]
     curve: list[float]  # macro F1 of each epoch, mean over the folds
@@ -363,7 +363,7 @@ def make_result(run: runs.Run) -> Result:
         "minutes": sum(row["seconds"] for part in parts for row in part.log) / 60,
         "images_per_second": statistics.mean(row["images_per_second"] for part in parts for row in part.log),
     }
-    return Result(replace(run, predictions=None, folds=[]), answers, scores, curve)
+    return Result(replace(run, folds=[]), answers, scores, curve)  # a new Run, which has not read them
 
 
 @dataclass

@@ -179,8 +179,14 @@ class Run:
     folder: Path
     config: dict[str, Any]
     log: list[dict[str, float]]  # empty before the end of the first epoch, and for a run of several folds
-    predictions: Predictions | None  # of the validation images, or all images out of fold
     folds: list[Run]  # of a run of several folds
+
+    @cached_property
+    def predictions(self) -> Predictions | None:
+        """Of the validation images, or of all images out of fold; read when asked for. ValueError if damaged."""
+        files = (self.folder / name for name in ("oof.npz", "val_probs.npz"))
+        file = next((file for file in files if file.is_file()), None)
+        return read_predictions(file) if file else None
 
     @property
     def options(self) -> dict[str, Any]:
@@ -206,12 +212,10 @@ def read(folder: str | Path) -> Run:
         if (folder / "log.csv").is_file():
             with open(folder / "log.csv", newline="", encoding="utf-8") as file:
                 log = [{key: float(value) for key, value in row.items()} for row in csv.DictReader(file)]
-        file = next((folder / name for name in ("oof.npz", "val_probs.npz") if (folder / name).is_file()), None)
-        predictions = read_predictions(file) if file else None
     except (ValueError, TypeError, OSError) as error:
         raise ValueError(f"{folder} is no readable run: {error}") from error
     inner = sorted(folder.glob("fold*/config.json"), key=lambda path: int(path.parent.name.removeprefix("fold")))
-    return Run(folder, config, log, predictions, [read(path.parent) for path in inner])
+    return Run(folder, config, log, [read(path.parent) for path in inner])
 
 
 def read_config(folder: Path) -> dict[str, Any]:
