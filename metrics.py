@@ -1,29 +1,29 @@
-"""Predictions and targets into numbers to judge an imbalanced classifier by.
+"""Scores of an imbalanced classifier, from predictions and targets.
 
-    python metrics.py         # one small table per mistake that this file exists to prevent
+    python metrics.py         # one small table for each mistake that this file prevents
 
-The state of an epoch is one C x C matrix of integers, `cm[target, pred]`; a score is computed once, from the whole of
-it, never per batch and then averaged. So any batch size and any order of the samples give the same score.
+The state of an epoch is one C x C matrix of integers, `cm[target, pred]`. A score is computed once, from the whole
+matrix; it is never a mean over batches. So the batch size and the order of the samples do not change a score.
 
     cm = ConfusionMatrix(num_classes=18, device=device)
     for images, targets in batches:
         cm.update(model(images), targets)       # logits (N, C) or class ids (N,); the host never waits for the device
     print(cm.f1(), cm.f1("none"), cm.report())
 
-Everything takes (preds, targets), or (scores, targets), nowhere another order; scikit-learn takes (y_true, y_pred).
-Macro F1 stays the same when the two are swapped and hides the mistake; recall, precision and weighted F1 do not.
+The order of arguments is always (preds, targets) or (scores, targets). In scikit-learn it is (y_true, y_pred).
+If you swap the two, macro F1 stays the same and hides the mistake. Recall, precision and weighted F1 change.
 
-Averages of the per-class precision, recall and F1. `labels`, as in scikit-learn, first narrows them to some classes:
+Averages of the per-class precision, recall and F1. `labels` selects some classes first, as in scikit-learn:
 
-    macro           mean over all C classes, a class without any count scoring 0: the leaderboards' convention;
+    macro           mean over all C classes; a class that never occurs scores 0. This is the leaderboards' convention:
                     sklearn.metrics.f1_score(targets, preds, labels=range(C), average="macro", zero_division=0)
     macro_present   mean over the classes that occur in targets or in preds: scikit-learn's default
-    micro           one ratio of summed counts; over all classes it is the accuracy under another name
-    weighted        mean weighted by each class's count in targets
+    micro           one ratio of summed counts; over all classes it equals the accuracy
+    weighted        mean weighted by the number of targets of each class
     none            no average: float64 tensor (C,), or (len(labels),) in the order of labels
 
 0 / 0 is 0, and no formula has an epsilon. Counts are int64, scores float64, results Python floats. Inputs are torch
-tensors, numpy arrays or lists. A score of no samples is a ValueError. Needs Python 3.8, torch 1.13, numpy.
+tensors, numpy arrays or lists. A score without samples is a ValueError. Needs Python 3.8, torch 1.13, numpy.
 """
 
 from __future__ import annotations
@@ -42,55 +42,77 @@ Score = Union[float, Tensor]  # a tensor for average="none"
 AVERAGES = ("macro", "macro_present", "micro", "weighted", "none")
 
 # ---------------------------------------------------------------------------------------------------------------------
-# Counts into scores
+# From counts to scores
 
 
 def _ratio(part: Tensor, whole: Tensor) -> Tensor:
-    """part / whole of integer counts, 0 / 0 = 0: wherever whole is 0 part is 0 as well, and 0 / 1 is 0."""
-    return part.double() / whole.clamp(min=1)
+    """part / whole in float64, with 0 / 0 = 0. Where whole is 0, part is 0 too, and 0 / 1 is 0."""
+    return part.double() / whole.masked_fill(whole == 0, 1)
 
 
-def _score(metric: str, average: str, tp: Tensor, predicted: Tensor, support: Tensor) -> Tensor:
-    """The score (...), or (..., C) for "none", of counts (..., C): true positives, predicted as c, truly c."""
+def score_from_counts(
+    true_positives: Array, predicted: Array, support: Array, metric: str = "f1", average: str = "macro"
+) -> Tensor:
+    """The score of many confusion matrices at once, each given by three counts per class.
+
+    Every score in this file is computed here. Use it for a bootstrap, or to try many decision rules.
+
+    Args:
+        true_positives: (..., C), samples of class c that were predicted as c.
+        predicted: (..., C), samples that were predicted as c: true_positives + false positives.
+        support: (..., C), samples whose target is c: true_positives + false negatives.
+            The three shapes may differ if they broadcast. Counts are numbers of samples or sums of sample weights >= 0.
+        metric: "f1", "precision" or "recall".
+        average: one of AVERAGES.
+    Returns: float64 (...), or (..., C) for average="none", on the device of the counts.
+    Raises: ValueError for an unknown metric or average.
+
+    >>> support = [2, 2]
+    >>> score_from_counts([[2, 2], [2, 0]], [[2, 2], [4, 0]], support).tolist()  # all correct; always class 0
+    [1.0, 0.3333333333333333]
+    """
     if average not in AVERAGES:
         raise ValueError(f"average must be one of {', '.join(AVERAGES)}; got {average!r}")
-    part, whole = {
-        "precision": (tp, predicted),  # TP / (TP + FP)
-        "recall": (tp, support),  # TP / (TP + FN)
-        "f1": (2 * tp, predicted + support),  # 2PR / (P + R) = 2TP / (2TP + FP + FN)
-    }[metric]
+    tp, predicted, support = (torch.as_tensor(counts) for counts in (true_positives, predicted, support))
+    if metric == "f1":
+        part, whole = 2 * tp, predicted + support  # 2PR / (P + R) = 2TP / (2TP + FP + FN)
+    elif metric in ("precision", "recall"):
+        part, whole = tp, predicted if metric == "precision" else support  # TP / (TP + FP), TP / (TP + FN)
+    else:
+        raise ValueError(f"metric must be one of f1, precision, recall; got {metric!r}")
     if average == "micro":
         return _ratio(part.sum(-1), whole.sum(-1))
     score = _ratio(part, whole)  # (..., C)
     if average == "none":
         return score
     present = (predicted + support > 0).long()
-    weight = {"macro": torch.ones_like(tp), "macro_present": present, "weighted": support}[average]
-    # sum_c w_c score_c / sum_c w_c
-    return (score * weight).sum(-1) / weight.sum(-1).clamp(min=1)
+    weight = {"macro": torch.ones_like(present), "macro_present": present, "weighted": support}[average]
+    return _ratio((score * weight).sum(-1), weight.sum(-1))  # sum_c w_c score_c / sum_c w_c
 
 
 def _class_ids(preds: Array, targets: Array, num_classes: int | None = None) -> tuple[Tensor, Tensor]:
-    """Integer preds (N,), the argmax of float logits (N, C), and integer targets (N,)."""
+    """preds and targets as integer tensors (N,); float logits (N, C) become their argmax."""
     if not (isinstance(preds, Tensor) and isinstance(targets, Tensor)):
         preds, targets = torch.as_tensor(preds), torch.as_tensor(targets)
     if preds.dim() == 2 and preds.is_floating_point() and num_classes in (None, preds.shape[1]):
         preds = preds.argmax(1)  # (N, C) -> (N,)
     if preds.dim() != 1 or preds.shape != targets.shape or preds.is_floating_point() or targets.is_floating_point():
         raise ValueError(
-            f"need integer preds (N,) or float logits (N, {num_classes or 'C'}), and integer targets (N,); "
+            f"preds must be integers (N,) or float logits (N, {num_classes or 'C'}), and targets integers (N,); "
             f"got {preds.dtype} {tuple(preds.shape)} and {targets.dtype} {tuple(targets.shape)}"
         )
     return preds, targets
 
 
 class ConfusionMatrix:
-    """Counts `cm[target, pred]` over an epoch, and the scores that follow from them.
+    """Counts `cm[target, pred]` over an epoch, and computes scores from the counts.
 
-    `update` is two clamps and one index_put_, without a host sync; reading a number waits for the device.
-    A value outside [0, num_classes), such as an ignore index of -100, is never counted as a class: index_put_ alone
-    would wrap -1 to the last class, so `counts` has two more rows and columns, where such values land. Reading any
-    number then raises ValueError, until `reset`. `counts` is the whole state: save it, or sum it over processes.
+    `update` is two clamps and one index_put_, without a host sync. Reading a number waits for the device.
+    `counts` is the whole state: save it, or sum it over processes.
+
+    A value outside [0, num_classes), such as an ignore index of -100, is never counted as a class. (index_put_ alone
+    would count -1 as the last class.) Such values are counted in two extra rows and columns of `counts`. Reading any
+    number then raises ValueError, until `reset`.
 
     >>> cm = ConfusionMatrix(3).update([0, 1, 1], [0, 1, 2]).update([0], [0])
     >>> cm.matrix.tolist()
@@ -107,14 +129,14 @@ class ConfusionMatrix:
         self.reset()
 
     def reset(self) -> None:
-        """Forgets every count."""
+        """Sets all counts to 0."""
         size = self.num_classes + 2
         self.counts = torch.zeros(size, size, dtype=torch.long, device=self.device)  # (C + 2, C + 2)
 
     def update(self, preds_or_logits: Array, targets: Array) -> ConfusionMatrix:
-        """Adds a batch: integer preds (N,) or float logits (N, C), and integer targets (N,). Returns itself."""
+        """Adds a batch: integer preds (N,) or float logits (N, C), and integer targets (N,). Returns self."""
         preds, targets = _class_ids(preds_or_logits, targets, self.num_classes)
-        # C or more lands in row C; below 0 becomes -1, which index_put_ wraps to the last row, C + 1
+        # values >= C are counted in row C; values < 0 become -1, which index_put_ counts in the last row, C + 1
         rows = targets.long().clamp(-1, self.num_classes)
         columns = preds.long().clamp(-1, self.num_classes)
         self.counts.index_put_((rows, columns), self._one, accumulate=True)
@@ -122,52 +144,52 @@ class ConfusionMatrix:
 
     @property
     def matrix(self) -> Tensor:
-        """A copy on the CPU, int64 (C, C). ValueError if nothing was counted or any value was out of range."""
+        """A copy on the CPU, int64 (C, C). Raises ValueError if nothing was counted or a value was out of range."""
         C, counts = self.num_classes, self.counts.cpu()
         (t_high, t_low), (p_high, p_low) = counts[C:].sum(1).tolist(), counts[:, C:].sum(0).tolist()
         if t_high or t_low or p_high or p_low:
             raise ValueError(
-                f"classes must lie in [0, {C}), but of {counts.sum().item()} targets {t_low} are below 0 "
-                f"and {t_high} are {C} or more, of the preds {p_low} are below 0 and {p_high} are {C} or more"
+                f"class ids must be in [0, {C}). Of {counts.sum().item()} samples, {t_low} targets are < 0 and "
+                f"{t_high} are >= {C}; {p_low} preds are < 0 and {p_high} are >= {C}"
             )
         if not counts.any():
-            raise ValueError("no samples: nothing was given to update()")
+            raise ValueError("there are no samples: call update() first")
         return counts[:C, :C].clone()
 
     def _ids(self, labels: Labels) -> Tensor:
-        """labels, or every class: int64 (L,)."""
+        """labels, or all classes if None: int64 (L,)."""
         ids = list(range(self.num_classes)) if labels is None else [index(c) for c in labels]
         if not ids or len(set(ids)) < len(ids) or min(ids) < 0 or max(ids) >= self.num_classes:
-            raise ValueError(f"labels must be distinct, in [0, {self.num_classes}) and at least one, got {ids}")
+            raise ValueError(f"labels must be one or more different class ids in [0, {self.num_classes}), got {ids}")
         return torch.tensor(ids)
 
     def _read(self, metric: str, average: str, labels: Labels) -> Score:
         matrix, ids = self.matrix, self._ids(labels)
-        score = _score(metric, average, matrix.diagonal()[ids], matrix.sum(0)[ids], matrix.sum(1)[ids])
+        score = score_from_counts(matrix.diagonal()[ids], matrix.sum(0)[ids], matrix.sum(1)[ids], metric, average)
         return score if average == "none" else score.item()
 
     def precision(self, average: str = "macro", labels: Labels = None) -> Score:
-        """TP / (TP + FP): how much of what was called c is c."""
+        """TP / (TP + FP): the share of the predictions of class c that are correct."""
         return self._read("precision", average, labels)
 
     def recall(self, average: str = "macro", labels: Labels = None) -> Score:
-        """TP / (TP + FN): how much of c was found."""
+        """TP / (TP + FN): the share of the samples of class c that were found."""
         return self._read("recall", average, labels)
 
     def f1(self, average: str = "macro", labels: Labels = None) -> Score:
-        """2TP / (2TP + FP + FN). "macro" is the mean of the F1s, not the F1 of mean precision and recall."""
+        """2TP / (2TP + FP + FN). "macro" is the mean of the classes' F1, not the F1 of mean precision and recall."""
         return self._read("f1", average, labels)
 
     def accuracy(self) -> float:
-        """Correct / counted."""
+        """Correct samples / all samples."""
         return self.recall("micro")
 
     def balanced_accuracy(self) -> float:
-        """Mean recall over the classes that occur in targets, as scikit-learn defines it."""
+        """Mean recall over the classes that occur in targets, as in scikit-learn."""
         return self.recall("none")[self.support() > 0].mean().item()
 
     def support(self) -> Tensor:
-        """Samples of each class in targets, int64 (C,)."""
+        """Number of targets of each class, int64 (C,)."""
         return self.matrix.sum(1)
 
     def per_class(self) -> list[dict[str, Any]]:
@@ -177,11 +199,11 @@ class ConfusionMatrix:
         return [dict(zip(("class", "precision", "recall", "f1", "support"), row)) for row in rows]
 
     def worst_class(self) -> tuple[int, float]:
-        """(class, F1) of the lowest F1 among the classes that occur in targets; the first of equals."""
+        """(class, F1) of the class with the lowest F1 among those that occur in targets; on a tie, the lowest class."""
         return min(((r["class"], r["f1"]) for r in self.per_class() if r["support"]), key=itemgetter(1))
 
     def most_confused(self, k: int = 5) -> list[tuple[int, int, int]]:
-        """The k most frequent errors (target, pred, count); equally frequent ones by target, then by pred."""
+        """The k most frequent errors (target, pred, count); on a tie, the lowest target first, then the lowest pred."""
         counts, cells = self.matrix.fill_diagonal_(0).flatten().sort(descending=True, stable=True)  # (C * C,)
         top = zip(cells[:k].tolist(), counts[:k].tolist())
         return [(cell // self.num_classes, cell % self.num_classes, count) for cell, count in top if count]
@@ -194,23 +216,29 @@ class ConfusionMatrix:
         confidence: float = 0.95,
         seed: int = 0,
     ) -> tuple[float, float]:
-        """(low, high): bootstrap interval of the F1 (Efron & Tibshirani 1993, chapter 13), around the F1.
+        """(low, high): bootstrap interval of the F1 (Efron & Tibshirani 1993, chapter 13), centred on the F1.
 
-        It answers how far the score would move with other images of the same kind, not with another training seed.
-        A resample loses classes of few images, which then score 0, so its F1 is too low on average: by a little at 18
-        classes, by more than the interval is long at 300 classes of 5 images. The percentiles are moved up by as much.
-        N images drawn with replacement are one multinomial draw of N over the non-zero cells of the matrix, so no image
-        is touched: 0.1 s for 1000 samples at C = 18, whatever N. ValueError unless samples >= 1, 0 < confidence < 1.
+        It shows how much the score would change with different images of the same kind. It does not show how much it
+        would change with a different training seed.
+
+        A bootstrap sample can miss a class that has few images. That class then scores 0, so the F1 of the samples is
+        too low on average: by a little for 18 classes, by more than the interval's length for 300 classes of 5 images.
+        This bias is added back to the percentiles.
+
+        Drawing N images with replacement is one multinomial draw of N over the non-zero cells of the matrix. So the
+        time does not depend on N: 0.1 s for 1000 samples at C = 18.
+
+        Raises: ValueError unless samples >= 1, 0 < confidence < 1, and average is not "none".
         """
         if samples < 1 or not 0 < confidence < 1 or average == "none":
             raise ValueError(
-                'need samples >= 1, 0 < confidence < 1 and an average other than "none"; '
+                'samples must be >= 1, confidence between 0 and 1, and average not "none"; '
                 f"got samples={samples}, confidence={confidence}, average={average!r}"
             )
         matrix, ids, rng, scores = self.matrix, self._ids(labels), np.random.default_rng(seed), []
         rows, columns = matrix.nonzero(as_tuple=True)  # (K,), (K,)
         cells = matrix[rows, columns].numpy()  # (K,)
-        block = max(1, 2**21 // max(len(cells), self.num_classes))  # B samples at a time: 16 MiB a tensor
+        block = max(1, 2**21 // max(len(cells), self.num_classes))  # B samples at once: 16 MiB per tensor
         for start in range(0, samples, block):
             size = min(block, samples - start)
             draws = torch.from_numpy(rng.multinomial(cells.sum(), cells / cells.sum(), size))  # (B, K)
@@ -218,14 +246,14 @@ class ConfusionMatrix:
             tp = zeros.scatter_add(1, rows.expand(size, -1), draws * (rows == columns))
             predicted = zeros.scatter_add(1, columns.expand(size, -1), draws)
             support = zeros.scatter_add(1, rows.expand(size, -1), draws)
-            scores.append(_score("f1", average, tp[:, ids], predicted[:, ids], support[:, ids]))
-        drawn, score = torch.cat(scores).numpy(), self.f1(average, labels)
-        around = score + drawn - drawn.mean()
-        low, high = np.quantile(around.clip(0, 1), [(1 - confidence) / 2, (1 + confidence) / 2])
+            scores.append(score_from_counts(tp[:, ids], predicted[:, ids], support[:, ids], "f1", average))
+        resampled, score = torch.cat(scores).numpy(), self.f1(average, labels)
+        centred = score + resampled - resampled.mean()
+        low, high = np.quantile(centred.clip(0, 1), [(1 - confidence) / 2, (1 + confidence) / 2])
         return float(low), float(high)
 
     def report(self, class_names: Sequence[str] | None = None) -> str:
-        """A text table: one row per class, the averages, the accuracies."""
+        """A text table: one row per class, one row per average, then the accuracies."""
         names = [str(name) for name in (range(self.num_classes) if class_names is None else class_names)]
         if len(names) != self.num_classes:
             raise ValueError(f"class_names must be {self.num_classes} names, got {len(names)}")
@@ -239,7 +267,7 @@ class ConfusionMatrix:
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# The same for whole arrays: preds (N,) of integers or logits (N, C), targets (N,)
+# The same scores as functions of whole arrays: preds (N,) integers or logits (N, C), targets (N,)
 
 
 def confusion_matrix(preds: Array, targets: Array, num_classes: int) -> Tensor:
@@ -276,35 +304,37 @@ def balanced_accuracy_score(preds: Array, targets: Array, num_classes: int) -> f
 
 
 def accuracy_score(preds: Array, targets: Array) -> float:
-    """Correct / N. A negative class, such as an ignore index, is a ValueError."""
+    """Correct samples / N. A negative class id, such as an ignore index, is a ValueError."""
     preds, targets = _class_ids(preds, targets)
-    if not len(preds) or min(preds.min(), targets.min()) < 0:
-        raise ValueError(f"need at least one sample and no class below 0, got {len(preds)} samples")
+    if not len(preds):
+        raise ValueError("there are no samples")
+    if min(preds.min(), targets.min()) < 0:
+        raise ValueError(f"class ids must be >= 0, got {min(preds.min(), targets.min()).item()}")
     return (preds == targets).double().mean().item()
 
 
 def bootstrap_f1(preds: Array, targets: Array, num_classes: int, **options: Any) -> tuple[float, float]:
-    """(low, high) of the F1 over resampled images; options as for ConfusionMatrix.f1_interval."""
+    """(low, high): bootstrap interval of the F1; options as in ConfusionMatrix.f1_interval."""
     return ConfusionMatrix(num_classes).update(preds, targets).f1_interval(**options)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# Scores into numbers: one class against the rest, ranking, regression
+# Metrics of real-valued scores: one class against the rest, calibration, ranking, regression
 
 
 def _float64(scores: Array) -> Tensor:
     scores = torch.as_tensor(scores).detach().cpu().double()
     if scores.isnan().any():
-        raise ValueError(f"NaN among the values of shape {tuple(scores.shape)}")
+        raise ValueError(f"the values of shape {tuple(scores.shape)} must not contain NaN")
     return scores
 
 
 def _one_vs_rest(scores: Array, targets: Array, average: str, statistic: Callable[[Tensor, Tensor], float]) -> Score:
-    """statistic(sorted scores of the positives (P,), of the negatives (M,)) per class, and the mean of these."""
+    """statistic(sorted scores of the positives (P,), of the negatives (M,)) for each class, or their mean."""
     scores, targets = _float64(scores), torch.as_tensor(targets).cpu()
     if scores.dim() not in (1, 2) or scores.shape[1:] == (1,) or targets.shape != scores.shape[:1]:
         raise ValueError(
-            "need scores (N, C) with C >= 2, or scores (N,) of class 1 of 2, and targets (N,); "
+            "scores must be (N, C) with C >= 2, or (N,) for class 1 of a binary problem, and targets (N,); "
             f"got {tuple(scores.shape)} and {tuple(targets.shape)}"
         )
     columns = list(enumerate(scores.t())) if scores.dim() == 2 else [(1, scores)]
@@ -312,29 +342,34 @@ def _one_vs_rest(scores: Array, targets: Array, average: str, statistic: Callabl
     if targets.is_floating_point() or ((targets < 0) | (targets >= C)).any():
         raise ValueError(f"targets must be integers in [0, {C}), got {targets.dtype} {targets.unique()[:9].tolist()}")
     if average not in ("macro", "none"):
-        raise ValueError(f"average must be one of macro, none; got {average!r}")
+        raise ValueError(f"average must be macro or none, got {average!r}")
     per_class = []
     for c, column in columns:
         positives, negatives = column[targets == c].sort()[0], column[targets != c].sort()[0]
         per_class.append(statistic(positives, negatives) if len(positives) and len(negatives) else np.nan)
     if average == "macro" and np.isnan(per_class).all():
-        raise ValueError("undefined: no class has both a positive and a negative sample")
+        raise ValueError("the score is undefined: no class has both a positive and a negative sample")
     return float(np.nanmean(per_class)) if average == "macro" else torch.tensor(per_class, dtype=torch.double)
 
 
 def roc_auc(scores: Array, targets: Array, average: str = "macro") -> Score:
-    """Area under the ROC curve: the chance that a sample of the class outscores one of the rest, a tie counting 1/2.
+    """Area under the ROC curve (Hanley & McNeil 1982).
 
-    scores (N, C) and targets (N,), one class against the rest; or binary: scores (N,) of class 1, targets of 0 and 1.
-    average: "macro" or "none", per class (C,), binary (1,). A class without a positive or without a negative sample is
-    undefined: nan with "none", left out of the "macro" mean, ValueError if none is left. Hanley & McNeil 1982.
+    It is the probability that a sample of the class has a higher score than a sample of the rest. A tie counts 1/2.
+
+    Args:
+        scores: (N, C), for one class against the rest; or binary: (N,) for class 1.
+        targets: (N,) in [0, C); binary: 0 and 1.
+        average: "macro", or "none" for one value per class: (C,), binary (1,).
+    A class without a positive or without a negative sample is undefined: nan for "none", left out of the "macro" mean.
+    Raises: ValueError for a wrong shape or value, or if "macro" has no class left.
 
     >>> roc_auc([0.1, 0.4, 0.4, 0.8], [0, 0, 1, 1])
     0.875
     """
 
     def statistic(positives: Tensor, negatives: Tensor) -> float:
-        # sum over positives of (negatives below + negatives not above) / 2, over P * M: average ranks
+        # for each positive (negatives below + negatives not above) / 2, summed, / (P * M): the average ranks
         below, not_above = (torch.searchsorted(negatives, positives, right=right) for right in (False, True))
         return (below + not_above).sum().item() / (2 * len(positives) * len(negatives))
 
@@ -342,16 +377,16 @@ def roc_auc(scores: Array, targets: Array, average: str = "macro") -> Score:
 
 
 def average_precision(scores: Array, targets: Array, average: str = "macro") -> Score:
-    """Mean over the positives of the precision when their score is the threshold: sum of (R_n - R_{n-1}) P_n.
+    """sum of (R_n - R_{n-1}) P_n: the mean, over the positives, of the precision with their score as the threshold.
 
-    Shapes, undefined classes and errors as for roc_auc. Samples tied with the threshold count as above it.
+    Shapes, undefined classes and errors as in roc_auc. A sample whose score equals the threshold is predicted positive.
 
     >>> average_precision([0.1, 0.4, 0.4, 0.8], [0, 0, 1, 1])
     0.8333333333333333
     """
 
     def statistic(positives: Tensor, negatives: Tensor) -> float:
-        tp = len(positives) - torch.searchsorted(positives, positives)  # (P,) at the threshold or above
+        tp = len(positives) - torch.searchsorted(positives, positives)  # (P,) with a score >= the threshold
         fp = len(negatives) - torch.searchsorted(negatives, positives)
         return _ratio(tp, tp + fp).mean().item()
 
@@ -359,11 +394,14 @@ def average_precision(scores: Array, targets: Array, average: str = "macro") -> 
 
 
 def calibration(probs: Array, targets: Array, bins: int = 15) -> list[tuple[int, float, float]]:
-    """(samples, mean confidence, accuracy) of each of `bins` equal parts of [0, 1] that holds a sample, low to high.
+    """(samples, mean confidence, accuracy) of each bin that is not empty, from low to high confidence.
 
-    probs (N, C) of rows that sum to 1, targets (N,). Confidence is the largest probability of a row; one on the border
-    of two parts belongs to the lower. A network whose accuracy is below its confidence is over-confident.
+    [0, 1] is divided into `bins` bins of equal width. The confidence of a sample is its largest probability. On the
+    border of two bins it belongs to the lower one. A network whose accuracy is below its confidence is overconfident.
     Guo et al. 2017, arXiv:1706.04599.
+
+    Args: probs (N, C), rows that sum to 1; targets (N,); bins >= 1.
+    Raises: ValueError for a wrong shape or value.
 
     >>> calibration([[1.0, 0.0], [0.75, 0.25], [0.25, 0.75]], [0, 1, 1], bins=2)
     [(3, 0.8333333333333334, 0.6666666666666666)]
@@ -371,44 +409,46 @@ def calibration(probs: Array, targets: Array, bins: int = 15) -> list[tuple[int,
     probs, targets = _float64(probs), torch.as_tensor(targets).cpu()
     if probs.dim() != 2 or targets.shape != probs.shape[:1] or not len(probs) or bins < 1:
         raise ValueError(
-            f"need probs (N, C), targets (N,), N >= 1 and bins >= 1; got {tuple(probs.shape)}, {tuple(targets.shape)} "
-            f"and bins={bins}"
+            "probs must be (N, C), targets (N,), N >= 1 and bins >= 1; "
+            f"got {tuple(probs.shape)}, {tuple(targets.shape)} and bins={bins}"
         )
     if probs.min() < 0 or (probs.sum(1) - 1).abs().max() > 1e-3:
-        raise ValueError("each row of probs must sum to 1, and hold nothing below 0: softmax the logits first")
+        raise ValueError("each row of probs must be >= 0 and sum to 1: apply softmax to the logits first")
     confidence, preds = probs.max(1)  # (N,), (N,)
-    part = (confidence * bins).ceil().long().clamp(1, bins) - 1  # (N,)
+    bin_ids = (confidence * bins).ceil().long().clamp(1, bins) - 1  # (N,)
     zeros = torch.zeros(bins, dtype=torch.double)
-    of_each = torch.ones_like(confidence), confidence, (preds == targets).double()
-    counts, sums, right = (zeros.index_add(0, part, values) for values in of_each)
-    return [(int(n), s / n, r / n) for n, s, r in zip(counts.tolist(), sums.tolist(), right.tolist()) if n]
+    summands = torch.ones_like(confidence), confidence, (preds == targets).double()
+    counts, confidences, correct = (zeros.index_add(0, bin_ids, values).tolist() for values in summands)  # (bins,) each
+    return [(int(n), total / n, right / n) for n, total, right in zip(counts, confidences, correct) if n]
 
 
 def expected_calibration_error(probs: Array, targets: Array, bins: int = 15) -> float:
-    """sum over parts of (samples / N) |accuracy - mean confidence|, in [0, 1]; shapes and errors as for calibration.
+    """sum over bins of (samples / N) |accuracy - mean confidence|, in [0, 1]; shapes and errors as in calibration.
 
     >>> round(expected_calibration_error([[1.0, 0.0], [0.75, 0.25], [0.25, 0.75]], [0, 1, 1], bins=2), 4)
     0.1667
     """
-    parts = calibration(probs, targets, bins)
-    return sum(n * abs(accuracy - confidence) for n, confidence, accuracy in parts) / sum(n for n, _, _ in parts)
+    rows = calibration(probs, targets, bins)
+    return sum(n * abs(accuracy - confidence) for n, confidence, accuracy in rows) / sum(n for n, _, _ in rows)
 
 
 def _queries(scores: Array, relevance: Array) -> tuple[Tensor, Tensor]:
     scores, relevance = _float64(scores), _float64(relevance)
     if scores.dim() != 2 or not scores.numel() or relevance.shape != scores.shape or relevance.min() < 0:
         raise ValueError(
-            "need scores (Q, D) and relevance (Q, D) of 0 or more, not empty; "
+            "scores must be (Q, D), and relevance (Q, D) with values >= 0, not empty; "
             f"got {tuple(scores.shape)} and {tuple(relevance.shape)}"
         )
     return scores, relevance
 
 
 def mrr(scores: Array, targets: Array) -> float:
-    """Mean reciprocal rank of the first relevant item, in (0, 1]; a query without any relevant item scores 0.
+    """Mean over queries of 1 / rank of the first relevant item, in [0, 1].
 
-    scores (Q, D); targets (Q,), the index of the relevant item, or relevance (Q, D), where more than 0 is relevant.
-    An irrelevant item of equal score ranks before the relevant one.
+    A query without a relevant item scores 0. On a tie, irrelevant items rank before the relevant one.
+
+    Args: scores (Q, D); targets (Q,), the index of the relevant item, or (Q, D), where a value > 0 means relevant.
+    Raises: ValueError for a wrong shape or value.
 
     >>> mrr([[0.3, 0.9, 0.1], [0.5, 0.5, 0.1]], [1, 0])
     0.75
@@ -426,10 +466,13 @@ def mrr(scores: Array, targets: Array) -> float:
 
 
 def ndcg(scores: Array, relevance: Array, k: int | None = None) -> float:
-    """Mean over queries of DCG@k / ideal DCG@k, in [0, 1]; a query without any relevance scores 0.
+    """Mean over queries of DCG@k / ideal DCG@k, in [0, 1], with linear gain (Jarvelin & Kekalainen 2002).
 
-    scores (Q, D), relevance (Q, D) of 0 or more; linear gain, all D items unless k. Items of equal score share the mean
-    discount of the ranks that they take together, as in sklearn.metrics.ndcg_score. Jarvelin & Kekalainen 2002.
+    A query without a relevant item scores 0. Items with equal scores share the mean discount of their ranks, as in
+    sklearn.metrics.ndcg_score.
+
+    Args: scores (Q, D); relevance (Q, D), values >= 0; k >= 1, the number of ranks that count, by default all D.
+    Raises: ValueError for a wrong shape or value.
 
     >>> round(ndcg([[0.1, 0.2, 0.3]], [[3, 0, 1]]), 4)
     0.6885
@@ -440,11 +483,11 @@ def ndcg(scores: Array, relevance: Array, k: int | None = None) -> float:
     D = scores.shape[1]
     discount = 1 / torch.arange(2, D + 2).double().log2()  # (D,) 1 / log2(rank + 1)
     discount[k or D :] = 0
-    upto = torch.cat((torch.zeros(1).double(), discount.cumsum(0)))  # (D + 1,)
+    cumulative = torch.cat((torch.zeros(1).double(), discount.cumsum(0)))  # (D + 1,)
     ascending = scores.sort(1)[0]
-    # items of equal score take the ranks first + 1 ... last
+    # items with equal scores share the ranks first + 1 ... last
     last, first = (D - torch.searchsorted(ascending, scores, right=right) for right in (False, True))  # (Q, D)
-    dcg = (relevance * (upto[last] - upto[first]) / (last - first)).sum(1)
+    dcg = (relevance * (cumulative[last] - cumulative[first]) / (last - first)).sum(1)
     ideal = (relevance.sort(1, descending=True)[0] * discount).sum(1)
     return (dcg / ideal.masked_fill(ideal == 0, 1)).mean().item()
 
@@ -452,17 +495,20 @@ def ndcg(scores: Array, relevance: Array, k: int | None = None) -> float:
 def _difference(preds: Array, targets: Array) -> Tensor:
     preds, targets = _float64(preds), _float64(targets)
     if preds.shape != targets.shape or not preds.numel():
-        raise ValueError(f"need equal shapes, not empty; got {tuple(preds.shape)} and {tuple(targets.shape)}")
+        raise ValueError(
+            "preds and targets must have the same shape and not be empty; "
+            f"got {tuple(preds.shape)} and {tuple(targets.shape)}"
+        )
     return preds - targets
 
 
 def mae(preds: Array, targets: Array) -> float:
-    """Mean of |pred - target|; any equal shapes."""
+    """Mean of |pred - target|; preds and targets of the same shape, any shape."""
     return _difference(preds, targets).abs().mean().item()
 
 
 def mse(preds: Array, targets: Array) -> float:
-    """Mean of (pred - target)^2; any equal shapes."""
+    """Mean of (pred - target)^2; preds and targets of the same shape, any shape."""
     return _difference(preds, targets).square().mean().item()
 
 
@@ -477,14 +523,14 @@ def main() -> None:
     found = rng.random(N) < np.array([0.95, 0.80, 0.60, 0.40, 0])[targets]
     preds = np.where(found, targets, rng.choice(C, N, p=[0.70, 0.20, 0.08, 0.02, 0]))
     cm = ConfusionMatrix(C).update(preds, targets)
-    print(f"A classifier on {N} images, of which the fifth class has none\n\n{cm.report(names)}")
-    print("95 % interval of macro F1 over the draw of the images: {:.4f} ... {:.4f}".format(*cm.f1_interval()))
+    print(f"A classifier on {N} images; the fifth class has no image\n\n{cm.report(names)}")
+    print("95 % bootstrap interval of macro F1: {:.4f} ... {:.4f}".format(*cm.f1_interval()))
     print("most frequent errors:", ", ".join(f"{n} {names[t]} as {names[p]}" for t, p, n in cm.most_confused(3)))
 
-    print("\nA classifier that always answers 'common': only the macro averages notice\n")
+    print("\nA classifier that always predicts 'common': only the macro averages show it\n")
     print(ConfusionMatrix(C).update(np.zeros_like(targets), targets).report(names))
 
-    print(f"\nThe mean of each batch's macro F1 is another number than macro F1 = {cm.f1():.4f}\n")
+    print(f"\nThe mean of the batches' macro F1 is not the macro F1, which is {cm.f1():.4f}\n")
     print("batch size   images shuffled   sorted by class")
     for size in (16, 64, 256):
         means = []

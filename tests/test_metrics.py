@@ -1,9 +1,8 @@
-"""
-metrics.py against scikit-learn, against plain loops, and against the mistakes that it exists to prevent.
+"""metrics.py against scikit-learn, plain loops, and the mistakes that it prevents.
 
     python -m pytest tests/test_metrics.py
 
-M1 ... M10 are the ids of the pitfalls that a test pins down.
+M1 ... M10 are ids of pitfalls, see tests/PITFALLS.md.
 """
 
 import ast
@@ -24,7 +23,7 @@ from metrics import ConfusionMatrix
 
 TOLERANCE = 1e-12
 C = 18
-# what reads a number from a ConfusionMatrix
+# every way to read a number from a ConfusionMatrix
 READERS = {
     "matrix": lambda cm: cm.matrix,
     "support": lambda cm: cm.support(),
@@ -68,7 +67,7 @@ def imbalanced(n=2000, num_classes=C, seed=0):
 
 
 def test_ten_thousand_cases_equal_scikit_learn():
-    # 50 cases share one call of scikit-learn: their classes are set side by side, so each case has its own rows
+    # 50 cases share one call of scikit-learn: each case has class ids of its own, so it has rows of its own
     rng = np.random.default_rng(0)
     for _ in range(200):
         cases = [random_case(rng) for _ in range(50)]
@@ -101,7 +100,8 @@ def test_ten_thousand_cases_equal_scikit_learn():
 
 
 def test_averages_and_labels_mean_what_scikit_learn_means_by_them():
-    # a call of scikit-learn a case, in turn over five averages with and without labels, and the two accuracies
+    # one call of scikit-learn per case; the cases alternate between five averages, with and without labels, and the
+    # two accuracies
     rng = np.random.default_rng(1)
     conventions = [(average, subset) for average in metrics.AVERAGES for subset in (False, True)] + ["accuracies"]
     for i in range(2200):
@@ -118,7 +118,7 @@ def test_averages_and_labels_mean_what_scikit_learn_means_by_them():
         their_labels = np.arange(num_classes) if labels is None else labels
         if average == "macro_present":
             their_labels = np.intersect1d(their_labels, np.union1d(preds, targets))
-        if not len(their_labels):  # scikit-learn has no word for it: none of the labels occurs; 0 / 0 = 0
+        if not len(their_labels):  # none of the labels occurs, which scikit-learn does not define; 0 / 0 = 0
             assert cm.f1(average, labels) == 0
             continue
         theirs = sk.precision_recall_fscore_support(
@@ -154,7 +154,7 @@ def test_functions_equal_the_methods():
 
 
 def tied_scores(rng, *shape):
-    """Scores of which many are equal: 2 to 5 levels."""
+    """Scores with many ties: 2 to 5 levels."""
     levels = rng.integers(2, 6)
     return rng.integers(0, levels, shape) / levels
 
@@ -188,8 +188,8 @@ def test_roc_auc_of_only_ties_is_one_half_and_a_wrong_tie_rule_is_not():
     assert metrics.roc_auc(torch.zeros(4), targets) == 0.5
     assert metrics.roc_auc(scores, targets) == 0.75  # 4 pairs: 2 won, 2 tied
     pairs = scores[targets == 1][:, None], scores[targets == 0]
-    assert (pairs[0] > pairs[1]).double().mean() == 0.5  # negative control: ties lost
-    assert (pairs[0] >= pairs[1]).double().mean() == 1.0  # negative control: ties won
+    assert (pairs[0] > pairs[1]).double().mean() == 0.5  # negative control: a tie counts 0
+    assert (pairs[0] >= pairs[1]).double().mean() == 1.0  # negative control: a tie counts 1
 
 
 def test_ranking_leaves_out_undefined_classes_and_refuses_when_none_is_defined():
@@ -228,7 +228,7 @@ def test_mrr_of_many_relevant_items_equals_a_plain_loop():
     scores, relevance = tied_scores(rng, 200, 6), rng.random((200, 6)) < 0.2
     expected = []
     for s, r in zip(scores, relevance, strict=True):
-        ranking = sorted(range(6), key=lambda i: (-s[i], r[i]))  # of equal scores the irrelevant first
+        ranking = sorted(range(6), key=lambda i: (-s[i], r[i]))  # on a tie the irrelevant item first
         expected.append(next((1 / (rank + 1) for rank, i in enumerate(ranking) if r[i]), 0.0))
     assert 0.0 in expected
     close(metrics.mrr(scores, relevance), np.mean(expected))
@@ -255,12 +255,12 @@ def test_worked_numbers():
     close(cm.f1("weighted"), (4 * 6 / 9 + 4 * 4 / 8) / 9)
     close([cm.f1("micro"), cm.accuracy(), cm.balanced_accuracy()], [5 / 9, 5 / 9, (3 / 4 + 2 / 4 + 0) / 3])
     assert cm.worst_class() == (2, 0.0)  # class 3 has no target
-    assert cm.most_confused() == [(1, 0, 2), (0, 1, 1), (2, 1, 1)]  # of equals the lower target first
+    assert cm.most_confused() == [(1, 0, 2), (0, 1, 1), (2, 1, 1)]  # on a tie the lower target first
     assert cm.most_confused(1) == [(1, 0, 2)]
     assert cm.per_class()[1] == {"class": 1, "precision": 0.5, "recall": 0.5, "f1": 0.5, "support": 4}
 
 
-def test_report_shows_every_class_and_every_average_by_name():  # M4, M5: no average stands alone or unnamed
+def test_report_shows_every_class_and_every_average_by_name():  # M4, M5: no average without its name
     cm = ConfusionMatrix(3).update([0, 0, 1], [0, 1, 1])
     lines = cm.report(["cat", "dog", "yak"]).splitlines()
     assert [line.split()[0] for line in lines[1:-1]] == ["cat", "dog", "yak", *metrics.AVERAGES[:-1]]
@@ -269,6 +269,57 @@ def test_report_shows_every_class_and_every_average_by_name():  # M4, M5: no ave
     assert cm.report().splitlines()[1].split()[0] == "0"
     with pytest.raises(ValueError, match="3 names, got 2"):
         cm.report(["cat", "dog"])
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Counts
+
+
+@pytest.mark.parametrize("metric", ["f1", "precision", "recall"])
+@pytest.mark.parametrize("average", metrics.AVERAGES)
+def test_scores_of_many_counts_at_once_equal_those_of_each_matrix(metric, average):
+    rng = np.random.default_rng(0)
+    cases = [(rng.integers(5, size=20), rng.integers(4, size=20)) for _ in range(6)]  # class 4 has no target
+    matrices = [ConfusionMatrix(5).update(preds, targets) for preds, targets in cases]
+    tables = torch.stack([cm.matrix for cm in matrices]).reshape(2, 3, 5, 5)
+    counts = tables.diagonal(dim1=-2, dim2=-1), tables.sum(-2), tables.sum(-1)  # (2, 3, C) each
+    expected = np.reshape(
+        [np.asarray(getattr(cm, metric)(average)) for cm in matrices], (2, 3, *[5] * (average == "none"))
+    )
+    for kind in (torch.as_tensor, np.asarray, lambda values: values.tolist(), lambda values: values.float()):
+        scores = metrics.score_from_counts(*map(kind, counts), metric, average)
+        assert scores.dtype == torch.double and np.array_equal(scores.numpy(), expected)
+    wrong = metrics.score_from_counts(counts[0].flip(0), *counts[1:], metric, average)
+    assert not np.array_equal(wrong.numpy(), expected)  # negative control: the true positives of other matrices
+
+
+def test_one_support_serves_many_predictions():
+    targets = torch.tensor([0, 0, 1, 2])
+    preds = torch.tensor([[0, 0, 1, 2], [0, 1, 1, 1], [2, 2, 2, 2]])
+    one_hot = torch.nn.functional.one_hot
+    tp, predicted = (one_hot(preds, 3) * (preds == targets)[..., None]).sum(1), one_hot(preds, 3).sum(1)  # (3, C)
+    scores = metrics.score_from_counts(tp, predicted, one_hot(targets, 3).sum(0))
+    assert scores.tolist() == [metrics.f1_score(row, targets, 3) for row in preds]
+
+
+@pytest.mark.parametrize("average", ["macro", "micro", "weighted"])
+def test_counts_may_be_sums_of_sample_weights(average):
+    rng = np.random.default_rng(0)
+    targets, preds, weight = rng.integers(4, size=40), rng.integers(4, size=40), rng.random(40) / 20  # all sums are < 1
+    counts = [np.bincount(ids, w, minlength=4) for ids, w in ((targets, weight * (preds == targets)), (preds, weight))]
+    support = np.bincount(targets, weight, minlength=4)
+    assert 0 < support.max() < 1
+    theirs = sk.f1_score(targets, preds, average=average, sample_weight=weight)
+    close(metrics.score_from_counts(*counts, support, average=average), theirs)
+    clamped = metrics.score_from_counts(*(np.ceil(c) for c in counts), np.ceil(support), average=average)
+    assert abs(clamped.item() - theirs) > 0.01  # negative control: weights rounded up to whole samples
+
+
+def test_an_unknown_metric_or_average_is_an_error_that_names_the_choices():
+    with pytest.raises(ValueError, match="one of f1, precision, recall; got 'accuracy'"):
+        metrics.score_from_counts([1], [1], [1], "accuracy")
+    with pytest.raises(ValueError, match="one of macro, .*; got 'samples'"):
+        metrics.score_from_counts([1], [1], [1], average="samples")
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -314,7 +365,7 @@ def test_micro_is_accuracy_and_macro_is_the_default():  # M4
 def test_an_absent_class_counts_in_macro_only():  # M5
     cm = ConfusionMatrix(4).update([0, 1], [0, 1])
     assert (cm.f1(), cm.f1("macro_present"), cm.f1("weighted"), cm.f1("micro")) == (0.5, 1, 1, 1)
-    assert cm.worst_class() == (0, 1)  # nor is it the worst: nothing is known about it
+    assert cm.worst_class() == (0, 1)  # an absent class is not the worst class: it has no samples to judge by
 
 
 def test_macro_f1_hides_swapped_arguments_and_other_scores_do_not():  # M10
@@ -361,7 +412,7 @@ def test_tensors_arrays_and_lists_agree():
 @pytest.mark.parametrize("where", ["preds", "targets", "both"])
 def test_a_value_out_of_range_is_never_counted_in_silence(value, where):
     preds, targets = imbalanced()
-    for at, size in ((0, 2000), (1999, 64), (1000, 1)):  # one batch; the last of many; among many of one sample
+    for at, size in ((0, 2000), (1999, 64), (1000, 1)):  # in the only batch; in the last; in a batch of one sample
         bad = {"preds": preds.clone(), "targets": targets.clone()}
         for name in ("preds", "targets") if where == "both" else (where,):
             bad[name][at] = value
@@ -381,7 +432,7 @@ def test_a_value_out_of_range_is_never_counted_in_silence(value, where):
 
 def test_the_error_says_how_many_and_on_which_side():
     cm = ConfusionMatrix(3).update([0, 1, 2, 3], [-100, -1, 7, 0])
-    message = "of 4 targets 2 are below 0 and 1 are 3 or more, of the preds 0 are below 0 and 1 are 3 or more"
+    message = "Of 4 samples, 2 targets are < 0 and 1 are >= 3; 0 preds are < 0 and 1 are >= 3"
     with pytest.raises(ValueError, match=message):
         cm.f1()
 
@@ -417,7 +468,7 @@ def test_the_matrix_is_a_copy():
 @pytest.mark.parametrize(
     ("preds", "targets", "words"),
     [
-        (torch.zeros(4, 3), torch.zeros(4).long(), r"\(N, 18\).*\(4, 3\)"),  # logits of another width
+        (torch.zeros(4, 3), torch.zeros(4).long(), r"\(N, 18\).*\(4, 3\)"),  # logits with a wrong number of classes
         (torch.zeros(4, C), torch.zeros(5).long(), r"\(5,\)"),
         (torch.zeros(4).long(), torch.zeros(5).long(), r"\(4,\).*\(5,\)"),
         (torch.zeros(4, 1).long(), torch.zeros(4).long(), r"\(4, 1\)"),
@@ -446,7 +497,7 @@ def test_wrong_arguments_are_errors_that_name_the_choices():
     for wrong in ({"samples": 0}, {"confidence": 0}, {"confidence": 95}, {"average": "none"}):
         with pytest.raises(ValueError, match=next(iter(wrong))):
             cm.f1_interval(**wrong)
-    with pytest.raises(ValueError, match="no class below 0"):
+    with pytest.raises(ValueError, match="class ids must be >= 0, got -100"):
         metrics.accuracy_score([1, 2], [1, -100])
 
 
@@ -478,7 +529,7 @@ def test_ranking_and_regression_refuse_what_they_cannot_score(call):
 
 
 def test_update_reads_nothing_back_from_the_device():
-    # a meta tensor has no values: .item(), nonzero() and boolean masks raise on it
+    # a meta tensor has no values: .item(), nonzero() and boolean masks raise an error
     cm = ConfusionMatrix(C, device="meta")
     cm.update(torch.empty(64, C, device="meta"), torch.empty(64, dtype=torch.long, device="meta"))
     with pytest.raises((NotImplementedError, RuntimeError)):
@@ -506,14 +557,15 @@ def test_update_never_synchronises_with_cuda():
 @pytest.mark.parametrize("average", ["macro", "weighted"])
 def test_interval_equals_the_plain_bootstrap_of_images(average):
     preds, targets = (values.numpy() for values in imbalanced(300, num_classes=4))
-    preds[::3] = 3  # preds and targets in other proportions, so that weighting by the wrong ones shows
+    preds[::3] = 3  # class shares of preds and targets differ, so that weighting by the wrong ones is noticed
     draws = np.random.default_rng(1).integers(0, 300, (4000, 300))
     scores = [metrics.f1_score(preds[draw], targets[draw], 4, average) for draw in draws]
     plain = np.quantile(scores, [0.025, 0.975]) + metrics.f1_score(preds, targets, 4, average) - np.mean(scores)
-    # the standard error of the difference of two such ends is 0.06 of the scores' own, 0.03: the tolerance is 5 of them
+    # the standard deviation of the scores is 0.03. The difference of two such ends has a standard error of 0.06 times
+    # that, and the tolerance is 5 standard errors
     np.testing.assert_allclose(metrics.bootstrap_f1(preds, targets, 4, average=average, samples=4000), plain, atol=0.01)
     twice = metrics.bootstrap_f1(np.tile(preds, 2), np.tile(targets, 2), 4, average=average, samples=4000)
-    assert abs(twice[0] - plain[0]) > 0.01  # negative control: drawn from twice as many images
+    assert abs(twice[0] - plain[0]) > 0.01  # negative control: twice as many images
 
 
 def test_interval_covers_the_truth_as_often_as_it_says():
@@ -529,7 +581,7 @@ def test_interval_covers_the_truth_as_often_as_it_says():
 
 
 def test_interval_of_many_small_classes_covers_the_truth_more_often_than_plain_percentiles():
-    """100 classes of 10 images: a resample loses some classes, so its macro F1 is too low on average."""
+    """100 classes of 10 images: a bootstrap sample misses some classes, so its macro F1 is too low on average."""
     rng, N = np.random.default_rng(0), 100
     hit = np.linspace(0.9, 0.5, N)
     population = (1 - hit)[:, None] / N + np.diag(hit)  # target x pred, rows sum to 1
@@ -567,7 +619,7 @@ def test_the_interval_of_every_average_holds_its_score():
 
 
 def test_blocks_of_replicates_change_nothing():
-    # the same 9 cells among 3 classes (one block) and among 2000 (three): macro divides by 2000 instead of 3
+    # the same 9 cells with 3 classes (one block) and with 2000 (three blocks): macro divides by 2000 instead of 3
     preds, targets = imbalanced(300, num_classes=3)
     one, three = (metrics.bootstrap_f1(preds, targets, num_classes, samples=2500) for num_classes in (3, 2000))
     close(np.array(three) * 2000, np.array(one) * 3)
