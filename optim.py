@@ -1,15 +1,16 @@
-"""Optimizers and learning-rate schedules by name, the schedule counted in optimizer updates.
+"""Optimizers and learning-rate schedules by name. A schedule counts optimizer updates, not epochs.
 
-    python optim.py                              # the learning rate of every schedule, an epoch a digit
+    python optim.py                              # the learning rate of every schedule, one digit per epoch
 
     optimizer = build_optimizer("adamw", model, lr=1e-3)
     schedule = build_schedule("cosine", optimizer, epochs=10, updates_per_epoch=25, warmup=1)
-    ... optimizer.step(); schedule.step()        # once per update, and only if the optimizer really stepped
-    schedule.epoch_end(val_f1)                   # only plateau listens
+    ... optimizer.step(); schedule.step()        # once per update, but not if the optimizer skipped it
+    schedule.epoch_end(val_f1)                   # only plateau uses it
 
-A schedule is a closed formula of the number of updates done: nothing drifts, and the state to save is that number.
-Warm-up comes first and rises linearly to --lr; the schedule then runs over the updates that remain. One-cycle has a
-rise of its own, whose length the warm-up sets instead.
+A schedule computes the learning rate from the number of updates done. So rounding errors do not add up, and the state
+to save is that number (for plateau also its best score and counters).
+Warmup comes first: the learning rate grows linearly to lr. The schedule then covers the remaining updates. onecycle has
+its own warmup, and `warmup` sets the length of it.
 """
 
 from __future__ import annotations
@@ -17,94 +18,105 @@ from __future__ import annotations
 import inspect
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
 
-# name: (class, learning rate and weight decay that are a good first try from scratch, further arguments)
-OPTIMIZERS: dict[str, tuple[type[torch.optim.Optimizer], float, float, dict[str, Any]]] = {
-    "sgd": (torch.optim.SGD, 0.1, 5e-4, {"momentum": 0.9, "nesterov": True, "fused": True}),
-    "adam": (torch.optim.Adam, 1e-3, 0.0, {"fused": True}),
-    "adamw": (torch.optim.AdamW, 1e-3, 1e-2, {"fused": True}),
-    "radam": (torch.optim.RAdam, 1e-3, 0.0, {"foreach": True}),
+
+class Recipe(NamedTuple):
+    """An optimizer class with its defaults: a good first try when training from scratch."""
+
+    optimizer: type[torch.optim.Optimizer]
+    lr: float
+    weight_decay: float
+    options: dict[str, Any]  # further arguments of the class
+
+
+OPTIMIZERS = {
+    "sgd": Recipe(torch.optim.SGD, 0.1, 5e-4, {"momentum": 0.9, "nesterov": True, "fused": True}),
+    "adam": Recipe(torch.optim.Adam, 1e-3, 0.0, {"fused": True}),
+    "adamw": Recipe(torch.optim.AdamW, 1e-3, 1e-2, {"fused": True}),
+    "radam": Recipe(torch.optim.RAdam, 1e-3, 0.0, {"foreach": True}),
 }
 
 
 def build_optimizer(
     name: str, model: nn.Module, lr: float | None = None, weight_decay: float | None = None
 ) -> torch.optim.Optimizer:
-    """An optimizer whose weight decay touches weight matrices and kernels only.
+    """An optimizer that applies weight decay only to weight matrices and convolution kernels.
 
-    Decay pulls a weight towards 0; on a bias, a norm's gain, a class token or a position embedding that only costs
-    accuracy. What decays is what is called "weight" and has 2 or more dimensions.
+    Those are the parameters that are named "weight" and have 2 or more dimensions. Weight decay pulls a parameter
+    towards 0. For a bias, a norm layer's weight, a class token or a position embedding this only lowers accuracy.
 
-    Args: name from OPTIMIZERS; lr and weight_decay >= 0, by default the registry's.
+    Args: name, one of OPTIMIZERS; lr > 0 and weight_decay >= 0, by default those of OPTIMIZERS[name].
     Raises: ValueError for an unknown name, a value out of range, or a model without trainable parameters.
     """
     if name not in OPTIMIZERS:
         raise ValueError(f"unknown optimizer {name!r}: choose from {', '.join(OPTIMIZERS)}")
-    optimizer, default_lr, default_decay, options = OPTIMIZERS[name]
-    lr = default_lr if lr is None else lr
-    weight_decay = default_decay if weight_decay is None else weight_decay
+    recipe = OPTIMIZERS[name]
+    lr = recipe.lr if lr is None else lr
+    weight_decay = recipe.weight_decay if weight_decay is None else weight_decay
     if not 0 < lr < math.inf:
-        raise ValueError(f"learning rate must be > 0, got {lr}")
+        raise ValueError(f"lr must be > 0, got {lr}")
     if not 0 <= weight_decay < math.inf:
-        raise ValueError(f"weight decay must be >= 0, got {weight_decay}")
-    decaying, others = [], []
+        raise ValueError(f"weight_decay must be >= 0, got {weight_decay}")
+    with_decay, without_decay = [], []
     for parameter_name, parameter in model.named_parameters():
         if parameter.requires_grad:
             is_kernel = parameter.ndim >= 2 and parameter_name.endswith("weight")
-            (decaying if is_kernel else others).append(parameter)
-    groups = [{"params": decaying, "weight_decay": weight_decay}, {"params": others, "weight_decay": 0.0}]
+            (with_decay if is_kernel else without_decay).append(parameter)
+    groups = [{"params": with_decay, "weight_decay": weight_decay}, {"params": without_decay, "weight_decay": 0.0}]
     groups = [group for group in groups if group["params"]]
     if not groups:
-        raise ValueError("the model has no parameter to train")
-    return optimizer(groups, lr=lr, **options)
+        raise ValueError("the model has no trainable parameters")
+    return recipe.optimizer(groups, lr=lr, **recipe.options)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# Schedules: the learning rate as a factor of --lr, t updates after the warm-up, of T in all
+# Schedules: a function of t gives learning rate / lr. t counts the updates after warmup, T is their total number.
+# Keyword-only arguments are the options that build_schedule takes by name.
 # ---------------------------------------------------------------------------------------------------------------------
 
 Factor = Callable[[int], float]
 
 
-def constant(T: int, per_epoch: int) -> Factor:
+def constant(T: int, per_epoch: int, lr: float) -> Factor:
     return lambda t: 1.0
 
 
-def step(T: int, per_epoch: int, step_epochs: int | None = None, lr_decay: float = 0.1) -> Factor:
-    """lr_decay^k after k * step_epochs epochs; a third of the run if not given."""
+def step(T: int, per_epoch: int, lr: float, *, step_epochs: int | None = None, lr_decay: float = 0.1) -> Factor:
+    """lr_decay^k after k * step_epochs epochs; step_epochs is by default a third of the run."""
     every = step_epochs * per_epoch if step_epochs else max(1, math.ceil(T / 3))
     return lambda t: lr_decay ** (t // every)
 
 
-def cosine(T: int, per_epoch: int, floor: float = 0.0) -> Factor:
-    """floor + (1 - floor) (1 + cos(pi t / T)) / 2 (Loshchilov and Hutter 2016, arXiv:1608.03983)."""
+def cosine(T: int, per_epoch: int, lr: float, *, min_lr: float = 0.0) -> Factor:
+    """a + (1 - a) (1 + cos(pi t / T)) / 2, a = min_lr / lr (Loshchilov and Hutter 2016, arXiv:1608.03983)."""
+    floor = min_lr / lr
     return lambda t: floor + (1 - floor) * (1 + math.cos(math.pi * min(t, T) / T)) / 2
 
 
-def restarts(T: int, per_epoch: int, floor: float = 0.0, t0: int = 10, t_mult: int = 2) -> Factor:
-    """Cosine cycles of t0 epochs, each t_mult times as long as the one before, starting again at the full rate."""
+def restarts(T: int, per_epoch: int, lr: float, *, min_lr: float = 0.0, t0: int = 10, t_mult: int = 2) -> Factor:
+    """Cosine cycles that start again at lr. The first has t0 epochs, each next one is t_mult times as long."""
 
     def factor(t: int) -> float:
         length = t0 * per_epoch
         while t >= length:
             t, length = t - length, length * t_mult
-        return cosine(length, per_epoch, floor)(t)
+        return cosine(length, per_epoch, lr, min_lr=min_lr)(t)
 
     return factor
 
 
-def onecycle(T: int, per_epoch: int, rise: float | None = None) -> Factor:
-    """From 1/25 up to 1 in the first `rise` updates (30 % of the run if not given), then down to 1/250,000.
+def onecycle(T: int, per_epoch: int, lr: float, warmup_updates: int | None = None) -> Factor:
+    """From 1/25 up to 1 during warmup (by default 30 % of the run), then down to 1/250,000.
 
-    Both ways along a half cosine (Smith and Topin 2017, arXiv:1708.07120, as torch's OneCycleLR without its
-    momentum cycle).
+    Both parts follow a half cosine (Smith and Topin 2017, arXiv:1708.07120), as in torch's OneCycleLR without its
+    momentum cycle.
     """
     start, end = 1 / 25, 1 / 25e4
-    peak = max((0.3 * T if rise is None else rise) - 1, 1e-9)  # the update that has the full rate
+    peak = max((0.3 * T if warmup_updates is None else warmup_updates) - 1, 1e-9)  # the update with the factor 1
 
     def factor(t: int) -> float:
         if t <= peak:
@@ -116,7 +128,7 @@ def onecycle(T: int, per_epoch: int, rise: float | None = None) -> Factor:
 
 
 class Schedule:
-    """Sets the learning rate of the coming update from the number of updates done."""
+    """Sets the learning rate of the next update from the number of updates done."""
 
     def __init__(self, optimizer: torch.optim.Optimizer, factor: Factor, warmup_updates: int = 0):
         self.optimizer, self.factor, self.warmup_updates = optimizer, factor, warmup_updates
@@ -129,16 +141,16 @@ class Schedule:
         return self.optimizer.param_groups[0]["lr"]
 
     def step(self) -> None:
-        """After an update that really happened."""
+        """To be called after each update that was not skipped."""
         self.updates += 1
         self._apply()
 
     def epoch_end(self, value: float) -> None:
-        """After a validation, with the monitored number."""
+        """To be called after each validation, with the monitored score."""
 
     def _apply(self) -> None:
         t = self.updates - self.warmup_updates
-        # u-th of W warm-up updates: (u + 1) / W, so that the first already moves
+        # update u of W warmup updates: (u + 1) / W, so that the first update has a learning rate > 0
         factor = self.factor(t) if t >= 0 else (self.updates + 1) / self.warmup_updates
         for group, lr in zip(self.optimizer.param_groups, self.base_lrs, strict=True):
             group["lr"] = lr * factor
@@ -152,13 +164,14 @@ class Schedule:
 
 
 class Plateau(Schedule):
-    """Multiplies the rate by lr_decay once the monitored number has not improved for more than `patience` epochs."""
+    """Multiplies the learning rate by lr_decay after more than plateau_patience epochs without a better score."""
 
     def __init__(
         self,
         optimizer: torch.optim.Optimizer,
         warmup_updates: int,
         mode: str,
+        *,
         lr_decay: float = 0.1,
         plateau_patience: int = 3,
     ):
@@ -189,6 +202,18 @@ SCHEDULES: dict[str, Callable[..., Any]] = {
 }
 
 
+def schedule_options(name: str) -> tuple[str, ...]:
+    """Names of the options that a schedule takes.
+
+    >>> schedule_options("restarts"), schedule_options("none")
+    (('min_lr', 't0', 't_mult'), ())
+    """
+    if name not in SCHEDULES:
+        raise ValueError(f"unknown schedule {name!r}: choose from {', '.join(SCHEDULES)}")
+    parameters = inspect.signature(SCHEDULES[name]).parameters.values()
+    return tuple(parameter.name for parameter in parameters if parameter.kind is parameter.KEYWORD_ONLY)
+
+
 def build_schedule(
     name: str,
     optimizer: torch.optim.Optimizer,
@@ -198,44 +223,49 @@ def build_schedule(
     mode: str = "max",
     **options: Any,
 ) -> Schedule:
-    """A schedule by name over epochs * updates_per_epoch updates, after `warmup` epochs of linear rise.
+    """A schedule by name, for epochs * updates_per_epoch updates. The first `warmup` epochs are linear warmup.
+
+    The peak learning rate lr is that of the optimizer.
 
     Args:
-        mode: whether the number given to `epoch_end` is better when larger ("max", F1) or smaller ("min", a loss).
-        options: step_epochs, lr_decay (step, plateau), plateau_patience, min_lr (cosine, restarts), t0, t_mult
-            (restarts, in epochs); an option that the schedule does not take is an error.
-    Raises: ValueError for an unknown name or mode, an option without effect, a value out of range.
+        warmup: epochs, >= 0 and < epochs; need not be a whole number.
+        mode: "max" if a larger score given to `epoch_end` is better (F1), "min" if a smaller one is (a loss).
+        options: see `schedule_options`. step_epochs > 0, 0 < lr_decay < 1, plateau_patience >= 0 (epochs),
+            0 <= min_lr <= lr, t0 > 0 (epochs), t_mult > 0.
+    Raises: ValueError for an unknown name or mode, an option that the schedule does not take, a value out of range.
     """
-    if name not in SCHEDULES:
-        raise ValueError(f"unknown schedule {name!r}: choose from {', '.join(SCHEDULES)}")
+    taken = schedule_options(name)
+    unused = [option for option in options if option not in taken]
+    if unused:
+        takes = f"it takes {', '.join(taken)}" if taken else "it takes no options"
+        raise ValueError(f"schedule {name!r} does not take {', '.join(unused)}: {takes}")
     if mode not in ("max", "min"):
         raise ValueError(f"mode must be 'max' or 'min', got {mode!r}")
     if not 0 <= warmup < epochs:
-        raise ValueError(f"warm-up must be >= 0 and shorter than the run of {epochs} epochs, got {warmup}")
+        raise ValueError(f"warmup must be >= 0 and < epochs, got {warmup} with {epochs} epochs")
     for option, value in options.items():
-        if not (value > 0 or (value == 0 and option in ("min_lr", "plateau_patience"))):
-            raise ValueError(f"{option} must be > 0, got {value}")
+        may_be_0 = option in ("min_lr", "plateau_patience")
+        if not (value > 0 or (value == 0 and may_be_0)):
+            raise ValueError(f"{option} must be {'>=' if may_be_0 else '>'} 0, got {value}")
     if not options.get("lr_decay", 0) < 1:
         raise ValueError(f"lr_decay must be < 1, got {options['lr_decay']}")
-    if not options.get("min_lr", 0) <= optimizer.param_groups[0]["lr"]:
-        raise ValueError(f"min_lr must be at most the learning rate, got {options['min_lr']}")
-    build = SCHEDULES[name]
-    if "min_lr" in options and "floor" in inspect.signature(build).parameters:
-        options["floor"] = options.pop("min_lr") / optimizer.param_groups[0]["lr"]
-    unused = set(options) - set(inspect.signature(build).parameters)
-    if unused:
-        raise ValueError(f"schedule {name!r} takes no {', '.join(sorted(unused))}")
-    total, rise = epochs * updates_per_epoch, round(warmup * updates_per_epoch)
+    lr = optimizer.param_groups[0]["lr"]
+    if not options.get("min_lr", 0) <= lr:
+        raise ValueError(f"min_lr must be <= lr, got {options['min_lr']} with lr {lr}")
+    build, total, warmup_updates = SCHEDULES[name], epochs * updates_per_epoch, round(warmup * updates_per_epoch)
     if build is Plateau:
-        return Plateau(optimizer, rise, mode, **options)
+        return Plateau(optimizer, warmup_updates, mode, **options)
     if build is onecycle:
-        return Schedule(optimizer, onecycle(total, updates_per_epoch, rise if warmup else None))
-    return Schedule(optimizer, build(total - rise, updates_per_epoch, **options), rise)
+        return Schedule(optimizer, onecycle(total, updates_per_epoch, lr, warmup_updates if warmup else None))
+    remaining = max(1, total - warmup_updates)
+    return Schedule(optimizer, build(remaining, updates_per_epoch, lr, **options), warmup_updates)
 
 
 def _show() -> None:
-    """A row a schedule over 30 epochs, a digit an epoch: tenths of the full rate, rounded up, 9 for 10."""
-    print("            the learning rate in tenths, an epoch a column (plateau: F1 stalls after epoch 8)")
+    """One row per schedule over 30 epochs, one digit per epoch: tenths of lr, rounded up, 9 for both 9 and 10."""
+    print(
+        "            learning rate in tenths of lr, one column per epoch (plateau: F1 does not improve after epoch 8)"
+    )
     for name in SCHEDULES:
         optimizer = torch.optim.SGD([torch.zeros(1)], lr=1.0)
         schedule = build_schedule(name, optimizer, epochs=30, updates_per_epoch=10, warmup=3)

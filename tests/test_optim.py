@@ -56,18 +56,18 @@ def test_A9_every_schedule_follows_torchs_own_for_the_whole_run(case):
     ours = trace(build_schedule(name, sgd(), 12, 7, **dict(options)), 12, 7)
     assert ours == pytest.approx(torch_trace(REFERENCES[case], 84), abs=1e-9)
     if name != "none":
-        assert ours[0] != ours[40]  # it is stepped at all (A9)
+        assert ours[0] != ours[40]  # the learning rate changes (A9)
 
 
 @pytest.mark.parametrize("name", ["none", "step", "cosine", "restarts"])
-def test_warm_up_rises_linearly_to_lr_and_the_schedule_follows_on_the_rest(name):
+def test_warmup_rises_linearly_to_lr_and_the_schedule_follows_on_the_rest(name):
     ours = trace(build_schedule(name, sgd(), 12, 7, warmup=2), 12, 7)
     assert ours[:14] == pytest.approx([0.5 * (u + 1) / 14 for u in range(14)])
     assert ours[14:] == pytest.approx(trace(build_schedule(name, sgd(), 10, 7), 10, 7))
     assert ours[:14] != pytest.approx(trace(build_schedule(name, sgd(), 12, 7), 12, 7)[:14])
 
 
-def test_warm_up_is_the_length_of_onecycles_rise():
+def test_warmup_is_the_length_of_onecycles_rise():
     ours = trace(build_schedule("onecycle", sgd(), 12, 7, warmup=6), 12, 7)
     torchs = torch_trace(
         lambda o: lr_scheduler.OneCycleLR(o, 0.5, total_steps=84, pct_start=0.5, cycle_momentum=False), 84
@@ -87,8 +87,8 @@ def test_A11_plateau_follows_torchs_in_the_direction_of_the_monitored_number(mod
         expected += [optimizer.param_groups[0]["lr"]] * 3
         torchs.step(value)
     assert ours == pytest.approx(expected)
-    other = "min" if mode == "max" else "max"
-    wrong = build_schedule("plateau", sgd(), 18, 3, mode=other, plateau_patience=2, lr_decay=0.3)
+    opposite = "min" if mode == "max" else "max"
+    wrong = build_schedule("plateau", sgd(), 18, 3, mode=opposite, plateau_patience=2, lr_decay=0.3)
     assert trace(wrong, 18, 3, values) != pytest.approx(expected)
 
 
@@ -154,27 +154,61 @@ def test_sgd_is_nesterov_momentum():
         net.weight.fill_(0)
     optimizer = build_optimizer("sgd", net, lr=1.0, weight_decay=0.0)
     net.weight.grad = torch.ones(1, 3)
-    optimizer.step()  # v = g, w = -(g + 0.9 v) = -1.9; heavy ball would give -1
+    optimizer.step()  # v = g, w = -(g + 0.9 v) = -1.9; momentum without Nesterov would give -1
     assert net.weight.tolist() == [pytest.approx([-1.9] * 3)]
 
 
+def test_the_defaults_are_read_by_name():
+    sgd_defaults = optim.OPTIMIZERS["sgd"]
+    assert (sgd_defaults.lr, sgd_defaults.weight_decay) == (0.1, 5e-4)
+    for name, recipe in optim.OPTIMIZERS.items():
+        group = build_optimizer(name, torch.nn.Linear(2, 2)).param_groups[0]
+        assert (group["lr"], group["weight_decay"]) == (recipe.lr, recipe.weight_decay)
+
+
+VALUES = {"step_epochs": 2, "lr_decay": 0.5, "plateau_patience": 0, "min_lr": 0.1, "t0": 1, "t_mult": 1}
+
+
+@pytest.mark.parametrize("name", optim.SCHEDULES)
+def test_a_schedule_takes_the_options_that_it_names_and_no_others(name):
+    taken = optim.schedule_options(name)
+    build_schedule(name, sgd(), 3, 2, **{option: VALUES[option] for option in taken})
+    for option in VALUES.keys() - set(taken):
+        with pytest.raises(ValueError, match=f"'{name}' does not take {option}: it takes {', '.join(taken) or 'no'}"):
+            build_schedule(name, sgd(), 3, 2, **{option: VALUES[option]})
+    for internal in ("T", "lr", "warmup_updates", "floor"):
+        with pytest.raises(ValueError, match=f"does not take {internal}"):
+            build_schedule(name, sgd(), 3, 2, **{internal: 1})
+
+
+@pytest.mark.parametrize("name", optim.SCHEDULES)
+def test_a_warmup_that_rounds_to_the_whole_run_ends_without_an_error(name):
+    lrs = trace(build_schedule(name, sgd(), 2, 2, warmup=1.9), 2, 2)  # round(3.8) of 4 updates
+    assert len(lrs) == 4 and lrs[-1] == 0.5
+
+
 @pytest.mark.parametrize(
-    "call, said",
+    "call, message",
     [
         (lambda n, o: build_optimizer("adamx", n), "unknown optimizer 'adamx': choose from sgd"),
-        (lambda n, o: build_optimizer("sgd", n, lr=-1.0), "learning rate must be > 0, got -1"),
-        (lambda n, o: build_optimizer("sgd", n, lr=math.nan), "learning rate must be > 0, got nan"),
-        (lambda n, o: build_optimizer("sgd", n, weight_decay=-1.0), "weight decay must be >= 0"),
-        (lambda n, o: build_optimizer("sgd", torch.nn.ReLU()), "no parameter to train"),
+        (lambda n, o: build_optimizer("sgd", n, lr=-1.0), "lr must be > 0, got -1"),
+        (lambda n, o: build_optimizer("sgd", n, lr=math.nan), "lr must be > 0, got nan"),
+        (lambda n, o: build_optimizer("sgd", n, weight_decay=-1.0), "weight_decay must be >= 0, got -1"),
+        (lambda n, o: build_optimizer("sgd", torch.nn.ReLU()), "no trainable parameters"),
         (lambda n, o: build_schedule("cosin", o, 2, 2), "unknown schedule 'cosin': choose from none, step, cosine"),
-        (lambda n, o: build_schedule("cosine", o, 2, 2, t0=3), "schedule 'cosine' takes no t0"),
-        (lambda n, o: build_schedule("step", o, 2, 2, min_lr=0.1), "schedule 'step' takes no min_lr"),
+        (lambda n, o: optim.schedule_options("cosin"), "unknown schedule 'cosin': choose from none, step, cosine"),
+        (lambda n, o: build_schedule("cosine", o, 2, 2, t0=3), "schedule 'cosine' does not take t0: it takes min_lr"),
+        (lambda n, o: build_schedule("none", o, 2, 2, t0=3), "schedule 'none' does not take t0: it takes no options"),
         (lambda n, o: build_schedule("restarts", o, 2, 2, t0=0), "t0 must be > 0, got 0"),
-        (lambda n, o: build_schedule("cosine", o, 2, 2, warmup=2), "warm-up must be >= 0 and shorter than the run"),
+        (lambda n, o: build_schedule("step", o, 2, 2, lr_decay=1.0), "lr_decay must be < 1, got 1.0"),
+        (lambda n, o: build_schedule("cosine", o, 2, 2, min_lr=-1), "min_lr must be >= 0, got -1"),
+        (lambda n, o: build_schedule("cosine", o, 2, 2, min_lr=9), "min_lr must be <= lr, got 9 with lr 0.5"),
+        (lambda n, o: build_schedule("cosine", o, 2, 2, min_lr=math.nan), "min_lr must be >= 0, got nan"),
+        (lambda n, o: build_schedule("cosine", o, 2, 2, warmup=2), "warmup must be >= 0 and < epochs, got 2 with 2"),
         (lambda n, o: build_schedule("plateau", o, 2, 2, mode="up"), "mode must be"),
     ],
 )
-def test_bad_input_is_an_error_that_names_it(call, said):
+def test_bad_input_is_an_error_that_names_it(call, message):
     with pytest.raises(ValueError) as error:
         call(torch.nn.Linear(2, 2), sgd())
-    assert said in str(error.value)
+    assert message in str(error.value)
