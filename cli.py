@@ -423,7 +423,7 @@ def print_start(
     counts = data.counts(table, split.train)
     smallest, largest = int(counts.argmin()), int(counts.argmax())
     lr, decay = state.schedule.base_lrs[0], state.optimizer.param_groups[0]["weight_decay"]
-    schedule = options.scheduler + (f" after {options.warmup:g} epochs of warm-up" if options.warmup else "")
+    schedule = options.scheduler + (f" after {options.warmup:g} epochs of warmup" if options.warmup else "")
     H, W = (options.size, options.size) if isinstance(options.size, int) else options.size
     changes = [options.transform, f"augment {options.augment}"]
     changes += [f"{name} {getattr(options, name):g}" for name in ("mixup", "cutmix") if getattr(options, name)]
