@@ -1,13 +1,14 @@
-"""Write a file that is whole or not there at all, and read checkpoints back without executing anything.
+"""Write checkpoints that are never half-written, and load them without executing code.
 
     save("last.pt", {"model": model.state_dict(), "epoch": 3}, keep_previous=True)
     state = load("last.pt")
 
-A checkpoint here is a dict of tensors, str, int, float, bool, None, lists, tuples and dicts, and nothing else: it loads
-with torch.load(path, weights_only=True) and no allow-list, on every torch, for anyone you send it to. Beside it lies
-its checksum (`sha256sum -c last.pt.sha256`); a damaged file is found by it, and the one before it is taken.
+    python checkpoint.py RUN/best_f1.pt              # prints its content
+    (cd RUN && sha256sum -c last.pt.sha256)          # checks it; works only inside the folder of the checkpoint
 
-    python checkpoint.py RUN/best_f1.pt      # what is inside
+A checkpoint is a dict that contains only tensors, str, int, float, bool, None, lists, tuples and dicts. So
+torch.load(path, weights_only=True) loads it without an allow-list, on every torch version and every machine.
+NAME.pt.sha256 holds its checksum. `load` finds a damaged file by it, and loads the previous checkpoint instead.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ import os
 import pickle
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -29,47 +30,54 @@ import torch
 PLAIN = (torch.Tensor, str, int, float, bool, type(None))
 
 
+class BadInput(ValueError):
+    """A file or value that the user gave is wrong: the message says which, what is valid, and what to do."""
+
+
 def save(path: str | Path, state: dict[str, Any], keep_previous: bool = False) -> None:
-    """Writes `state` to `path` so that a reader, or a power cut, sees the old file or the new one, never a part.
+    """Writes `state` to `path`. A reader, also after a power failure, sees the old file or the new one, never a part.
 
-    At any moment of it `load` finds a whole file: the checksum file names the new content and the old before either
-    is moved. With `keep_previous` the old one stays as NAME.previous.pt.
+    With `keep_previous` the old file is kept as NAME.previous.pt. `load` finds a complete file at every moment of a
+    save: the checksum file contains the checksums of both files before either is renamed.
 
-    Raises: TypeError, before anything is written, if `state` holds something that weights_only=True would refuse;
-        OSError that names the path and the free space if the disk is full, the old file being as it was.
+    Raises: TypeError, before anything is written, if `state` contains something that weights_only=True would refuse;
+        OSError with the path and the free space if the disk is full. The old file is then unchanged.
     """
     _check_plain(state, "state")
     path, content = Path(path), io.BytesIO()
     torch.save(state, content)
-    lines = f"{hashlib.sha256(content.getbuffer()).hexdigest()}  {path.name}\n"
-    newest, old = _newest_whole(path)
-    with replacing(path) as file:
-        file.write(content.getbuffer())
-        file.flush()
-        os.fsync(file.fileno())
-        write_text(_checksum_file(path), lines + (f"{old}  {previous(path).name}\n" if old else ""))
-        if keep_previous and newest == path:  # a damaged file must not take the place of a whole one
+    new_line = f"{hashlib.sha256(content.getbuffer()).hexdigest()}  {path.name}\n"
+    newest, old_digest = _newest_undamaged(path)
+
+    def keep_old() -> None:
+        old_line = f"{old_digest}  {previous(path).name}\n" if old_digest else ""
+        write_text(_checksum_file(path), new_line + old_line)
+        if keep_previous and newest == path:  # a damaged file must not replace an undamaged previous one
             os.replace(path, previous(path))
-    if old and not keep_previous:
-        write_text(_checksum_file(path), lines)
+
+    with replacing(path, before_rename=keep_old) as file:
+        file.write(content.getbuffer())
+    if old_digest and not keep_previous:
+        write_text(_checksum_file(path), new_line)
 
 
 def load(path: str | Path) -> dict[str, Any]:
-    """The dict that `save` wrote, tensors on the CPU.
+    """The dict that `save` wrote, with its tensors on the CPU.
 
-    A file that is missing, damaged or not as its checksum says is replaced by the previous one, with a line that says
-    so. Raises FileNotFoundError, or ValueError if neither can be read.
+    If the file is missing or damaged, the previous one is loaded, and one line on standard error says so.
+
+    Raises: BadInput if there is no file, or none of the two is an undamaged checkpoint; OSError if reading fails.
     """
     path = Path(path)
     if not path.exists() and not previous(path).exists():
-        raise FileNotFoundError(f"{path} is not there")
+        raise BadInput(f"{path} does not exist: give the path of a checkpoint (.pt)")
     try:
         return _load(path, _checksums(path))
-    except (OSError, ValueError) as error:
+    except (OSError, BadInput) as error:
         if not previous(path).exists():
             raise
         state = _load(previous(path), _checksums(path))
-        print(f"{error}: {previous(path)} is taken instead", file=sys.stderr)
+        print(f"{error}: {previous(path)} is loaded instead", file=sys.stderr)
         return state
 
 
@@ -81,21 +89,22 @@ def previous(path: Path) -> Path:
 def _load(path: Path, checksums: set[str]) -> dict[str, Any]:
     content = path.read_bytes()
     if checksums and hashlib.sha256(content).hexdigest() not in checksums:
-        raise ValueError(f"{path} is damaged: its checksum is not that of {path.name}.sha256")
+        raise BadInput(f"{path} is damaged: its SHA-256 is not in the checksum file")
     try:
         state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        raise ValueError(f"{path} is not a readable checkpoint: only tensors and plain values are loaded") from error
-    except (RuntimeError, EOFError, KeyError) as error:
-        reason = str(error).partition("\n")[0] or "it is cut short"
-        raise ValueError(f"{path} is not a readable checkpoint: {reason}") from error
+        reason = "it is damaged, or contains more than tensors and plain Python values"
+        raise BadInput(f"{path} is not a readable checkpoint: {reason}") from error
+    except Exception as error:  # torch raises many types for damaged files: RuntimeError, IndexError, struct.error ...
+        reason = str(error).partition("\n")[0] or "it is incomplete"
+        raise BadInput(f"{path} is not a readable checkpoint: {reason}") from error
     if not isinstance(state, dict):
-        raise ValueError(f"{path} is not a checkpoint: it holds a {type(state).__name__}, not a dict")
+        raise BadInput(f"{path} is not a checkpoint: it must contain a dict, not a {type(state).__name__}")
     return state
 
 
-def _newest_whole(path: Path) -> tuple[Path | None, str | None]:
-    """What `load` would take, `path` or the one before it, with its SHA-256."""
+def _newest_undamaged(path: Path) -> tuple[Path | None, str | None]:
+    """The file that `load` would load, `path` or the previous one, and its SHA-256."""
     known = _checksums(path)
     for file in (path, previous(path)):
         if file.exists():
@@ -110,38 +119,45 @@ def _checksum_file(path: Path) -> Path:
 
 
 def _checksums(path: Path) -> set[str]:
-    """SHA-256 of a checkpoint's present content, and of the one before it."""
+    """The SHA-256 of a checkpoint and of the previous one, as far as they were written down."""
     file = _checksum_file(path)
     return {line.split()[0] for line in file.read_text(encoding="utf-8").splitlines()} if file.exists() else set()
 
 
 def write_text(path: str | Path, text: str) -> None:
-    """Writes a text file with the same guarantee as `save`."""
+    """Writes a text file that is never half-written."""
     with replacing(path) as file:
-        file.write(text.encode("utf-8", "surrogateescape"))  # a file name may hold bytes that are no UTF-8
+        file.write(text.encode("utf-8", "surrogateescape"))  # a file name may contain bytes that are not UTF-8
 
 
 @contextmanager
-def replacing(path: str | Path) -> Iterator[Any]:
-    """A binary file under a temporary name that takes the place of `path` once it is on the disk, and only then."""
+def replacing(path: str | Path, before_rename: Callable[[], None] = lambda: None) -> Iterator[Any]:
+    """A binary file with a temporary name, to write to. It is renamed to `path` after its bytes are on the disk.
+
+    `before_rename` is called between the two. If anything fails before the renaming, `path` is unchanged.
+    """
     path = Path(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with open(temporary, "wb") as file:
             yield file
             file.flush()
-            os.fsync(file.fileno())  # the bytes, before the name
+            os.fsync(file.fileno())  # the bytes must be on the disk before the name
+            before_rename()
         os.replace(temporary, path)
     except OSError as error:
         temporary.unlink(missing_ok=True)
         if error.errno != errno.ENOSPC:
             raise
         free = shutil.disk_usage(path.parent).free
-        raise OSError(error.errno, f"the disk is full, {free:,} bytes free: {path} is as it was") from error
+        message = (
+            f"the disk is full, {free:,} bytes free: cannot write {path}. Free some space; the old file is unchanged"
+        )
+        raise OSError(error.errno, message) from error
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
-    if os.name == "posix":  # the name itself; Windows cannot open a folder
+    if os.name == "posix":  # then the name itself; Windows cannot open a folder
         folder = os.open(path.parent, os.O_RDONLY)
         try:
             os.fsync(folder)
@@ -150,13 +166,13 @@ def replacing(path: str | Path) -> Iterator[Any]:
 
 
 def remove_stray(folder: str | Path) -> None:
-    """Removes what writes that were killed have left in a folder that no run writes to now."""
+    """Removes the temporary files of killed writes. No process may be writing to the folder."""
     for temporary in Path(folder).glob(".*.tmp"):
         temporary.unlink(missing_ok=True)
 
 
 def _check_plain(value: Any, name: str) -> None:
-    """type(), not isinstance(): a numpy float is a float to isinstance and a refused pickle to weights_only."""
+    """type(), not isinstance(): a numpy float is an instance of float, but weights_only=True refuses it."""
     if isinstance(value, dict):
         for key, item in value.items():
             _check_plain(key, f"a key of {name}")
@@ -165,7 +181,9 @@ def _check_plain(value: Any, name: str) -> None:
         for number, item in enumerate(value):
             _check_plain(item, f"{name}[{number}]")
     elif not isinstance(value, torch.Tensor) and type(value) not in PLAIN:
-        raise TypeError(f"{name} is a {type(value).__name__}: a checkpoint holds only tensors and plain Python values")
+        raise TypeError(
+            f"{name} is a {type(value).__name__}: a checkpoint may contain only tensors and plain Python values"
+        )
 
 
 def _describe(value: Any) -> str:
@@ -185,7 +203,8 @@ if __name__ == "__main__":
         sys.exit(__doc__)
     try:
         loaded = load(sys.argv[1])
-    except (OSError, ValueError) as error:
-        sys.exit(f"checkpoint.py: error: {error}")
+    except (OSError, BadInput) as error:
+        print(f"checkpoint.py: error: {error}", file=sys.stderr)
+        sys.exit(2)
     for key, value in loaded.items():
         print(f"{key:>14}  {_describe(value)}")

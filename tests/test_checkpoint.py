@@ -1,4 +1,4 @@
-"""checkpoint.py: whole or not at all, plain contents, nothing executed on loading."""
+"""checkpoint.py: files that are never half-written, plain content, no code executed on loading."""
 
 import errno
 import hashlib
@@ -46,13 +46,26 @@ def test_a_write_that_fails_leaves_the_old_file_and_no_temporary(tmp_path, monke
     assert sorted(p.name for p in tmp_path.iterdir()) == ["x.pt", "x.pt.sha256"]
 
 
-def test_the_bytes_are_on_the_disk_before_the_name(tmp_path, monkeypatch):
-    calls = []
-    fsync, replace = os.fsync, os.replace
+@pytest.fixture
+def calls(monkeypatch):
+    """The calls of fsync and replace, in order."""
+    calls, fsync, replace = [], os.fsync, os.replace
     monkeypatch.setattr(os, "fsync", lambda fd: (calls.append("fsync"), fsync(fd)))
-    monkeypatch.setattr(os, "replace", lambda a, b: (calls.append("replace"), replace(a, b)))
+    monkeypatch.setattr(os, "replace", lambda a, b: (calls.append(f"rename to {Path(b).name}"), replace(a, b)))
+    return calls
+
+
+def test_the_bytes_are_on_the_disk_before_the_name(tmp_path, calls):
     checkpoint.write_text(tmp_path / "x.txt", "")
-    assert calls == ["fsync", "replace", "fsync"]
+    assert calls == ["fsync", "rename to x.txt", "fsync"]
+
+
+def test_a_save_syncs_its_bytes_once_before_the_checksums_and_any_renaming(tmp_path, calls):
+    checkpoint.save(tmp_path / "x.pt", {"epoch": 1}, keep_previous=True)
+    calls.clear()
+    checkpoint.save(tmp_path / "x.pt", {"epoch": 2}, keep_previous=True)
+    checksums = ["fsync", "rename to x.pt.sha256", "fsync"]
+    assert calls == ["fsync", *checksums, "rename to x.previous.pt", "rename to x.pt", "fsync"]
 
 
 def test_text_is_written_whole(tmp_path):
@@ -69,20 +82,51 @@ class Boom:
 def test_a_file_that_is_no_checkpoint_is_one_clear_error_and_nothing_runs(tmp_path, monkeypatch, content):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "x.pt").write_bytes(content)
-    with pytest.raises(ValueError, match="x.pt is not a readable checkpoint"):
+    with pytest.raises(checkpoint.BadInput, match="x.pt is not a readable checkpoint"):
         checkpoint.load(tmp_path / "x.pt")
     torch.save({"model": Boom()}, tmp_path / "y.pt")
-    with pytest.raises(ValueError, match="y.pt is not a readable checkpoint"):
+    with pytest.raises(checkpoint.BadInput, match="y.pt is not a readable checkpoint"):
         checkpoint.load(tmp_path / "y.pt")
     assert not (tmp_path / "executed").exists()
 
 
+@pytest.mark.filterwarnings("ignore:Detected pickle protocol")
+def test_whatever_a_damaged_file_makes_torch_raise_is_bad_input(tmp_path):
+    """There is no checksum file here, so torch reads damaged bytes."""
+    files, rng, causes = [], random.Random(0), set()
+    for is_zip in (True, False):
+        torch.save(
+            {"w": torch.arange(50.0), "more": [1, "a"]}, tmp_path / "x.pt", _use_new_zipfile_serialization=is_zip
+        )
+        files.append((tmp_path / "x.pt").read_bytes())
+    for i in range(600):
+        content = bytearray(files[i % 2])
+        for _ in range(rng.choice((1, 3, 10))):
+            content[rng.randrange(len(content))] = rng.randrange(256)
+        (tmp_path / "x.pt").write_bytes(content)
+        try:
+            checkpoint.load(tmp_path / "x.pt")
+        except checkpoint.BadInput as error:
+            causes.add(type(error.__cause__))
+    assert causes - {pickle.UnpicklingError, RuntimeError, EOFError, KeyError}  # others too, such as IndexError
+
+
 def test_a_missing_file_and_a_bare_tensor_are_named(tmp_path):
-    with pytest.raises(FileNotFoundError, match="nowhere.pt"):
+    with pytest.raises(checkpoint.BadInput, match="nowhere.pt does not exist"):
         checkpoint.load(tmp_path / "nowhere.pt")
     torch.save(torch.zeros(1), tmp_path / "x.pt")
-    with pytest.raises(ValueError, match="holds a Tensor, not a dict"):
+    with pytest.raises(checkpoint.BadInput, match="must contain a dict, not a Tensor"):
         checkpoint.load(tmp_path / "x.pt")
+
+
+def test_the_command_prints_the_content_and_ends_with_code_2_and_one_line_for_a_bad_file(tmp_path):
+    checkpoint.save(tmp_path / "x.pt", {"epoch": 3, "model": {"w": torch.zeros(4)}})
+    command = [sys.executable, checkpoint.__file__]
+    done = subprocess.run([*command, tmp_path / "x.pt"], capture_output=True, text=True)
+    assert done.returncode == 0 and "model  dict of 1, 4 numbers in 1 tensors" in done.stdout
+    for path, message in ((tmp_path / "no.pt", "no.pt does not exist"), (tmp_path, "Is a directory")):
+        done = subprocess.run([*command, path], capture_output=True, text=True)
+        assert done.returncode == 2 and message in done.stderr and len(done.stderr.splitlines()) == 1
 
 
 # --- damage ----------------------------------------------------------------------------------------------------------
@@ -94,6 +138,15 @@ def two_versions(folder):
     return folder / "last.pt"
 
 
+@pytest.mark.skipif(not shutil.which("sha256sum"), reason="needs sha256sum")
+def test_sha256sum_checks_a_checkpoint_inside_its_folder(tmp_path):
+    two_versions(tmp_path)
+    command = ["sha256sum", "-c", "last.pt.sha256"]
+    assert subprocess.run(command, cwd=tmp_path, capture_output=True).returncode == 0
+    command[-1] = str(tmp_path / "last.pt.sha256")
+    assert subprocess.run(command, cwd=tmp_path.parent, capture_output=True).returncode == 1
+
+
 def test_the_checksum_beside_a_checkpoint_is_what_sha256sum_makes(tmp_path):
     path = two_versions(tmp_path)
     lines = [f"{hashlib.sha256((tmp_path / n).read_bytes()).hexdigest()}  {n}" for n in ("last.pt", "last.previous.pt")]
@@ -101,9 +154,8 @@ def test_the_checksum_beside_a_checkpoint_is_what_sha256sum_makes(tmp_path):
     assert checkpoint.load(path)["epoch"] == 2 and checkpoint.load(checkpoint.previous(path))["epoch"] == 1
     checkpoint.save(tmp_path / "best.pt", {"epoch": 1})
     checkpoint.save(tmp_path / "best.pt", {"epoch": 2})
-    assert (tmp_path / "best.pt.sha256").read_text().split() == [
-        hashlib.sha256((tmp_path / "best.pt").read_bytes()).hexdigest(), "best.pt",
-    ]  # fmt: skip
+    digest = hashlib.sha256((tmp_path / "best.pt").read_bytes()).hexdigest()
+    assert (tmp_path / "best.pt.sha256").read_text().split() == [digest, "best.pt"]
     assert not (tmp_path / "best.previous.pt").exists()
 
 
@@ -117,9 +169,10 @@ def test_a_cut_or_flipped_file_is_found_and_the_one_before_is_taken(tmp_path, ca
         del content[rng.randrange(len(content)) :]
     path.write_bytes(content)
     assert checkpoint.load(path)["epoch"] == 1
-    assert f"last.pt is damaged: its checksum is not that of last.pt.sha256: {tmp_path}/last.previous.pt is taken" in (
-        capsys.readouterr().err
+    message = (
+        f"last.pt is damaged: its SHA-256 is not in the checksum file: {tmp_path}/last.previous.pt is loaded instead"
     )
+    assert message in capsys.readouterr().err
     checkpoint.save(path, {"epoch": 3}, keep_previous=True)
     assert checkpoint.load(path)["epoch"] == 3
 
@@ -146,7 +199,7 @@ def test_a_damaged_file_never_takes_the_place_of_the_whole_one_before_it(tmp_pat
 
 
 def test_without_its_checksum_a_flipped_bit_is_not_found(tmp_path):
-    """The control: torch alone loads a file with another number in it, or fails without a good one to take."""
+    """The control: torch alone loads a file with a wrong number in it, or fails without an undamaged one."""
     path = two_versions(tmp_path)
     content = bytearray(path.read_bytes())
     place = content.index(torch.arange(1000.0).mul(2).numpy().tobytes()[400:440])
@@ -155,27 +208,27 @@ def test_without_its_checksum_a_flipped_bit_is_not_found(tmp_path):
     (tmp_path / "last.pt.sha256").unlink()
     try:
         assert not torch.equal(checkpoint.load(path)["w"], torch.arange(1000.0) * 2)
-    except ValueError:
+    except checkpoint.BadInput:
         pass
 
 
 def test_a_missing_file_gives_way_to_the_one_before_and_two_bad_ones_are_an_error(tmp_path, capsys):
     path = two_versions(tmp_path)
     path.unlink()
-    assert checkpoint.load(path)["epoch"] == 1 and "is taken instead" in capsys.readouterr().err
+    assert checkpoint.load(path)["epoch"] == 1 and "is loaded instead" in capsys.readouterr().err
     checkpoint.previous(path).write_bytes(b"")
-    with pytest.raises(ValueError, match=r"last.previous.pt is damaged"):
+    with pytest.raises(checkpoint.BadInput, match=r"last.previous.pt is damaged"):
         checkpoint.load(path)
 
 
-@pytest.mark.parametrize("content", [
-    pickle.dumps(Boom()), pickle.dumps(Boom(), protocol=0), pickle.dumps({"model": Boom()}, protocol=2),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "content", [pickle.dumps(Boom()), pickle.dumps(Boom(), protocol=0), pickle.dumps({"model": Boom()}, protocol=2)]
+)
 def test_malicious_pickles_are_not_executed(tmp_path, monkeypatch, content):
     monkeypatch.chdir(tmp_path)
     for name in ("last.pt", "last.previous.pt"):
         (tmp_path / name).write_bytes(content)
-    with pytest.raises(ValueError, match="is not a readable checkpoint"):
+    with pytest.raises(checkpoint.BadInput, match="is not a readable checkpoint"):
         checkpoint.load(tmp_path / "last.pt")
     assert not (tmp_path / "executed").exists()
 
@@ -190,7 +243,7 @@ def test_a_full_disk_names_path_and_free_bytes_and_leaves_the_old_file(tmp_path,
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(OSError, match=rf"the disk is full, 1,234 bytes free: {path} is as it was"):
+    with pytest.raises(OSError, match=rf"the disk is full, 1,234 bytes free: cannot write {path}\. Free some space"):
         checkpoint.save(path, {"epoch": 3}, keep_previous=True)
     assert {p.name: p.read_bytes() for p in tmp_path.iterdir()} == before
 
@@ -214,7 +267,7 @@ for kill in range(first, first + kills):
     child = os.fork()
     if child == 0:
         moment = random.Random(kill)
-        left = [moment.randrange(14)]  # dies at one of the system calls of a save, or in the middle of its bytes
+        left = [moment.randrange(14)]  # is killed at one of the system calls of a save, or while it writes its bytes
 
         def dying(call):
             def wrapped(*args, **more):
@@ -232,7 +285,7 @@ for kill in range(first, first + kills):
             timer.start()
         try:
             epoch = checkpoint.load(path)["epoch"] if os.listdir(folder) else 0
-        except FileNotFoundError:
+        except checkpoint.BadInput:
             epoch = 0
         while True:
             epoch += 1
@@ -257,5 +310,5 @@ def killed_writes(folder, kills):
 def test_a_good_file_loads_after_every_kill_in_a_write(tmp_path):
     epochs = killed_writes(tmp_path, 200)
     assert len(epochs) == 200
-    assert all(later >= earlier for earlier, later in zip(epochs, epochs[1:], strict=False))  # none goes back
-    assert epochs[-1] > 20  # and some came to their end
+    assert all(later >= earlier for earlier, later in zip(epochs, epochs[1:], strict=False))  # no epoch is lost
+    assert epochs[-1] > 20  # and some saves were completed
