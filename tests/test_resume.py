@@ -344,7 +344,7 @@ Path("damaged/last.pt").write_bytes(content)
 Path("damaged/.last.pt.99.tmp").write_bytes(b"half")
 Path("stderr.txt").unlink(missing_ok=True)
 print(finish(start(["--resume", "damaged"])), differences(ending("every"), ending("damaged")))
-print("last.previous.pt is taken instead" in Path("stderr.txt").read_text(), Path("damaged/.last.pt.99.tmp").exists())
+print("last.previous.pt is loaded instead" in Path("stderr.txt").read_text(), Path("damaged/.last.pt.99.tmp").exists())
 """
     assert helper(workspace, code) == ["0 []", "True False"]
 
