@@ -1,11 +1,11 @@
-"""The rows of a log to TensorBoard and to Weights & Biases too, if someone asked for it; neither can end a run.
+"""Send the rows of log.csv to TensorBoard and to Weights & Biases too, if the user asks for it.
 
     loggers = Loggers("runs/a", config, rows_so_far, tensorboard=True, wandb="my-project")
-    loggers.row({"epoch": 3, "val_f1": 0.81})      # every key but epoch is a scalar at step `epoch`
+    loggers.row({"epoch": 3, "val_f1": 0.81})      # every key except epoch is a scalar at step `epoch`
     loggers.close()
 
-The packages are imported only here and only then. One that is missing, has no login or no network, or fails later, is
-one line on standard error, and the run goes on without it.
+The two packages are imported only here, and only if they are used. A logger never stops a run: if its package is
+missing, or there is no login or no network, or it fails later, one line on standard error says so.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ Row = dict[str, Any]
 
 
 class TensorBoard:
-    """Event files in FOLDER/tensorboard, written anew from the first row when a run is resumed."""
+    """Event files in FOLDER/tensorboard. When a run is resumed, they are written again from the first row."""
 
     def __init__(self, folder: Path, config: dict[str, Any]):
         from torch.utils.tensorboard import SummaryWriter
@@ -41,22 +41,23 @@ class TensorBoard:
 
 
 class WandB:
-    """A run of a W&B project, with a resumed run's own id: the steps that W&B has already are not sent again."""
+    """A run in a W&B project. A resumed run keeps its id, and steps that W&B already has are not sent again."""
 
     def __init__(self, folder: Path, config: dict[str, Any], project: str):
         import wandb
 
         if os.environ.get("WANDB_MODE", "online") == "online" and not self._logged_in(wandb):
-            raise ValueError("there is no login: `wandb login`, or WANDB_MODE=offline")
+            raise ValueError("not logged in to W&B: run `wandb login`, or set WANDB_MODE=offline")
         run_id = hashlib.sha256(f"{folder.resolve()} {config['started']}".encode("utf-8", "replace")).hexdigest()[:16]
         name = f"{folder.parent.name}-{folder.name}" if folder.name.startswith("fold") else folder.name
         settings = wandb.Settings(init_timeout=30, silent=True, console="off")
-        self.run = wandb.init(project=project, name=name, id=run_id, resume="allow", dir=str(folder), config=config,
-                              settings=settings)  # fmt: skip
+        self.run = wandb.init(
+            project=project, name=name, id=run_id, resume="allow", dir=str(folder), config=config, settings=settings
+        )
 
     @staticmethod
     def _logged_in(wandb: Any) -> bool:
-        """Without asking at the terminal, where a run that nobody watches would wait for ever."""
+        """Never asks for a login at the terminal: a run in the background would wait forever."""
         try:
             return wandb.login(prompt=False)
         except TypeError:  # an older wandb
@@ -71,18 +72,22 @@ class WandB:
 
 
 class Loggers:
-    """Those that were asked for and work."""
+    """The loggers that the user asked for. One that fails is dropped, with one line on standard error.
+
+    Args: folder, of the run; config, of the run; rows, of the epochs that are done (when a run is resumed);
+        tensorboard, whether to use it; wandb, the W&B project or None.
+    """
 
     def __init__(
         self, folder: str | Path, config: dict[str, Any], rows: Iterable[Row], tensorboard: bool, wandb: str | None
     ):
         self.open: dict[str, Any] = {}
-        asked: dict[str, Callable[[], Any]] = {}
+        starts: dict[str, Callable[[], Any]] = {}
         if tensorboard:
-            asked["--tensorboard"] = lambda: TensorBoard(Path(folder), config)
+            starts["--tensorboard"] = lambda: TensorBoard(Path(folder), config)
         if wandb:
-            asked["--wandb"] = lambda: WandB(Path(folder), config, wandb)
-        for flag, start in asked.items():
+            starts["--wandb"] = lambda: WandB(Path(folder), config, wandb)
+        for flag, start in starts.items():
             self._try(flag, lambda flag=flag, start=start: self.open.update({flag: start()}))
         for row in rows:
             self.row(row)
@@ -98,12 +103,12 @@ class Loggers:
     def _try(self, flag: str, action: Callable[[], Any]) -> None:
         try:
             action()
-        except Exception as error:  # whatever a foreign package says: the run is worth more
+        except Exception as error:  # an error in a logging package must not end the run
             self.open.pop(flag, None)
-            said = str(error).partition("\n")[0] or type(error).__name__
+            reason = str(error).partition("\n")[0] or type(error).__name__
             if isinstance(error, ModuleNotFoundError):
-                said += f": pip install {flag.removeprefix('--')}"
-            print(f"note: {flag}: {said}; the run goes on without it", file=sys.stderr, flush=True)
+                reason += f": pip install {flag.removeprefix('--')}"
+            print(f"note: {flag}: {reason}; the run continues without it", file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

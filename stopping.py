@@ -1,12 +1,12 @@
-"""Stop a run by SIGTERM or Ctrl-C only where nothing is lost by it.
+"""Stop a run on SIGTERM or Ctrl-C only at points where no work is lost.
 
     with SIGNALS.installed():                             # around the whole program
-        with SIGNALS.stopping(at_once=False):             # weights change, files are written: a signal only asks
+        with SIGNALS.stopping(at_once=False):             # while weights change or files are written
             for batch in batches:
                 train(batch)
-                SIGNALS.check()                           # and here it stops, by raising Stopped
+                SIGNALS.check()                           # raises Stopped if there was a signal
 
-A second signal leaves at once. `python stopping.py` waits for you to try it.
+A second signal ends the process at once. `python stopping.py` is a demonstration with 10 steps of 1 second.
 """
 
 from __future__ import annotations
@@ -21,23 +21,25 @@ from typing import Any
 
 
 class Stopped(BaseException):
-    """SIGTERM or Ctrl-C, at a place where nothing is lost by it."""
+    """There was SIGTERM or Ctrl-C, and the program may stop here."""
 
 
 class Signals:
-    """The first SIGTERM or Ctrl-C stops the run where it can be resumed exactly, a second one at once.
+    """The first SIGTERM or Ctrl-C stops the run where it can be resumed exactly. A second one stops it at once.
 
-    While weights change or files are written a signal only asks, and `check` stops; elsewhere it stops by itself.
+    Inside `stopping(at_once=False)` the first signal is only stored in `asked`, and the next `check` raises Stopped.
+    Elsewhere the signal itself raises Stopped.
     """
 
     def __init__(self) -> None:
-        self.asked, self.stops_at_once = 0, True
+        self.asked, self.stops_at_once = 0, True  # asked: the number of the signal, or 0
 
     @contextmanager
     def installed(self) -> Iterator[None]:
+        """Handles the two signals inside the block, then restores the former handlers."""
         self.asked, self.stops_at_once = 0, True
         if threading.current_thread() is not threading.main_thread():
-            yield  # Python delivers signals to the main thread alone
+            yield  # Python delivers signals only to the main thread
             return
         numbers = (signal.SIGTERM, signal.SIGINT)
         before = [signal.signal(number, self._handle) for number in numbers]
@@ -56,6 +58,7 @@ class Signals:
 
     @contextmanager
     def stopping(self, at_once: bool) -> Iterator[None]:
+        """Sets, inside the block, whether a signal stops at once or at the next `check`."""
         before, self.stops_at_once = self.stops_at_once, at_once
         try:
             if at_once:
@@ -65,6 +68,7 @@ class Signals:
             self.stops_at_once = before
 
     def check(self) -> None:
+        """Raises Stopped if there was a signal."""
         if self.asked:
             raise Stopped
 
@@ -76,8 +80,8 @@ if __name__ == "__main__":
     try:
         with SIGNALS.installed(), SIGNALS.stopping(at_once=False):
             for step in range(1, 11):
-                print(f"step {step} of 10 begins; Ctrl-C stops after it, a second Ctrl-C within it", flush=True)
+                print(f"step {step} of 10: Ctrl-C stops after this step, a second Ctrl-C stops at once", flush=True)
                 time.sleep(1)
                 SIGNALS.check()
     except Stopped:
-        print(f"stopped by {signal.Signals(SIGNALS.asked).name}, between two steps")
+        print(f"stopped by {signal.Signals(SIGNALS.asked).name} between two steps")

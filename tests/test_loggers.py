@@ -1,4 +1,4 @@
-"""loggers.py: the same numbers as log.csv, and nothing that goes wrong there ends the run."""
+"""loggers.py: the same numbers as log.csv, and no failure of a logger ends the run."""
 
 import csv
 import sys
@@ -51,7 +51,7 @@ def test_tensorboard_has_the_numbers_of_log_csv(tmp_path):
 
 
 def test_after_a_resume_every_epoch_is_there_once(tmp_path):
-    for upto in (2, 3):  # killed after epoch 2, whose row was sent, and resumed after epoch 1
+    for upto in (2, 3):  # killed after the row of epoch 2 was sent, and resumed after epoch 1
         log = loggers.Loggers(tmp_path, CONFIG, ROWS[: upto - 2], tensorboard=True, wandb=None)
         for row in ROWS[upto - 2 : upto]:
             log.row(row)
@@ -111,15 +111,16 @@ def refuse(*arguments, **options):
 @pytest.mark.parametrize(
     "how, message",
     [
-        (dict(login=False), "there is no login"), (dict(login=refuse), "no such host; the run goes on"),
-        (dict(init=refuse), "no such host; the run goes on"),
+        (dict(login=False), "not logged in to W&B"),
+        (dict(login=refuse), "no such host; the run continues"),
+        (dict(init=refuse), "no such host; the run continues"),
     ],
-)  # fmt: skip
+)
 def test_no_login_or_no_network_is_one_line_and_the_run_goes_on(tmp_path, monkeypatch, capsys, how, message):
     fake_wandb(monkeypatch, **how)
     out = run(tmp_path, "--wandb", "p", epochs=1)
-    said = [line for line in capsys.readouterr().err.splitlines() if "--wandb" in line]
-    assert len(said) == 1 and message in said[0] and (out / "report.html").exists()
+    lines = [line for line in capsys.readouterr().err.splitlines() if "--wandb" in line]
+    assert len(lines) == 1 and message in lines[0] and (out / "report.html").exists()
 
 
 @pytest.mark.parametrize("flag, package", [("--wandb=p", "wandb"), ("--tensorboard", "tensorboard")])
@@ -127,8 +128,8 @@ def test_a_missing_package_is_one_line_that_says_how_to_get_it(tmp_path, monkeyp
     monkeypatch.setitem(sys.modules, package, None)
     monkeypatch.delitem(sys.modules, "torch.utils.tensorboard", raising=False)
     out = run(tmp_path, flag, epochs=1)
-    said = [line for line in capsys.readouterr().err.splitlines() if "note:" in line]
-    assert len(said) == 1 and f"pip install {package}" in said[0] and (out / "report.html").exists()
+    lines = [line for line in capsys.readouterr().err.splitlines() if "note:" in line]
+    assert len(lines) == 1 and f"pip install {package}" in lines[0] and (out / "report.html").exists()
 
 
 def test_what_fails_in_the_middle_is_dropped_once_and_the_other_goes_on(tmp_path, monkeypatch, capsys):

@@ -1,4 +1,4 @@
-"""stopping.py: a signal stops the program where it may be stopped, a second one at once."""
+"""stopping.py: a signal stops the program where stopping is allowed, a second one stops it at once."""
 
 import signal
 import subprocess
@@ -21,7 +21,7 @@ def started(tmp_path):
 def test_the_first_signal_stops_between_two_steps(tmp_path, number):
     process = started(tmp_path)
     process.send_signal(number)
-    assert process.communicate(timeout=30)[0] == f"stopped by {number.name}, between two steps\n"
+    assert process.communicate(timeout=30)[0] == f"stopped by {number.name} between two steps\n"
 
 
 def test_the_second_signal_stops_at_once(tmp_path):
