@@ -1,20 +1,22 @@
-"""The demo data set: drawn faces with and without masks, so that training starts with no download.
+"""The demo data set: drawn faces with and without masks, so that training needs no download.
 
     python demo.py                          # draws demo_data/ (400 people, 2,800 photos, about 15 MB, a few seconds)
-    python demo.py somewhere --people 60    # elsewhere, fewer
+    python demo.py FOLDER --people 60       # a different folder, fewer people
 
     ROOT/train/train.csv                                 id,gender,race,age,path
-    ROOT/train/images/000123_female_Asian_25/mask1.jpg   7 photos a person: mask1 ... mask5, incorrect_mask, normal
-    ROOT/demo.png                                        a contact sheet, for people to look at
-    ROOT/demo.json                                       what was drawn; a folder without it was not drawn here
+    ROOT/train/images/000123_female_Asian_25/mask1.jpg   7 photos per person: mask1 ... mask5, incorrect_mask, normal
+    ROOT/demo.png                                        one row of photos per type of person, to look at
+    ROOT/demo.json                                       the settings; a folder without it is not a demo set
 
-Like the mask competition's set: the layout, the 18 classes (mask * 6 + gender * 3 + age), the mix of people and so the
-imbalance (the largest class has about 50 times the photos of the smallest), text ids, mixed extensions, seven photos
-of one person, ages that crowd at the borders of the brackets.
-Unlike it: nobody here exists. These are cartoons of 96 x 128 pixels, far easier than photographs. A face follows from
-the age bracket, not from the exact age; the cues of gender and age are inventions. Those of the young and the
-middle-aged overlap on purpose; the old, of whom there are few, are drawn so that few suffice. A score on this set shows
-that training works; it says nothing about a score on photographs.
+It copies these properties of the mask competition's data set:
+    - the folder layout, text ids, mixed file extensions, and seven photos per person;
+    - the 18 classes (mask * 6 + gender * 3 + age bracket);
+    - the numbers of people, and so the imbalance: the largest class has about 50 times the photos of the smallest;
+    - many ages close to the borders of the age brackets.
+The people are not real. They are cartoons of 96 x 128 pixels, much easier than photographs. A face depends on the age
+bracket, not on the exact age, and the features of gender and age are invented. The features of the two younger brackets
+overlap on purpose. The oldest bracket has few people, so its features are clear enough to learn from few.
+A score on this set shows that training works. It says nothing about the score on photographs.
 
 Needs numpy and Pillow. The same people, seed and library versions give the same bytes.
 """
@@ -30,22 +32,27 @@ from types import SimpleNamespace
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 
-VERSION = 1  # of the drawing: goes up when the pictures change
+VERSION = 1  # of the drawing code: increased when the pictures change
 PEOPLE = 400  # 2,800 photos; the rarest of the six types has 12 people
 WIDTH, HEIGHT = 96, 128  # the real photos are 384 x 512
 GENDERS = ("male", "female")
-AGES = ((18, 29), (30, 59), (60, 65))  # the three brackets: under 30, under 60, the rest
-REAL_COUNTS = (549, 410, 83, 732, 817, 109)  # real people by gender * 3 + age bracket
+AGES = ((18, 29), (30, 59), (60, 65))  # the three age brackets: < 30, < 60, >= 60
+REAL_COUNTS = (549, 410, 83, 732, 817, 109)  # people in the real set, by type = gender * 3 + age bracket
 STEMS = ("mask1", "mask2", "mask3", "mask4", "mask5", "incorrect_mask", "normal")
-STATES = ("wear", "incorrect", "normal")  # the mask's part of the label; 5, 1 and 1 photos a person
+STATES = ("wear", "incorrect", "normal")  # the mask's part of the label; 5, 1 and 1 photos per person
 COLUMNS = ("id", "gender", "race", "age", "path")
 
+
+class BadInput(ValueError):
+    """A file or value that the user gave is wrong: the message says which, what is valid, and what to do."""
+
+
 # ---------------------------------------------------------------------------------------------------------------------
-# who: ids, genders and ages
+# People: ids, genders and ages
 
 
 def type_counts(people: int) -> list[int]:
-    """How many people of each type: the real proportions by largest remainder, and at least one of each."""
+    """People of each type, (6,): the real proportions by the largest-remainder method, and at least one of each."""
     quotas = people * np.array(REAL_COUNTS) / sum(REAL_COUNTS)
     counts = np.floor(quotas).astype(int)
     rest = people - counts.sum()
@@ -65,7 +72,7 @@ def cast(people: int, seed: int) -> list[dict]:
         gender, (low, high) = GENDERS[kind // 3], AGES[kind % 3]
         borders = [age for age in (27, 28, 29, 30, 31, 57, 58, 59, 60) if low <= age <= high]
         age = borders[rng.integers(len(borders))] if rng.random() < 0.6 else int(rng.integers(low, high + 1))
-        if index % 100 != 4:  # now and then two people share a number: 000093-1 and 000093-2
+        if index % 100 != 4:  # a few people share a number: 000093-1 and 000093-2
             number += int(rng.integers(1, 30))
         person = f"{number:06d}" + {3: "-1", 4: "-2"}.get(index % 100, "")
         row = (person, gender, "Asian", str(age), f"{person}_{gender}_Asian_{age}")
@@ -74,27 +81,27 @@ def cast(people: int, seed: int) -> list[dict]:
 
 
 def label(gender: str, age: int, state: int) -> int:
-    """The class, 0 ... 17, of a photo."""
+    """The class of a photo, in [0, 18). state is the index in STATES."""
     return state * 6 + GENDERS.index(gender) * 3 + (0 if age < 30 else 1 if age < 60 else 2)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# shapes: (colour, points, line width or 0 for a filled polygon), in a head's own coordinates: x to the right and y down
-# from the middle of the face, 1 = half its width; eyes at y = -0.12, mouth at 0.75, chin at 1.35
+# Shapes: (colour, points, line width or 0 for a filled polygon). The origin of the coordinates is the middle of the
+# face, x points right, y down, 1 is half the width of the face. Eyes at y = -0.12, mouth at 0.75, chin at 1.35.
 
 
 def bell(rng: np.random.Generator, mean: float, std: float) -> float:
-    """A bell-shaped draw within 3 std of the mean, from random() alone: numpy keeps its stream the same."""
+    """A roughly normal draw within 3 std of the mean. Only random() is used: it is the same in all numpy versions."""
     return mean + std * 2 * (float(rng.random(3).sum()) - 1.5)
 
 
 def blend(a, b, t: float) -> tuple[int, ...]:
-    """The colour a, with a share t of b in it."""
+    """The colour (1 - t) a + t b."""
     return tuple(int(x + (y - x) * t) for x, y in zip(a, b, strict=True))
 
 
 def oval(x: float, y: float, rx: float, ry: float, start=0.0, stop=1.0, square=1.0) -> np.ndarray:
-    """Points around an ellipse, in turns from the right downwards; square < 1 widens its corners."""
+    """Points of an ellipse, clockwise from its right end; start and stop in turns. square < 1 widens its corners."""
     angle = 2 * np.pi * np.linspace(start, stop, max(6, int(24 * (stop - start))))
     c, s = np.cos(angle), np.sin(angle)
     return np.stack([x + rx * np.sign(c) * np.abs(c) ** square, y + ry * np.sign(s) * np.abs(s) ** square], 1)
@@ -106,9 +113,9 @@ def mirror(colour, points, width=0) -> list[tuple]:
 
 
 def looks(rng: np.random.Generator, male: bool, bracket: int) -> SimpleNamespace:
-    """What stays the same in all photos of a person. Most cues overlap between the genders and the age brackets."""
+    """The features that a person has in all photos. Most overlap between the genders and the age brackets."""
     p, sex = SimpleNamespace(male=male), 1 if male else -1
-    # hair: long for most women and few men, grey for the old unless dyed; old men lose it
+    # hair: long for most women and few men; in the oldest bracket grey unless dyed, and men have less of it
     dyed, unusual = rng.random() < (0.25, 0.2, 0.1)[bracket], rng.random() < (0.09, 0.09, 0)[bracket]
     p.grey = min(1, max(0, bell(rng, (-0.1, 0.15, 0.95)[bracket], 0.1))) * (1 - dyed * (0.8, 0.8, 0.4)[bracket])
     hair = blend((22, 18, 20), (78, 50, 34), rng.random())
@@ -117,7 +124,7 @@ def looks(rng: np.random.Generator, male: bool, bracket: int) -> SimpleNamespace
     p.long = 0 if male != unusual else bell(rng, 0.9, 0.25) if male else max(0.5, bell(rng, 1.5, 0.4))
     p.volume = max(0.02, bell(rng, ((0.2, 0.17, 0.18), (0.14, 0.11, 0.05))[male][bracket], 0.03))
     p.hairline = bell(rng, ((-0.55, -0.7, -0.55), (-0.65, -0.8, -1.3))[male][bracket], 0.08)
-    # face: skin, jaw, brows, eyes, beard shadow, lips; lines and glasses come with age
+    # face: skin, jaw, eyebrows, eyes, beard shadow, lips; wrinkles and glasses are more frequent with age
     p.skin = blend(blend((247, 214, 186), (196, 146, 112), rng.random()), (170, 116, 86), (0, 0.12, 0.4)[bracket])
     p.jaw, p.neck = bell(rng, 0.86 - 0.1 * sex, 0.05), bell(rng, 0.55 + 0.07 * sex, 0.04)
     p.brow, p.eyes = max(0.03, bell(rng, 0.085 + 0.03 * sex, 0.014)), bell(rng, 0.125 - 0.012 * sex, 0.01)
@@ -130,13 +137,13 @@ def looks(rng: np.random.Generator, male: bool, bracket: int) -> SimpleNamespace
     p.cloth, p.collar = blend(rng.integers(30, 230, 3).tolist(), taste, 0.4), rng.random() < 0.4
     p.shoulders = bell(rng, 2.0 + 0.12 * sex, 0.1)
     p.wall, p.door = blend((232, 232, 226), rng.integers(50, 230, 3).tolist(), 0.35), (4 * rng.random() - 1) * WIDTH
-    p.seed = int(rng.integers(2**31))  # of the photos
+    p.seed = int(rng.integers(2**31))  # seed of the photos
     p.body, p.face, p.front = body_shapes(p), head_shapes(p) + feature_shapes(p), hair_shapes(p)
     return p
 
 
 def body_shapes(p: SimpleNamespace) -> list[tuple]:
-    """Shoulders and clothes: they stay upright when the head tilts."""
+    """Shoulders and clothes, which do not tilt with the head."""
     w = p.shoulders
     right = [(0.5, 1.7), (0.7 * w, 1.95), (w, 2.3), (w + 0.3, 6)]
     shapes = [(p.cloth, right + [(-x, y) for x, y in right[::-1]], 0)]
@@ -146,7 +153,7 @@ def body_shapes(p: SimpleNamespace) -> list[tuple]:
 
 
 def head_shapes(p: SimpleNamespace) -> list[tuple]:
-    """Hair behind the head, neck, ears, face, beard shadow, lines."""
+    """Hair behind the head, neck, ears, face, beard shadow, wrinkles."""
     shade, w, shapes = blend(p.skin, (90, 50, 40), 0.25), 1.1 + p.volume, []
     if p.long:
         back = np.concatenate([oval(0, -0.2, w, 1.2 + p.volume, 0.5, 1), [(w * 1.05, p.long), (-w * 1.05, p.long)]])
@@ -168,7 +175,7 @@ def head_shapes(p: SimpleNamespace) -> list[tuple]:
 
 
 def feature_shapes(p: SimpleNamespace) -> list[tuple]:
-    """Eyes, brows, nose and mouth."""
+    """Eyes, eyebrows, nose and mouth."""
     shapes = mirror((250, 250, 248), oval(0.42, -0.12, 0.21, p.eyes))
     shapes += mirror((38, 26, 22), oval(0.42, -0.12, 0.1, p.eyes))
     shapes += mirror((30, 22, 22), [(0.2, -0.14), (0.3, -0.23), (0.5, -0.25), (0.65, -0.15)], 2 if p.male else 3.4)
@@ -182,7 +189,7 @@ def feature_shapes(p: SimpleNamespace) -> list[tuple]:
 
 
 def hair_shapes(p: SimpleNamespace) -> list[tuple]:
-    """Hair in front of the head, and glasses over everything."""
+    """Hair in front of the head, and glasses on top."""
     w, top, part = 1.04 + p.volume, 1.33 + p.volume, 0.5 * p.part
     x = np.linspace(0.95, -0.95, 15)
     edge = p.hairline + (-0.2 - p.hairline) * np.minimum(np.abs(x - part), 1) ** 3
@@ -201,7 +208,7 @@ def hair_shapes(p: SimpleNamespace) -> list[tuple]:
 
 
 def mask_shapes(rng: np.random.Generator, style: int, incorrect: bool) -> list[tuple]:
-    """A mask: white, blue, black, folded or patterned; worn incorrectly: under the nose, on the chin or on the eyes."""
+    """A mask: white, blue, black, folded or patterned. Worn incorrectly: below the nose, on the chin or on the eyes."""
     colours = ((240, 240, 242), (150, 196, 226), (40, 40, 46), (226, 226, 222), rng.integers(90, 240, 3).tolist())
     base = blend(colours[style], rng.integers(0, 256, 3).tolist(), 0.12)
     dark, light, slack = blend(base, (20, 20, 40), 0.3), blend(base, (255, 255, 255), 0.6), rng.random()
@@ -225,11 +232,11 @@ def mask_shapes(rng: np.random.Generator, style: int, incorrect: bool) -> list[t
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# photos: a pose, paint, light, blur and noise
+# Photos: pose, drawing, light, blur and noise
 
 
 def place(shapes: list[tuple], pose: SimpleNamespace, tilt: float, turn: float) -> list[list]:
-    """The shapes' points on the canvas; a turn moves the middle of a face and leaves its outline."""
+    """The shapes' points in pixels of the canvas. `turn` moves the middle of a face sideways, not its outline."""
     ends = np.cumsum([len(points) for _, points, _ in shapes])[:-1]
     x, y = np.concatenate([points for _, points, _ in shapes]).T
     x = x + turn * np.clip(1 - (x / 1.15) ** 2, 0, 1)
@@ -239,7 +246,7 @@ def place(shapes: list[tuple], pose: SimpleNamespace, tilt: float, turn: float) 
 
 
 def photo(p: SimpleNamespace, index: int) -> Image.Image:
-    """Photo `index` of a person, from a seed of its own: pose, paint, blur, light, noise."""
+    """Photo `index` of a person, drawn from its own seed."""
     rng = np.random.default_rng([p.seed, index])
     pose = SimpleNamespace(x=bell(rng, WIDTH, 4), y=bell(rng, HEIGHT * 0.93, 4), scale=bell(rng, 56, 2))
     image = Image.new("RGB", (2 * WIDTH, 2 * HEIGHT), p.wall)  # twice the size, halved at the end: smooth edges
@@ -263,14 +270,14 @@ def photo(p: SimpleNamespace, index: int) -> Image.Image:
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# the folder
+# The folder
 
 
 def paint(folder: Path, people: int, seed: int) -> None:
-    """Writes every photo, train.csv and the contact sheet into a new folder."""
+    """Writes all photos, train.csv and demo.png into a new folder."""
     rows, shown = cast(people, seed), {}
     for index, row in enumerate(rows):
-        rng = np.random.default_rng([seed, index])  # a person's own: what others are drawn does not matter
+        rng = np.random.default_rng([seed, index])  # per person, so a face does not depend on the people before
         kind = label(row["gender"], int(row["age"]), 2) - 12
         person, endings = looks(rng, kind < 3, kind % 3), rng.random(7)
         album = folder / "train" / "images" / row["path"]
@@ -296,53 +303,63 @@ def paint(folder: Path, people: int, seed: int) -> None:
 
 
 def is_drawn(root: Path, wanted: dict) -> bool:
-    """Whether `root` holds just this set; False where nothing is; an error where something else is."""
-    if (root / "demo.json").is_file():
-        found = json.loads((root / "demo.json").read_text(encoding="utf-8"))
+    """True if `root` contains exactly this set, False if it is missing or empty. BadInput for anything else."""
+    file, advice = root / "demo.json", "remove it, or choose a different folder"
+    if file.is_file():
+        try:
+            found = json.loads(file.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise BadInput(f"{root} is not a demo set ({file} is damaged: {error}): {advice}") from error
         if found == wanted:
             return True
-        raise FileExistsError(f"{root} holds the demo set {found}, not {wanted}: remove it or name another folder")
+        raise BadInput(f"{root} contains the demo set {found}, not {wanted}: {advice}")
     if root.exists() and not (root.is_dir() and not any(root.iterdir())):
-        raise FileExistsError(f"{root} is not a demo set (it has no demo.json): remove it or name another folder")
+        raise BadInput(f"{root} is not a demo set (it has no demo.json): {advice}")
     return False
 
 
 def draw(root: str | Path = "demo_data", people: int = PEOPLE, seed: int = 0) -> Path:
-    """Draws the set and returns its folder; returns at once where the same set lies already.
+    """Draws the set into the folder `root` and returns the folder. A set that is already there is not drawn again.
 
-    It is drawn under a temporary name beside `root` and renamed when whole: an interrupted drawing is never taken for a
-    data set, and of two processes that draw at once, one wins and both go on.
+    The set is drawn into a temporary folder beside `root`, which is renamed when it is complete. So an interrupted
+    drawing is never used as a data set. If two processes draw at once, both get the set of the first to finish.
+
+    Raises: BadInput if people < 6 or seed < 0, or `root` contains anything else.
     """
-    if people < 6 or seed < 0:
-        raise ValueError(f"people must be >= 6 (one of each type) and seed >= 0, got {people} and {seed}")
+    if people < 6:
+        raise BadInput(f"people must be >= 6, one of each type, got {people}")
+    if seed < 0:
+        raise BadInput(f"seed must be >= 0, got {seed}")
     root, wanted = Path(root), {"version": VERSION, "people": people, "seed": seed}
     if is_drawn(root, wanted):
         return root
     parent = root.absolute().parent
     parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f"{root.name}.drawing-", dir=parent) as temporary:
-        whole = Path(temporary) / "whole"
-        paint(whole, people, seed)
-        (whole / "demo.json").write_text(json.dumps(wanted), encoding="utf-8")
+        drawn = Path(temporary) / "whole"
+        paint(drawn, people, seed)
+        (drawn / "demo.json").write_text(json.dumps(wanted), encoding="utf-8")
         try:
             if root.is_dir():
-                root.rmdir()  # only if empty
-            os.rename(whole, root)
+                root.rmdir()  # works only if it is empty
+            os.rename(drawn, root)
         except OSError:
-            if not is_drawn(root, wanted):  # another process was not faster
+            if not is_drawn(root, wanted):  # True if another process was faster
                 raise
     return root
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Draws the demo data set.")
-    parser.add_argument("root", nargs="?", default="demo_data", help="folder to draw into; default demo_data")
-    parser.add_argument("--people", type=int, default=PEOPLE, help=f"people, 7 photos each; default {PEOPLE}")
-    parser.add_argument("--seed", type=int, default=0, help="another seed, other people; default 0")
+    parser.add_argument("root", nargs="?", default="demo_data", help="output folder (default demo_data)")
+    parser.add_argument(
+        "--people", type=int, default=PEOPLE, help=f"number of people, 7 photos each (default {PEOPLE})"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="random seed of people and photos (default 0)")
     options = parser.parse_args()
     try:
         root = draw(options.root, options.people, options.seed)
-    except (OSError, ValueError) as error:
+    except (OSError, BadInput) as error:
         parser.error(str(error))
     counts = type_counts(options.people)
     print(f"{root}: {options.people} people, {7 * options.people} photos")
@@ -351,8 +368,8 @@ def main() -> None:
         for kind, count in enumerate(counts):
             age = ("< 30", "30-59", ">= 60")[kind % 3]
             print(f"{state * 6 + kind:5}  {name:9}  {GENDERS[kind // 3]:6}  {age:5}  {count:6}  {count * photos:6}")
-    print(f"largest / smallest class: {5 * max(counts) / min(counts):.0f}")
-    print(f"look at {root / 'demo.png'}, train with --data {root}")
+    print(f"imbalance (largest / smallest class): {5 * max(counts) / min(counts):.0f}")
+    print(f"To see the photos, open {root / 'demo.png'}. To train on them: --data {root}")
 
 
 if __name__ == "__main__":

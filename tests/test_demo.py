@@ -1,4 +1,4 @@
-"""demo.py: the layout, the proportions, the bytes, and what an interrupted drawing leaves behind."""
+"""demo.py: the layout, the class counts, the bytes, and interrupted drawings."""
 
 import csv
 import hashlib
@@ -29,7 +29,7 @@ def digests(root):
 
 
 def of_classes(rows):
-    """The class of every photo, by the competition's formula."""
+    """The number of photos of each class, by the competition's formula."""
     ages = [np.searchsorted([30, 60], int(row["age"]), side="right") for row in rows]
     types = [3 * (row["gender"] == "female") + int(age) for row, age in zip(rows, ages, strict=True)]
     return Counter(mask * 6 + kind for kind in types for mask in (0, 0, 0, 0, 0, 1, 2))
@@ -82,7 +82,7 @@ def test_class_counts_follow_the_real_set():
     real = [2745, 2050, 415, 3660, 4085, 545] + 2 * [549, 410, 83, 732, 817, 109]
     assert len(rows) == demo.PEOPLE and sum(counts.values()) == 7 * demo.PEOPLE
     for k, count in enumerate(real):
-        photos = 5 if k < 6 else 1  # a person more or less
+        photos = 5 if k < 6 else 1  # one person more or fewer
         assert abs(counts[k] - count * demo.PEOPLE / 2700) < photos
     assert min(counts.values()) < max(counts.values()) / 10
     assert min(demo.type_counts(demo.PEOPLE)) >= 8
@@ -155,9 +155,9 @@ def test_a_second_call_touches_nothing(few):
 
 def test_other_parameters_in_the_same_folder_are_refused(few):
     before = digests(few)
-    with pytest.raises(FileExistsError, match="'people': 8.*'people': 9"):
+    with pytest.raises(demo.BadInput, match="'people': 8.*'people': 9.*remove it, or choose a different folder"):
         demo.draw(few, people=FEW + 1)
-    with pytest.raises(FileExistsError, match="'seed': 0.*'seed': 1"):
+    with pytest.raises(demo.BadInput, match="'seed': 0.*'seed': 1"):
         demo.draw(few, people=FEW, seed=1)
     assert digests(few) == before
 
@@ -165,15 +165,24 @@ def test_other_parameters_in_the_same_folder_are_refused(few):
 def test_a_folder_without_the_marker_is_refused_and_left_alone(tmp_path):
     (tmp_path / "set").mkdir()
     (tmp_path / "set" / "mine.txt").write_text("mine")
-    with pytest.raises(FileExistsError, match="is not a demo set"):
+    with pytest.raises(demo.BadInput, match="is not a demo set"):
         demo.draw(tmp_path / "set", people=6)
     assert [path.name for path in tmp_path.rglob("*")] == ["set", "mine.txt"]
 
 
 def test_a_file_in_the_way_is_refused(tmp_path):
     (tmp_path / "set").write_text("mine")
-    with pytest.raises(FileExistsError, match="is not a demo set"):
+    with pytest.raises(demo.BadInput, match="is not a demo set"):
         demo.draw(tmp_path / "set", people=6)
+
+
+@pytest.mark.parametrize("content", [b"{", b"\xff", b""])
+def test_a_damaged_marker_is_refused_and_named(tmp_path, content):
+    (tmp_path / "set").mkdir()
+    (tmp_path / "set" / "demo.json").write_bytes(content)
+    with pytest.raises(demo.BadInput, match="set is not a demo set .*demo.json is damaged"):
+        demo.draw(tmp_path / "set", people=6)
+    assert (tmp_path / "set" / "demo.json").read_bytes() == content
 
 
 def test_an_empty_folder_is_filled(tmp_path):
@@ -193,7 +202,7 @@ def test_an_interrupted_drawing_leaves_no_data_set_and_the_next_one_is_whole(few
     monkeypatch.setattr(demo, "photo", interrupted)
     with pytest.raises(KeyboardInterrupt):
         demo.draw(tmp_path / "set", people=FEW)
-    assert list(tmp_path.iterdir()) == []  # the temporary folder went too
+    assert list(tmp_path.iterdir()) == []  # the temporary folder is removed too
     monkeypatch.setattr(demo, "photo", photo)
     assert digests(demo.draw(tmp_path / "set", people=FEW)) == digests(few)
 
@@ -204,7 +213,7 @@ def test_what_a_killed_drawing_left_is_not_used(few, tmp_path):
     (killed / "demo.json").unlink()
     shutil.rmtree(killed / "train" / "images")
     assert digests(demo.draw(tmp_path / "set", people=FEW)) == digests(few)
-    assert killed.is_dir()  # it may be another process's, still at work
+    assert killed.is_dir()  # another process may still be drawing into it
 
 
 def test_of_two_drawings_at_once_one_wins_and_both_go_on(few, tmp_path, monkeypatch):
@@ -228,15 +237,22 @@ def test_two_processes_draw_at_once(few, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["set"]
 
 
-@pytest.mark.parametrize("options", [{"people": 5}, {"people": 0}, {"seed": -1}])
-def test_impossible_parameters_are_refused(tmp_path, options):
-    with pytest.raises(ValueError, match="people must be >= 6"):
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({"people": 5}, "people must be >= 6, one of each type, got 5"),
+        ({"people": 0}, "people must be >= 6, one of each type, got 0"),
+        ({"seed": -1}, "seed must be >= 0, got -1"),
+    ],
+)
+def test_impossible_parameters_are_refused(tmp_path, options, message):
+    with pytest.raises(demo.BadInput, match=message):
         demo.draw(tmp_path / "set", **options)
     assert list(tmp_path.iterdir()) == []
 
 
 def run_alone(folder, *arguments):
-    """demo.py alone in a folder, with no way to its siblings."""
+    """Runs a copy of demo.py in a folder without the other modules."""
     shutil.copy(demo.__file__, folder / "demo.py")
     command = [sys.executable, "-s", "demo.py", *arguments]
     env = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
@@ -247,7 +263,7 @@ def test_runs_when_copied_alone(tmp_path):
     done = run_alone(tmp_path, "--people", "6")
     assert done.returncode == 0, done.stderr
     assert "6 people, 42 photos" in done.stdout
-    assert len([line for line in done.stdout.splitlines() if line.split()[0].isdigit()]) == 18  # a line a class
+    assert len([line for line in done.stdout.splitlines() if line.split()[0].isdigit()]) == 18  # one line per class
     with Image.open(tmp_path / "demo_data" / "demo.png") as sheet:
         assert min(sheet.size) > 600
 
