@@ -1,13 +1,14 @@
-"""What the kit costs, against a limit measured in the same run: read the ratios, not the times.
+"""Measures the speed of the kit against a reference in the same run. Compare the ratios, not the times.
 
-    python bench.py                          # every table, on the CPU with 2 threads; a few minutes
-    python bench.py losses metrics           # some of them
-    python bench.py --device cuda --out results/bench-cuda.md
+    python tests/bench.py                    # all tables, on the CPU with 2 threads; a few minutes
+    python tests/bench.py losses metrics     # some tables
+    python tests/bench.py --device cuda --out results/bench-cuda.md
 
-All contestants of a table take turns in every round, in shuffled order; a cell is the median over the rounds, a ratio
-the median of the rounds' ratios to the first row. A second copy of the first row shows the noise. Run it alone: a
-neighbour on the same cores slows what has two threads most. glibc is told to keep freed memory: else it returns every
-16 MB buffer to the system, and the page faults of the next step hide the arithmetic that is compared.
+In every round, each row of a table is measured once, in shuffled order. A time is the median over the rounds. A ratio
+is the median of the rounds' ratios to the first row. A second copy of the first row shows the noise.
+Run it on an idle machine: other processes slow down the rows with two threads most.
+glibc is set to keep freed memory. Otherwise it returns every 16 MB buffer to the system, and the page faults of the
+next step hide the difference that is measured.
 """
 
 from __future__ import annotations
@@ -39,6 +40,8 @@ from torch.utils.data import DataLoader
 from torchvision import transforms as T
 from torchvision.transforms import v2
 
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
 import augment
 import data
 import losses
@@ -48,9 +51,11 @@ import optim
 import pixels
 import train
 
+Times = dict[str, list[float]]  # seconds per call of each row of a table, one number per round
 
-def race(contestants: dict[str, Callable[[], object]], rounds: int, seconds: float, device: str) -> dict[str, list]:
-    """Seconds a call of each contestant, one number a round."""
+
+def race(contestants: dict[str, Callable[[], object]], rounds: int, seconds: float, device: str) -> Times:
+    """Measures all contestants in every round. A measurement repeats the call until `seconds` are over."""
 
     def timed(call: Callable[[], object], repeats: int) -> float:
         synchronize(device)
@@ -64,7 +69,7 @@ def race(contestants: dict[str, Callable[[], object]], rounds: int, seconds: flo
     for name, call in contestants.items():
         call()
         repeats[name] = max(1, int(seconds / max(timed(call, 1), 1e-7)))
-    times: dict[str, list] = {name: [] for name in contestants}
+    times: Times = {name: [] for name in contestants}
     shuffle = random.Random(0)
     for _ in range(rounds):
         for name in shuffle.sample(list(contestants), len(contestants)):
@@ -77,9 +82,10 @@ def synchronize(device: str) -> None:
         torch.cuda.synchronize()
 
 
-def ratio(times: dict[str, list], name: str) -> float:
-    limit = next(iter(times.values()))
-    return statistics.median(t / first for t, first in zip(times[name], limit, strict=True))
+def ratio(times: Times, name: str) -> float:
+    """The time of a row divided by that of the first row: the median over the rounds."""
+    reference = next(iter(times.values()))
+    return statistics.median(t / first for t, first in zip(times[name], reference, strict=True))
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -102,7 +108,7 @@ def usual_f1(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
 
 
 class PeakMemory(TorchDispatchMode):
-    """Largest number of bytes in tensors created inside the block and alive at one time."""
+    """The largest number of bytes, at one time, in the tensors that were created inside the block."""
 
     def __init__(self):
         super().__init__()
@@ -176,7 +182,7 @@ def bench_losses(device: str, rounds: int) -> list[str]:
 
 
 def bench_metrics(device: str, rounds: int) -> list[str]:
-    lines = ["\nConfusion matrix, one update\n", "| C, batch | way | us | x first |", "|---|---|---|---|"]
+    lines = ["\nConfusion matrix, one update\n", "| C, batch | method | us | x first |", "|---|---|---|---|"]
     for C, N in ((18, 64), (18, 256), (1000, 256)):
         generator = torch.Generator().manual_seed(0)
         p, t = (torch.randint(0, C, (N,), generator=generator).to(device) for _ in range(2))
@@ -204,13 +210,13 @@ def bench_metrics(device: str, rounds: int) -> list[str]:
 
 
 def tiny_net(num_classes: int) -> nn.Module:
-    """So cheap that what is left is the loader: stands in for a GPU much faster than its host."""
+    """A network so cheap that only the loader is measured, as with a GPU that is much faster than its host."""
     features = nn.Conv2d(3, 8, 4, 4), nn.ReLU(), nn.AdaptiveAvgPool2d(4), nn.Flatten()
     return nn.Sequential(*features, nn.Linear(128, num_classes))
 
 
 def write_photos(root: Path, images: int, size: tuple[int, int], noise: float = 0.0, classes: int = 10) -> Path:
-    """JPEGs of (width, height); noise of 4 grey levels makes a 384 x 512 one about 40 KB."""
+    """Writes JPEGs of (width, height). With noise 4 (grey levels), one of 384 x 512 has about 40 KB."""
     rng = np.random.default_rng(0)
     for i in range(images):
         folder = root / f"{i % classes}"
@@ -223,7 +229,7 @@ def write_photos(root: Path, images: int, size: tuple[int, int], noise: float = 
 
 
 def usual_epoch(model: nn.Module, optimizer: torch.optim.Optimizer, loader: DataLoader, device: str) -> None:
-    """The loop of most notes: ImageFolder, two workers, Pillow, and a look at the loss after every batch."""
+    """The usual loop: ImageFolder, two workers, Pillow, and loss.item() after every batch."""
     for images, targets in loader:
         loss = F.cross_entropy(model(images.to(device)), targets.to(device))
         optimizer.zero_grad()
@@ -232,59 +238,72 @@ def usual_epoch(model: nn.Module, optimizer: torch.optim.Optimizer, loader: Data
         loss.item()
 
 
+def kit_epochs(
+    model: nn.Module, images: pixels.ImageArray, batch_size: int, augmentation: str, device: str
+) -> Callable[[], None]:
+    """A call that trains one epoch with the kit's loop."""
+    optimizer = optim.build_optimizer("sgd", model, lr=0.01)
+    batches = pixels.Batches(images, np.arange(len(images)), batch_size, shuffle=True, device=device)
+    schedule = optim.build_schedule("none", optimizer, 1, len(batches))
+    state = train.State(model, None, optimizer, schedule, torch.amp.GradScaler(device, enabled=False))
+    criterion, transform = losses.build_loss("ce"), augment.Augment(augmentation)
+
+    def epoch() -> None:
+        batches.epoch += 1
+        train.train_epoch(state, batches, criterion, transform)
+
+    return epoch
+
+
+def usual_epochs(
+    model: nn.Module, folder: Path, batch_size: int, per_image: Callable, device: str
+) -> Callable[[], None]:
+    """A call that trains one epoch with the usual loop."""
+    dataset = torchvision.datasets.ImageFolder(str(folder), per_image)
+    loader = DataLoader(dataset, batch_size, shuffle=True, num_workers=2, persistent_workers=True)
+    optimizer = optim.build_optimizer("sgd", model, lr=0.01)
+    return lambda: usual_epoch(model, optimizer, loader, device)
+
+
+def bare_epochs(model: nn.Module, x: torch.Tensor, targets: torch.Tensor, steps: int) -> Callable[[], None]:
+    """A call that trains on the same batch, which is on the device, `steps` times: no loop can be faster."""
+    optimizer = optim.build_optimizer("sgd", model, lr=0.01)
+
+    def epoch() -> None:
+        for _ in range(steps):
+            F.cross_entropy(model(x), targets).backward()
+            optimizer.step()
+            optimizer.zero_grad()
+
+    return epoch
+
+
 def bench_loop(device: str, rounds: int) -> list[str]:
     lines = []
+    per_image = [T.RandomCrop(32, 4), T.RandomHorizontalFlip(), T.ToTensor()]
+    per_image = T.Compose([*per_image, T.Normalize(augment.IMAGENET_MEAN, augment.IMAGENET_STD)])
     for label, build, number in (
         ("resnet8", lambda: models.build_model("resnet8", 10, 32), 2560),
         ("a tiny network", lambda: tiny_net(10), 10240),
     ):
+
+        def fresh(build: Callable[[], nn.Module] = build) -> nn.Module:
+            return build().to(device, memory_format=torch.channels_last)
+
         with tempfile.TemporaryDirectory() as scratch:
             folder = write_photos(Path(scratch) / "photos", number, (32, 32))
             table = data.read(str(folder))
             images = pixels.decode(table.paths, table.targets, 32, scratch, progress=False)
             images.move_to(torch.device(device))
             batches = pixels.Batches(images, np.arange(number), 128, shuffle=True, device=device)
-            x, t = next(iter(batches))
-            x = augment.normalize(x)
-            steps = len(batches)
-
-            def fresh(build: Callable[[], nn.Module] = build) -> tuple[nn.Module, torch.optim.Optimizer]:
-                model = build().to(device, memory_format=torch.channels_last)
-                return model, optim.build_optimizer("sgd", model, lr=0.01)
-
-            bare_model, bare_optimizer = fresh()
-
-            def bare(model=bare_model, optimizer=bare_optimizer, x=x, t=t, steps=steps) -> None:
-                for _ in range(steps):
-                    F.cross_entropy(model(x), t).backward()
-                    optimizer.step()
-                    optimizer.zero_grad()
-
-            model, optimizer = fresh()
-            schedule = optim.build_schedule("none", optimizer, 1, steps)
-            state = train.State(model, None, optimizer, schedule, torch.amp.GradScaler(device, enabled=False))
-            criterion, transform = losses.build_loss("ce"), augment.Augment("light")
-
-            def kit(state=state, batches=batches, criterion=criterion, transform=transform) -> None:
-                batches.epoch += 1
-                train.train_epoch(state, batches, criterion, transform)
-
-            per_image = T.Compose(
-                [T.RandomCrop(32, 4), T.RandomHorizontalFlip(), T.ToTensor(),
-                 T.Normalize(augment.IMAGENET_MEAN, augment.IMAGENET_STD)]
-            )  # fmt: skip
-            dataset = torchvision.datasets.ImageFolder(str(folder), per_image)
-            loader = DataLoader(dataset, 128, shuffle=True, num_workers=2, persistent_workers=True)
-            usual_model, usual_optimizer = fresh()
+            x, targets = next(iter(batches))
             contestants = {
-                "bare step on one resident batch": bare,
-                "kit train_epoch, light augmentation": kit,
-                "ImageFolder + DataLoader(2) + Pillow": lambda m=usual_model, o=usual_optimizer, d=loader: usual_epoch(
-                    m, o, d, device
-                ),
+                "bare step on one resident batch": bare_epochs(fresh(), augment.normalize(x), targets, len(batches)),
+                "kit train_epoch, light augmentation": kit_epochs(fresh(), images, 128, "light", device),
+                "ImageFolder + DataLoader(2) + Pillow": usual_epochs(fresh(), folder, 128, per_image, device),
             }
             times = race(contestants, rounds, 0.0, device)
-        lines += [f"\nTraining loop, {label}, 32 x 32, batch 128, {number} images an epoch\n"]
+        lines += [f"\nTraining loop, {label}, 32 x 32, batch 128, {number} images per epoch\n"]
         lines += ["| loop | images/s | x bare step | x the usual loop |", "|---|---|---|---|"]
         usual = times["ImageFolder + DataLoader(2) + Pillow"]
         for name in contestants:
@@ -300,13 +319,13 @@ def bench_loop(device: str, rounds: int) -> list[str]:
 
 
 def pillow_decode(path: str, row: np.ndarray) -> None:
-    """Decode and resize of most notes."""
+    """The usual decode and resize."""
     with Image.open(path) as image:
         row[:] = np.asarray(image.convert("RGB").resize((224, 224), Image.Resampling.BILINEAR))
 
 
 def per_image_strong() -> v2.Compose:
-    """torchvision's per-image transforms nearest to the kit's strong: a crop and a flip, then one of eight things."""
+    """torchvision's per-image transforms most similar to the kit's "strong": crop, flip, then one of nine."""
     one = [
         v2.Identity(), v2.RandomRotation(30), v2.RandomAffine(0, shear=17), v2.ColorJitter(saturation=0.9),
         v2.ColorJitter(contrast=0.7), v2.ColorJitter(brightness=0.3), v2.GaussianBlur(17, (0.1, 2.8)),
@@ -319,86 +338,85 @@ def per_image_strong() -> v2.Compose:
     ])  # fmt: skip
 
 
+def bench_decoding(paths: list[str], rounds: int) -> list[str]:
+    kilobytes = statistics.mean(os.path.getsize(path) for path in paths) / 1000
+    some, threads = paths[:256], torch.get_num_threads()
+    rows = np.empty((len(some), 224, 224, 3), np.uint8)
+
+    def pooled(decode: Callable[[str, np.ndarray], None], workers: int) -> None:
+        with ThreadPoolExecutor(workers) as pool:
+            list(pool.map(decode, some, rows))
+
+    def kit_decode(path: str, row: np.ndarray) -> None:
+        row[:] = pixels.fitted(pixels.decode_file(path), 224, 224, "squash")
+
+    contestants = {
+        "Pillow decode and resize, 1 thread": lambda: pooled(pillow_decode, 1),
+        "Pillow, 2 threads": lambda: pooled(pillow_decode, 2),
+        "kit, 1 thread": lambda: pooled(kit_decode, 1),
+        "kit, 2 threads": lambda: pooled(kit_decode, 2),
+    }
+    torch.set_num_threads(1)
+    times = race(contestants, 2 * rounds, 0.0, "cpu")
+    torch.set_num_threads(threads)
+    lines = [f"\nDecoding, 384 x 512 JPEG of {kilobytes:.0f} KB to 224 x 224\n"]
+    lines += ["| method | images/s | x first |", "|---|---|---|"]
+    for name in times:
+        lines.append(f"| {name} | {len(some) / statistics.median(times[name]):.0f} | {1 / ratio(times, name):.2f} |")
+    return lines
+
+
+def bench_later_epoch(images: pixels.ImageArray, folder: Path, batch: int, rounds: int, device: str) -> list[str]:
+    contestants = {}
+    for name in ("none", "light", "strong"):
+        model = tiny_net(10).to(device, memory_format=torch.channels_last)
+        contestants[f"kit train_epoch, {name}"] = kit_epochs(model, images, batch, name, device)
+    to_float = v2.ToDtype(torch.float32, scale=True), v2.Normalize(augment.IMAGENET_MEAN, augment.IMAGENET_STD)
+    resize = v2.Compose([v2.Resize((224, 224)), v2.PILToTensor(), *to_float])
+    for name, per_image in (("resize", resize), ("strong", v2.Compose([v2.PILToTensor(), per_image_strong()]))):
+        usual = usual_epochs(tiny_net(10).to(device), folder, batch, per_image, device)
+        contestants[f"ImageFolder + DataLoader(2) + Pillow, {name}"] = usual
+    times = race(contestants, rounds, 0.0, device)
+    lines = [f"\nA later epoch, a tiny network, 384 x 512 JPEG to 224 x 224, batch {batch}, {len(images)} images\n"]
+    lines += ["| loop | images/s | x first |", "|---|---|---|"]
+    for name in times:
+        lines.append(f"| {name} | {len(images) / statistics.median(times[name]):.0f} | {1 / ratio(times, name):.2f} |")
+    return lines
+
+
+def bench_augmentation(images: pixels.ImageArray, batch: int, rounds: int, device: str) -> list[str]:
+    x, index = images.gather(torch.arange(batch)), torch.arange(batch)
+    epochs, singly = itertools.count(), per_image_strong()
+    contestants = {"torchvision v2, image by image, strong": lambda: torch.stack([singly(image) for image in x])}
+    for name in ("light", "strong", "document"):
+        transform = augment.Augment(name)
+        contestants[f"kit, the batch at once, {name}"] = lambda t=transform: t(x, index, next(epochs))
+    times = race(contestants, rounds, 0.2, device)
+    lines = [f"\nAugmentation and normalisation, 224 x 224, batch {batch}\n"]
+    lines += ["| method | ms per image | x first |", "|---|---|---|"]
+    for name in times:
+        lines.append(f"| {name} | {1e3 * statistics.median(times[name]) / batch:.2f} | {ratio(times, name):.2f} |")
+    return lines
+
+
 def bench_photos(device: str, rounds: int) -> list[str]:
     number, batch = 384, 32
     with tempfile.TemporaryDirectory() as scratch:
         folder = write_photos(Path(scratch) / "photos", number, (384, 512), noise=4.0)
         table = data.read(str(folder))
-        kilobytes = statistics.mean(os.path.getsize(path) for path in table.paths) / 1000
-        some, threads = table.paths[:256], torch.get_num_threads()
-
-        rows = np.empty((len(some), 224, 224, 3), np.uint8)
-
-        def pooled(decode: Callable[[str, np.ndarray], None], workers: int) -> None:
-            with ThreadPoolExecutor(workers) as pool:
-                list(pool.map(decode, some, rows))
-
-        def kit_decode(path: str, row: np.ndarray) -> None:
-            row[:] = pixels.fitted(pixels.decode_file(path), 224, 224, "squash")
-
-        torch.set_num_threads(1)
-        times = race({
-            "Pillow decode and resize, 1 thread": lambda: pooled(pillow_decode, 1),
-            "Pillow, 2 threads": lambda: pooled(pillow_decode, 2),
-            "kit, 1 thread": lambda: pooled(kit_decode, 1),
-            "kit, 2 threads": lambda: pooled(kit_decode, 2),
-        }, 2 * rounds, 0.0, "cpu")  # fmt: skip
-        torch.set_num_threads(threads)
-        lines = [f"\nDecoding, 384 x 512 JPEG of {kilobytes:.0f} KB to 224 x 224\n"]
-        lines += ["| way | images/s | x first |", "|---|---|---|"]
-        for name in times:
-            speed = len(some) / statistics.median(times[name])
-            lines.append(f"| {name} | {speed:.0f} | {1 / ratio(times, name):.2f} |")
-
+        lines = bench_decoding(table.paths, rounds)
         images = pixels.decode(table.paths, table.targets, 224, scratch, progress=False)
         images.move_to(torch.device(device))
-        criterion, contestants = losses.build_loss("ce"), {}
-        for name in ("none", "light", "strong"):
-            model = tiny_net(10).to(device, memory_format=torch.channels_last)
-            optimizer = optim.build_optimizer("sgd", model, lr=0.01)
-            schedule = optim.build_schedule("none", optimizer, 1, number // batch)
-            state = train.State(model, None, optimizer, schedule, torch.amp.GradScaler(device, enabled=False))
-            batches = pixels.Batches(images, np.arange(number), batch, shuffle=True, device=device)
-            transform = augment.Augment(name)
-            contestants[f"kit train_epoch, {name}"] = lambda s=state, b=batches, t=transform: train.train_epoch(
-                s, b, criterion, t
-            )
-        for name, per_image in (
-            ("resize", v2.Compose([v2.Resize((224, 224)), v2.PILToTensor(), v2.ToDtype(torch.float32, scale=True),
-                                   v2.Normalize(augment.IMAGENET_MEAN, augment.IMAGENET_STD)])),
-            ("strong", v2.Compose([v2.PILToTensor(), per_image_strong()])),
-        ):  # fmt: skip
-            dataset = torchvision.datasets.ImageFolder(str(folder), per_image)
-            loader = DataLoader(dataset, batch, shuffle=True, num_workers=2, persistent_workers=True)
-            model = tiny_net(10).to(device)
-            optimizer = optim.build_optimizer("sgd", model, lr=0.01)
-            contestants[f"ImageFolder + DataLoader(2) + Pillow, {name}"] = (
-                lambda m=model, o=optimizer, d=loader: usual_epoch(m, o, d, device)
-            )
-        times = race(contestants, rounds, 0.0, device)
-        lines += [f"\nA later epoch, a tiny network, 384 x 512 JPEG to 224 x 224, batch {batch}, {number} images\n"]
-        lines += ["| loop | images/s | x first |", "|---|---|---|"]
-        for name in times:
-            lines.append(f"| {name} | {number / statistics.median(times[name]):.0f} | {1 / ratio(times, name):.2f} |")
-
-        x, index = images.gather(torch.arange(batch)), torch.arange(batch)
-        epochs, singly = itertools.count(), per_image_strong()
-        contestants = {"torchvision v2, image by image, strong": lambda: torch.stack([singly(image) for image in x])}
-        for name in ("light", "strong", "document"):
-            transform = augment.Augment(name)
-            contestants[f"kit, the batch at once, {name}"] = lambda t=transform: t(x, index, next(epochs))
-        times = race(contestants, rounds, 0.2, device)
-        lines += [f"\nAugmentation and normalisation, 224 x 224, batch {batch}\n"]
-        lines += ["| way | ms an image | x first |", "|---|---|---|"]
-        for name in times:
-            ms = 1e3 * statistics.median(times[name]) / batch
-            lines.append(f"| {name} | {ms:.2f} | {ratio(times, name):.2f} |")
-    return lines
+        lines += bench_later_epoch(images, folder, batch, rounds, device)
+        return lines + bench_augmentation(images, batch, rounds, device)
 
 
-TABLES = {
-    "losses": (bench_losses, 31), "metrics": (bench_metrics, 31), "loop": (bench_loop, 5), "photos": (bench_photos, 7),
-}  # fmt: skip
+TABLES = {  # each with its default number of rounds
+    "losses": (bench_losses, 31),
+    "metrics": (bench_metrics, 31),
+    "loop": (bench_loop, 5),
+    "photos": (bench_photos, 7),
+}
 
 
 def main() -> None:
@@ -406,10 +424,10 @@ def main() -> None:
     if not keep.items() <= os.environ.items():
         os.execve(sys.executable, [sys.executable, *sys.argv], os.environ | keep)
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("tables", nargs="*", metavar="TABLE", help=f"{', '.join(TABLES)} (default all)")
-    parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
+    parser.add_argument("tables", nargs="*", metavar="TABLE", help=f"one or more of {', '.join(TABLES)} (default all)")
+    parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"), help="default cpu")
     parser.add_argument("--threads", type=int, default=2, help="CPU threads (default 2)")
-    parser.add_argument("--rounds", type=int, help="rounds of each table (default 31, loop 5, photos 7)")
+    parser.add_argument("--rounds", type=int, help="rounds per table (default 31; loop 5, photos 7)")
     parser.add_argument("--out", help="also write the tables to this Markdown file")
     options = parser.parse_args()
     unknown = set(options.tables) - set(TABLES)
