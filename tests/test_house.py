@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-PROGRAMS = {"train", "predict", "compare", "report", "bench"}
+PROGRAMS = {"train", "predict", "compare", "report"}
 HELPERS = {"cli", "runs"}  # of programs
 MODULES = sorted(path.stem for path in ROOT.glob("*.py") if path.stem not in PROGRAMS | HELPERS)
 README = (ROOT / "README.md").read_text(encoding="utf-8")
