@@ -298,8 +298,11 @@ def none(images: Tensor, draws: Draws) -> Augmented:
 
 
 AUGMENTS: dict[str, Callable[[Tensor, Draws], Augmented]] = {
-    "none": none, "light": light, "strong": strong, "document": document,
-}  # fmt: skip
+    "none": none,
+    "light": light,
+    "strong": strong,
+    "document": document,
+}
 
 
 class Augment:

@@ -351,6 +351,7 @@ def load_weights(model: nn.Module, file: str | Path, name: str = "the model") ->
 # Exponential moving average of the weights
 # ---------------------------------------------------------------------------------------------------------------------
 
+
 class EMA:
     """Exponential moving average of a model's weights; `.model` is the averaged copy, in eval mode, to judge and save.
 

@@ -29,7 +29,7 @@ from augment import (
     views,
     warp,
     write_copies,
-)  # fmt: skip
+)
 
 
 def images(N=6, H=16, W=16, seed=0):
@@ -286,10 +286,14 @@ def test_without_mixing_targets_stay_class_numbers_and_a_batch_of_one_is_itself(
     assert augment.mix_targets(targets[:1], torch.arange(1), 0, (16, 16)).tolist() == [[1, 0, 0, 0, 0]]
 
 
-@pytest.mark.parametrize("options, said", [
-    ({"mixup": -1}, "mixup must be a number >= 0, got -1"), ({"cutmix": float("nan")}, "cutmix must be a number >= 0"),
-    ({"mixup": 1}, "mixing needs the number of classes, got 0"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "options, said",
+    [
+        ({"mixup": -1}, "mixup must be a number >= 0, got -1"),
+        ({"cutmix": float("nan")}, "cutmix must be a number >= 0"),
+        ({"mixup": 1}, "mixing needs the number of classes, got 0"),
+    ],
+)
 def test_bad_mixing_is_an_error(options, said):
     with pytest.raises(ValueError, match=said):
         Augment("none", **options)

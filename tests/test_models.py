@@ -156,8 +156,10 @@ def test_vit_tiny_has_the_parameters_of_deit_ti():
     assert count_parameters(net("vit_tiny", 1000, 224)) == expected == 5717416  # 5.7 M in the paper
 
 
-@pytest.mark.parametrize("name, size, near", [("vit_tiny", 50, "48, 52"), ("vit_tiny", 200, "192, 208"),
-                                              ("vit_b_16", 100, "96, 112"), ("vit_b_32", 20, "32")])
+@pytest.mark.parametrize(
+    "name, size, near",
+    [("vit_tiny", 50, "48, 52"), ("vit_tiny", 200, "192, 208"), ("vit_b_16", 100, "96, 112"), ("vit_b_32", 20, "32")],
+)
 def test_vit_refuses_a_size_that_its_patch_does_not_divide(name, size, near):
     with pytest.raises(ValueError, match=rf"{name}.*\[{near}\], got {size}"):
         build_model(name, 5, size)
@@ -258,15 +260,18 @@ def test_factory_file_builds_with_its_siblings(factory):
     assert model[0].out_channels == 6
 
 
-@pytest.mark.parametrize("name, message", [
-    ("none.py:make", "no file .*none.py"),
-    ("net.py:mak", "no function 'mak'.*make, not_a_module"),
-    ("net.py", "no function ''.*make, not_a_module"),
-    ("net.py:not_a_module", "must return an nn.Module, got list"),
-    ("net.py:wrong_width", r"net.py:wrong_width at size 32 must give logits of shape \(2, 5\), got \(2, 6\)"),
-    ("net.py:raises", "cannot be built .KeyError: 'backbone'"),
-    ("broken.py:make", "cannot be built .ModuleNotFoundError: .*no_such_package"),
-])
+@pytest.mark.parametrize(
+    "name, message",
+    [
+        ("none.py:make", "no file .*none.py"),
+        ("net.py:mak", "no function 'mak'.*make, not_a_module"),
+        ("net.py", "no function ''.*make, not_a_module"),
+        ("net.py:not_a_module", "must return an nn.Module, got list"),
+        ("net.py:wrong_width", r"net.py:wrong_width at size 32 must give logits of shape \(2, 5\), got \(2, 6\)"),
+        ("net.py:raises", "cannot be built .KeyError: 'backbone'"),
+        ("broken.py:make", "cannot be built .ModuleNotFoundError: .*no_such_package"),
+    ],
+)
 def test_factory_errors_name_the_thing(factory, name, message):
     (factory.parent / "broken.py").write_text("import no_such_package\n")
     with pytest.raises(ValueError, match=message):
@@ -286,13 +291,17 @@ def test_factory_takes_a_weights_file_but_not_default(factory, tmp_path):
 # ---------------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("wrap", [
-    lambda state: state,
-    lambda state: {"model": dict(state), "epoch": 3},
-    lambda state: {"state_dict": state},
-    lambda state: {"module." + key: value for key, value in state.items()},
-    lambda state: {"state_dict": {"module." + key: value for key, value in state.items()}},
-], ids=["raw", "model", "state_dict", "module.", "state_dict of module."])
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        lambda state: state,
+        lambda state: {"model": dict(state), "epoch": 3},
+        lambda state: {"state_dict": state},
+        lambda state: {"module." + key: value for key, value in state.items()},
+        lambda state: {"state_dict": {"module." + key: value for key, value in state.items()}},
+    ],
+    ids=["raw", "model", "state_dict", "module.", "state_dict of module."],
+)
 def test_weights_file_with_the_same_head_loads_bit_for_bit(tmp_path, wrap, capsys):
     first = net(seed=0)
     first(images())  # BatchNorm statistics that are not the initial ones
@@ -373,14 +382,17 @@ def cut_file(tmp_path):
     return tmp_path / "weights.pt"
 
 
-@pytest.mark.parametrize("file, message", [
-    (lambda tmp_path: tmp_path / "none.pt", "no file .*none.pt; valid are none, DEFAULT"),
-    (text_file, "weights.pt is refused: not a file of tensors"),
-    (cut_file, "weights.pt is refused: not a file of tensors"),
-    (lambda tmp_path: saved(tmp_path, {"epoch": 3, "model": [1, 2]}), "holds no state dict"),
-    (lambda tmp_path: saved(tmp_path, {}), "holds no state dict"),
-    (lambda tmp_path: saved(tmp_path, torch.zeros(3)), "holds no state dict"),
-])
+@pytest.mark.parametrize(
+    "file, message",
+    [
+        (lambda tmp_path: tmp_path / "none.pt", "no file .*none.pt; valid are none, DEFAULT"),
+        (text_file, "weights.pt is refused: not a file of tensors"),
+        (cut_file, "weights.pt is refused: not a file of tensors"),
+        (lambda tmp_path: saved(tmp_path, {"epoch": 3, "model": [1, 2]}), "holds no state dict"),
+        (lambda tmp_path: saved(tmp_path, {}), "holds no state dict"),
+        (lambda tmp_path: saved(tmp_path, torch.zeros(3)), "holds no state dict"),
+    ],
+)
 def test_file_that_is_no_checkpoint_is_named(tmp_path, file, message):
     with pytest.raises(ValueError, match=message):
         net(weights=file(tmp_path))
@@ -424,12 +436,15 @@ def test_default_without_network_is_one_line_that_says_why_and_what_to_do(hub):
     assert "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize("name, size, options", [
-    ("resnet18", 64, {}),
-    ("squeezenet1_1", 64, {}),
-    ("googlenet", 64, {"init_weights": True}),
-    ("inception_v3", 75, {"init_weights": True}),
-])
+@pytest.mark.parametrize(
+    "name, size, options",
+    [
+        ("resnet18", 64, {}),
+        ("squeezenet1_1", 64, {}),
+        ("googlenet", 64, {"init_weights": True}),
+        ("inception_v3", 75, {"init_weights": True}),
+    ],
+)
 def test_default_loads_the_pretrained_body_under_a_new_head(hub, name, size, options):
     pretrained = hub(name, **options)
     model = net(name, 5, size, weights="DEFAULT")
@@ -491,7 +506,7 @@ def closed_form(history, decay):
     Update k = 1, 2, ... comes after t = k - 1 others: d_k = min(decay, (1 + t) / (10 + t)) = min(decay, k / (9 + k)).
     """
     d = [0.0] + [min(decay, k / (9 + k)) for k in range(1, len(history))]
-    weights = [(1 - d[k]) * float(torch.tensor(d[k + 1:], dtype=torch.float64).prod()) for k in range(len(history))]
+    weights = [(1 - d[k]) * float(torch.tensor(d[k + 1 :], dtype=torch.float64).prod()) for k in range(len(history))]
     assert sum(weights) == pytest.approx(1)
     return {key: sum(w * state[key].double() for w, state in zip(weights, history, strict=True)) for key in history[0]}
 
@@ -516,7 +531,10 @@ def test_ema_is_the_closed_form_average_of_parameters_and_float_buffers(decay):
     assert ema.updates == 6 and ema.model.bn1.num_batches_tracked == 6
     without_buffers = {**ema.model.state_dict(), **dict(EMA(net(size=8)).model.named_buffers())}
     assert {key.rpartition(".")[2] for key in differs(without_buffers, expected)} == {  # negative control
-        "running_mean", "running_var", "num_batches_tracked"}
+        "running_mean",
+        "running_var",
+        "num_batches_tracked",
+    }
     if decay == 0.999:  # negative control: without the warm-up the average would be another
         assert differs(history[0], expected)
 
