@@ -1,20 +1,22 @@
-"""Networks by name: the small CIFAR ResNets, a tiny ViT, every torchvision classifier, or your own; and EMA.
+"""Networks by name: small CIFAR ResNets, a tiny ViT, all torchvision classifiers, or your own function. And EMA.
 
-    python models.py          # a small table: some networks, their parameters and sizes; then every name
+    python models.py          # a small table of networks with parameters and image size, then all names
 
-Copy this file alone into your project; it needs torch (2.4 or later) and torchvision, and nothing else of the kit.
+Copy this file alone into your project. It needs torch (2.4 or later) and torchvision.
 
-    model = build_model("resnet20", num_classes=10, size=32)                # He et al. 2015 for CIFAR
-    model = build_model("resnet18", num_classes=18, weights="DEFAULT")      # torchvision's pretrained weights, new head
-    model = build_model("resnet18", num_classes=18, weights="best_f1.pt")   # a state dict; a differing head stays out
-    model = build_model("mine/net.py:make", num_classes=18)                 # your own make(num_classes) -> nn.Module
+    model = build_model("resnet20", num_classes=10, size=32)                 # He et al. 2015, for CIFAR
+    model = build_model("my_nets.py:make", num_classes=18)                   # your make(num_classes) -> nn.Module
+    model = build_model("resnet18", num_classes=18)                          # random weights; to start from others:
+    fresh = load_weights(model, first_weights("resnet18", "DEFAULT"))        # torchvision's pretrained weights, or
+    fresh = load_weights(model, first_weights("resnet18", "best_f1.pt"))     # a state dict; the head may differ
 
-Each is a plain nn.Module: float images (N, 3, size, size) in, logits (N, num_classes) out, in training too.
+Each model is a plain nn.Module: float images (N, 3, H, W) in, logits (N, num_classes) out, also in training mode.
 """
 
 import copy
 import difflib
 import importlib.util
+import math
 import re
 import sys
 import textwrap
@@ -29,16 +31,28 @@ import torchvision
 from torch import Tensor, nn
 from torchvision.models import VisionTransformer
 
-Size = int | tuple[int, int]  # a square's side, or (H, W)
+Size = int | tuple[int, int]  # side of a square, or (H, W), in pixels
+
+
+class BadInput(ValueError):
+    """A file or value that the user gave is wrong: the message says which, what is valid, and what to do."""
+
+
+def sides(size: Size) -> tuple[int, int]:
+    """(H, W) of a size: a side of a square, or (H, W)."""
+    H, W = (size, size) if isinstance(size, int) else size
+    return H, W
+
 
 # ---------------------------------------------------------------------------------------------------------------------
-# The kit's own networks
+# Networks of this file
 # ---------------------------------------------------------------------------------------------------------------------
 
 
 class BasicBlock(nn.Module):
-    """Two 3x3 convolutions and a shortcut without parameters (option A of arXiv 1512.03385): subsample, pad with zeros.
+    """Two 3x3 convolutions and a shortcut without parameters (option A of He et al. 2015, arXiv 1512.03385).
 
+    The shortcut subsamples by the stride and pads new channels with zeros.
     Shapes: (N, in_channels, H, W) -> (N, channels, ceil(H / stride), ceil(W / stride)).
     """
 
@@ -55,7 +69,7 @@ class BasicBlock(nn.Module):
         if self.stride == 1 and self.new_channels == 0:
             return x
         x = x[:, :, :: self.stride, :: self.stride]
-        before = self.new_channels // 2  # the zeros stand on both sides of the old channels
+        before = self.new_channels // 2  # half of the zero channels before the old ones, half after
         return F.pad(x, (0, 0, 0, 0, before, self.new_channels - before))
 
     def forward(self, x: Tensor) -> Tensor:
@@ -67,7 +81,7 @@ class BasicBlock(nn.Module):
 class CifarResNet(nn.Module):
     """The CIFAR-10 ResNet of He et al. 2015 (arXiv 1512.03385, section 4.2): depth 6n + 2, 16-32-64 channels.
 
-    Meant for 32 x 32 images; any size from 8 up works, the features being averaged over all positions.
+    Made for 32 x 32 images. Any size >= 8 works, because features are averaged over all positions.
     Shapes: (N, 3, H, W) -> (N, num_classes). ValueError if depth is not 6n + 2.
     """
 
@@ -98,13 +112,15 @@ class CifarResNet(nn.Module):
 
 
 def vit_tiny(num_classes: int, size: Size) -> VisionTransformer:
-    """DeiT-Ti (Touvron et al. 2020, arXiv 2012.12877): 12 layers, 3 heads, width 192; patch 16 from size 128, or 4.
+    """DeiT-Ti (Touvron et al. 2020, arXiv 2012.12877): 12 layers, 3 heads, width 192.
 
-    Shapes: (N, 3, size, size) -> (N, num_classes). ValueError if the patch does not divide the size.
+    The patch is 16 if size >= 128, else 4.
+    Shapes: (N, 3, size, size) -> (N, num_classes). BadInput unless size is square and a multiple of the patch.
     """
-    patch = 16 if size >= 128 else 4
+    side = min(sides(size))
+    patch = 16 if side >= 128 else 4
     check_patch("vit_tiny", size, patch)
-    return VisionTransformer(size, patch, 12, num_heads=3, hidden_dim=192, mlp_dim=768, num_classes=num_classes)
+    return VisionTransformer(side, patch, 12, num_heads=3, hidden_dim=192, mlp_dim=768, num_classes=num_classes)
 
 
 KIT: dict[str, Callable[[int, Size], nn.Module]] = {
@@ -121,152 +137,140 @@ KIT: dict[str, Callable[[int, Size], nn.Module]] = {
 
 
 def list_names() -> list[str]:
-    """Every name that build_model knows: the kit's own and torchvision's classifiers."""
+    """All names that build_model knows: the networks of this file and torchvision's classifiers."""
     return [*KIT, *torchvision.models.list_models(module=torchvision.models)]
 
 
-def build_model(name: str, num_classes: int, size: Size = 224, weights: str | Path = "none") -> nn.Module:
-    """Build a classifier, load its weights, and prove with two images that it gives (2, num_classes) logits.
+def build_model(name: str, num_classes: int, size: Size = 224) -> nn.Module:
+    """Build a classifier with random weights, and check with two images that it gives logits of shape (2, num_classes).
 
-    name         one of list_names(), or FILE.py:FUNCTION for a factory of your own, FUNCTION(num_classes) -> nn.Module.
+    name         one of list_names(), or FILE.py:FUNCTION, your own function: FUNCTION(num_classes) -> nn.Module.
     num_classes  outputs of the head, >= 1.
-    size         side of the square images, or (H, W), in pixels. A ViT is built for it (squares only); for other
-                 networks it is only checked.
-    weights      "none"; "DEFAULT", torchvision's best pretrained weights under a new head; or a FILE with a state dict,
-                 see load_weights.
+    size         side of the square images, or (H, W), in pixels. A ViT is built for this size (squares only). For
+                 other networks it is only checked.
 
-    Returns the model in train mode (a factory's own modes are kept).
-    ValueError names what is wrong: name, size, file, keys, download or output shape.
+    Returns the model in training mode (modes that your own function sets are kept).
+    No weights are read, neither from a file nor from the internet: see first_weights and load_weights.
+    BadInput: unknown name, a size that the network cannot take, or your function fails or gives a different shape.
     """
-    if num_classes < 1 or min(_sides(size)) < 1:
+    if num_classes < 1 or min(sides(size)) < 1:
         raise ValueError(f"num_classes and size must be >= 1, got num_classes {num_classes}, size {size}")
-    is_factory = name.endswith(".py") or ".py:" in name
-    if weights == "DEFAULT" and (is_factory or name in KIT):
-        raise ValueError(f"{name} has no pretrained weights: weights must be none or the path of a state dict")
-    if is_factory:
+    if name.endswith(".py") or ".py:" in name:
         model = build_from_file(name, num_classes)
     elif name in KIT:
         model = KIT[name](num_classes, size)
     elif name in list_names():
-        model = build_torchvision(name, num_classes, size, pretrained=weights == "DEFAULT")
+        model = build_torchvision(name, num_classes, size)
     else:
         close = ", ".join(difflib.get_close_matches(name.lower(), list_names(), n=5)) or "none"
-        raise ValueError(f"unknown model {name!r}; close names: {close}; `python models.py` lists all")
-    if weights not in ("none", "DEFAULT"):
-        load_weights(model, weights, name)
+        raise BadInput(f"unknown model {name!r}; close names: {close}; `python models.py` lists all names")
     check_output(model, name, num_classes, size)
     return model
 
 
-def build_torchvision(name: str, num_classes: int, size: Size, pretrained: bool) -> nn.Module:
-    """A torchvision classifier with num_classes outputs and no auxiliary heads.
+def build_torchvision(name: str, num_classes: int, size: Size) -> nn.Module:
+    """A torchvision classifier with num_classes outputs, random weights and no auxiliary heads.
 
-    SqueezeNet keeps torchvision's ReLU on its logits. A pretrained ViT takes the one size it was trained at.
-    ValueError if a ViT cannot have this size, or if the pretrained weights cannot be had.
+    SqueezeNet keeps torchvision's ReLU on its logits. BadInput if a ViT cannot have this size.
     """
     options: dict[str, Any] = {}
     if name.startswith("vit_"):
         check_patch(name, size, patch=int(name.rpartition("_")[2]))
-        options = {} if pretrained else {"image_size": size}
+        options["image_size"] = min(sides(size))
     if name in ("googlenet", "inception_v3"):
-        # torchvision rescales these nets' input only with its own weights. Here always: a checkpoint then means the
-        # same network whether or not it once started from pretrained weights.
-        options["transform_input"] = True
-        if not pretrained:
-            options |= {"init_weights": True, "aux_logits": False}
-    if pretrained:
-        model = load_pretrained(name, options)
-        replace_head(model, num_classes)
-    else:
-        model = torchvision.models.get_model(name, num_classes=num_classes, **options)
-    if name == "inception_v3":
-        model.aux_logits, model.AuxLogits = False, None  # torchvision does this for googlenet
-    return model
-
-
-def load_pretrained(name: str, options: dict[str, Any]) -> nn.Module:
-    """torchvision's network with its best weights, from the network or from torch.hub's cache. ValueError without."""
-    best = torchvision.models.get_model_weights(name).DEFAULT
-    try:
-        return torchvision.models.get_model(name, weights=best, **options)
-    except Exception as error:  # URLError, a timeout, a broken file in the cache
-        raise ValueError(
-            f"download of the pretrained weights of {name} failed ({describe(error)}): put {best.url} into "
-            f"{torch.hub.get_dir()}/checkpoints by hand, or give a local FILE with a state dict as weights"
-        ) from error
+        # torchvision sets transform_input only for its pretrained weights. Here it is always set: so a checkpoint means
+        # the same network, whether or not training started from pretrained weights.
+        options |= {"transform_input": True, "init_weights": True, "aux_logits": False}
+    return torchvision.models.get_model(name, num_classes=num_classes, **options)
 
 
 def build_from_file(name: str, num_classes: int) -> nn.Module:
-    """FUNCTION(num_classes) of FILE.py, for the name "FILE.py:FUNCTION". The file runs, as it does on import.
-
-    Its folder joins the end of sys.path for its siblings; a sibling named like a module already imported loses.
-    ValueError if the file or the function is missing (it lists those there are), raises, or returns no nn.Module.
-    """
-    file, function = name.rsplit(":", 1) if ".py:" in name else (name, "")
-    path = Path(file).resolve()
-    if not path.is_file():
-        raise ValueError(f"model {name}: there is no file {file}")
-    if str(path.parent) not in sys.path:
-        sys.path.append(str(path.parent))
-    spec = importlib.util.spec_from_file_location(f"user_{path.stem}", path)
-    module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)  # dataclasses look their module up there
+    """FUNCTION(num_classes) for the name "FILE.py:FUNCTION". BadInput if it raises or returns no nn.Module."""
+    function = load_function(name, "model")
     try:
-        spec.loader.exec_module(module)
-        own = [key for key, value in vars(module).items() if getattr(value, "__module__", "") == spec.name]
-        model = getattr(module, function)(num_classes) if hasattr(module, function) else None
+        model = function(num_classes)
     except (Exception, SystemExit) as error:
-        raise ValueError(f"model {name} cannot be built ({describe(error)})") from error
-    if not hasattr(module, function):
-        raise ValueError(f"{file} has no function {function!r}; give FILE.py:FUNCTION with one of: {', '.join(own)}")
+        raise BadInput(f"model {name} cannot be built ({describe(error)})") from error
     if not isinstance(model, nn.Module):
-        raise ValueError(f"model {name} must return an nn.Module, got {type(model).__name__}")
+        raise BadInput(f"model {name} must return an nn.Module, got {type(model).__name__}")
     return model
 
 
-def _sides(size: Size) -> tuple[int, int]:
-    return (size, size) if isinstance(size, int) else tuple(size)
+def load_function(name: str, what: str) -> Callable[..., Any]:
+    """The function of "FILE.py:FUNCTION". Every call executes the file once, as an import does.
+
+    The folder of the file is added to the end of sys.path: the file can import the files beside it, unless a module of
+    that name can already be imported.
+
+    what  what the function is for, for messages: "model" or "transform".
+
+    BadInput if the name has a different form, if the file is missing or fails, or if it has no such function. The
+    message then lists the functions of the file.
+    """
+    match = re.fullmatch(r"(.+\.py)(?::(.*))?", name)
+    if not match:
+        raise BadInput(f"{name!r} is not FILE.py:FUNCTION; give the {what} as a file and a function in it")
+    file, function = match[1], match[2] or ""
+    path = Path(file).resolve()
+    if not path.is_file():
+        raise BadInput(f"{what} {name}: there is no file {file}")
+    if str(path.parent) not in sys.path:
+        sys.path.append(str(path.parent))
+    spec = importlib.util.spec_from_file_location(f"user_{what}_{path.stem}", path)
+    module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)  # dataclasses look up their module there
+    try:
+        spec.loader.exec_module(module)
+    except (Exception, SystemExit) as error:
+        raise BadInput(f"{what} {name}: {file} cannot be executed ({describe(error)})") from error
+    if not callable(getattr(module, function, None)):
+        members = vars(module).items()
+        own = [key for key, value in members if callable(value) and getattr(value, "__module__", "") == spec.name]
+        raise BadInput(f"{file} has no function {function!r}; its functions: {', '.join(own) or 'none'}")
+    return getattr(module, function)
 
 
 def check_patch(name: str, size: Size, patch: int) -> None:
-    """ValueError unless size is a square's, and a multiple of a ViT's patch."""
-    if not isinstance(size, int):
-        raise ValueError(f"{name} takes square images only, got {size[0]} x {size[1]}")
-    if size % patch:
-        near = [multiple for multiple in (size // patch * patch, size // patch * patch + patch) if multiple]
-        raise ValueError(f"{name} needs a size that is a multiple of its patch {patch}, such as {near}, got {size}")
+    """BadInput unless size is square and a multiple of the patch of a ViT."""
+    H, W = sides(size)
+    if H != W:
+        raise BadInput(f"{name} takes only square images, got size {H} x {W}")
+    if H % patch:
+        near = [multiple for multiple in (H // patch * patch, H // patch * patch + patch) if multiple]
+        raise BadInput(f"{name} needs a size that is a multiple of its patch {patch}, such as {near}, got {H}")
 
 
 def check_output(model: nn.Module, name: str, num_classes: int, size: Size, batch: int = 2) -> None:
-    """ValueError unless zeros (batch, 3, H, W) give (batch, num_classes), in evaluation and in training.
+    """BadInput unless zeros (batch, 3, H, W) give logits (batch, num_classes), in evaluation and in training mode.
 
-    Every module ends in the mode it was in; buffers (BatchNorm statistics) and the CPU's random state are untouched.
+    Modes of the modules, buffers (BatchNorm statistics) and the random state of the CPU stay as they were.
     """
+    H, W = sides(size)
     modes = [(module, module.training) for module in model.modules()]
     buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
     try:
         with torch.no_grad(), torch.random.fork_rng(devices=[]):
-            x = torch.zeros(batch, 3, *_sides(size))
+            x = torch.zeros(batch, 3, H, W)
             outputs = [model.eval()(x), model.train()(x)]
             for buffer, before in buffers:
                 buffer.copy_(before)
     except Exception as error:
-        what = f"batches of {batch} images of size {size}"
-        raise ValueError(f"{name} cannot take {what} ({describe(error)})") from error
+        raise BadInput(f"{name} cannot take batches of {batch} images of size {H} x {W} ({describe(error)})") from error
     finally:
         for module, mode in modes:
             module.training = mode
     for output in outputs:
         shape = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
         if shape != (batch, num_classes):
-            raise ValueError(f"{name} at size {size} must give logits of shape ({batch}, {num_classes}), got {shape}")
+            raise BadInput(f"{name} at size {H} x {W} must give logits of shape ({batch}, {num_classes}), got {shape}")
 
 
-def describe(error: Exception) -> str:
+def describe(error: BaseException) -> str:
+    """Type and first line of an error."""
     return f"{type(error).__name__}: {error}".partition("\n")[0]
 
 
 def count_parameters(model: nn.Module) -> int:
-    """Number of parameters, trainable or frozen; shared ones count once, buffers not at all."""
+    """Number of parameters, trainable or frozen. A shared parameter counts once, buffers do not count."""
     return sum(parameter.numel() for parameter in model.parameters())
 
 
@@ -276,75 +280,114 @@ def count_parameters(model: nn.Module) -> int:
 
 
 def find_head(model: nn.Module) -> str:
-    """Name of the classifier layer: the last nn.Linear or nn.Conv2d in order of registration ("fc", "classifier.6").
+    """Name of the classifier layer, such as "fc" or "classifier.6": the last nn.Linear or nn.Conv2d that is registered.
 
-    True of every torchvision classifier. ValueError if the model has no such layer.
+    This is the head of every torchvision classifier. BadInput if the model has no such layer.
     """
     names = [name for name, module in model.named_modules() if isinstance(module, (nn.Linear, nn.Conv2d))]
     if not names:
-        raise ValueError(f"{type(model).__name__} has no nn.Linear or nn.Conv2d that could be its head")
+        raise BadInput(f"cannot find the head of {type(model).__name__}: it has no nn.Linear and no nn.Conv2d")
     return names[-1]
 
 
-def replace_head(model: nn.Module, num_classes: int) -> None:
-    """Put a fresh layer with num_classes outputs, of the same kind as the old one, in the place of find_head(model)."""
-    name = find_head(model)
-    old, (parent, _, child) = model.get_submodule(name), name.rpartition(".")
-    bias = old.bias is not None
-    if isinstance(old, nn.Linear):
-        new = nn.Linear(old.in_features, num_classes, bias)
-    else:
-        new = nn.Conv2d(old.in_channels, num_classes, old.kernel_size, old.stride, old.padding, bias=bias)
-    setattr(model.get_submodule(parent), child, new.to(old.weight))
+def first_weights(name: str, weights: str | Path) -> dict[str, Tensor]:
+    """The state dict to start training from, for load_weights: pretrained weights, or those of a FILE.
+
+    name     a name of build_model.
+    weights  "DEFAULT": the best pretrained weights that torchvision has for this name, from torch.hub's cache or
+             downloaded, without the head and the auxiliary heads. Else a FILE, see read_state_dict.
+
+    The random state of the CPU stays as it was.
+    BadInput: no pretrained weights for this name, a failed download, or a missing or refused FILE.
+    """
+    if weights != "DEFAULT":
+        return read_state_dict(weights)
+    if name in KIT or name not in list_names():
+        raise BadInput(f"{name} has no pretrained weights: weights must be none or the path of a state dict")
+    best = torchvision.models.get_model_weights(name).DEFAULT
+    try:
+        with torch.random.fork_rng(devices=[]):  # torchvision's own network: it renames old keys (densenet)
+            network = torchvision.models.get_model(name, weights=best)
+    except Exception as error:  # URLError, a timeout, a broken file in the cache
+        raise BadInput(
+            f"download of the pretrained weights of {name} failed ({describe(error)}): put {best.url} into "
+            f"{torch.hub.get_dir()}/checkpoints by hand, or give a local FILE with a state dict as weights"
+        ) from error
+    left_out = (find_head(network) + ".", "AuxLogits.")  # inception_v3 keeps its auxiliary head, googlenet does not
+    return {key: value for key, value in network.state_dict().items() if not key.startswith(left_out)}
 
 
 def read_state_dict(file: str | Path) -> dict[str, Tensor]:
     """The tensors of a checkpoint FILE by name: the file itself, or its "model" or "state_dict" entry.
 
-    A "module." in front of every name (DataParallel) is dropped. Only tensors and plain containers are read
-    (weights_only=True): a file that needs pickle is a ValueError, and none of its code runs.
+    If all names start with "module." (DataParallel), that prefix is removed. Only tensors and plain containers are
+    read (weights_only=True), so that no code of the file runs.
+    BadInput: the file is missing, needs pickled Python objects, or has no state dict.
     """
     if not Path(file).is_file():
-        raise ValueError(f"weights: there is no file {file}; valid are none, DEFAULT and the path of a state dict")
+        raise BadInput(f"weights: there is no file {file}; valid are none, DEFAULT and the path of a state dict")
     try:
         state = torch.load(file, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch's text advises weights_only=False, so it is not repeated
+    except Exception as error:  # torch's message advises weights_only=False: do not repeat it
         needs = re.search(r"GLOBAL (\S+)", str(error))
         reason = f"it needs the Python object {needs[1]}, which could run code" if needs else "not a file of tensors"
-        raise ValueError(f"weights: {file} is refused: {reason}; save model.state_dict() with torch.save") from error
+        raise BadInput(f"weights: {file} is refused: {reason}; save model.state_dict() with torch.save") from error
     for key in ("model", "state_dict"):
         if isinstance(state, dict) and isinstance(state.get(key), dict):
             state = state[key]
             break
-    if not isinstance(state, dict) or not state or not all(isinstance(value, Tensor) for value in state.values()):
-        raise ValueError(f'weights: {file} holds no state dict, neither itself nor under "model" or "state_dict"')
+    is_state_dict = isinstance(state, dict) and all(isinstance(key, str) for key in state)
+    if not (is_state_dict and state and all(isinstance(value, Tensor) for value in state.values())):
+        raise BadInput(f'weights: {file} has no state dict, neither itself nor under "model" or "state_dict"')
     if all(key.startswith("module.") for key in state):
         state = {key.removeprefix("module."): value for key, value in state.items()}
     return state
 
 
-def load_weights(model: nn.Module, file: str | Path, name: str = "the model") -> None:
-    """Load a checkpoint FILE into the model: everything, or, if nothing but the head differs, everything but the head.
+def load_weights(
+    model: nn.Module, state: dict[str, Tensor], name: str = "the model", source: str | Path = "the state dict"
+) -> list[str]:
+    """Load a state dict into the model: everything, or everything but the head if only the head does not fit.
 
-    The second case prints one line. Anything else missing, unexpected or of another shape is a ValueError with up to
-    five keys of each kind, and the model keeps its weights (strict=False would hide a wrong checkpoint).
+    name, source  the model and the state dict in messages.
+
+    Returns the names of the head's weights that were not loaded and start fresh: [] if everything was loaded.
+    BadInput, with up to five keys of each kind, if anything else is missing, unexpected or of a different shape. The
+    model then keeps its weights (strict=False would hide a wrong checkpoint).
     """
-    state, own = read_state_dict(file), model.state_dict()
+    own = model.state_dict()  # also has the versions of the layers, which MNASNet needs and a plain dict has lost
     problems = {
         "missing": [key for key in own if key not in state],
         "unexpected": [key for key in state if key not in own],
-        "of another shape": [key for key in own if key in state and own[key].shape != state[key].shape],
+        "of a different shape": [key for key in own if key in state and own[key].shape != state[key].shape],
     }
-    keys = [key for found in problems.values() for key in found]
-    if keys:
+    fresh: list[str] = []
+    if any(problems.values()):
         head = find_head(model) + "."
-        if not all(key.startswith(head) for key in keys):
-            told = [f"{len(found)} {kind}: {', '.join(found[:5])}" for kind, found in problems.items() if found]
-            raise ValueError(f"weights: {file} does not fit {name}; {'; '.join(told)}")
-        print(f"{file}: loaded all but the head {head[:-1]}, which differs ({', '.join(keys)}) and starts fresh")
+        body = {key for keys in problems.values() for key in keys if not key.startswith(head)}
+        if body:
+            size = _vit_size(state) if isinstance(model, VisionTransformer) and body <= {POSITIONS, PATCHES} else None
+            if size and size != model.image_size:
+                difference = f"{source} is for images of size {size}, {name} was built for {model.image_size}"
+                raise BadInput(f"{difference}: use size {size}")
+            parts = [f"{len(keys)} {kind}: {', '.join(keys[:5])}" for kind, keys in problems.items() if keys]
+            raise BadInput(f"{source} does not fit {name}: {'; '.join(parts)}. Use the model that it was saved from")
+        fresh = [key for key in own if key.startswith(head)]
         state = {key: value for key, value in state.items() if not key.startswith(head)}
-    own.update(state)  # own also carries the layers' versions, which a plain dict has lost and MNASNet asks for
+    own.update(state)
     model.load_state_dict(own)
+    return fresh
+
+
+POSITIONS, PATCHES = "encoder.pos_embedding", "conv_proj.weight"  # what depends on the image size in torchvision's ViT
+
+
+def _vit_size(state: dict[str, Tensor]) -> int | None:
+    """Image size of a ViT's weights: position embedding (1, tokens, width), kernel of the patches (width, 3, P, P)."""
+    if POSITIONS not in state or state[POSITIONS].dim() != 3 or PATCHES not in state or state[PATCHES].dim() != 4:
+        return None
+    patches = max(0, state[POSITIONS].shape[1] - 1)  # without the class token
+    return math.isqrt(patches) * state[PATCHES].shape[3]
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -353,13 +396,13 @@ def load_weights(model: nn.Module, file: str | Path, name: str = "the model") ->
 
 
 class EMA:
-    """Exponential moving average of a model's weights; `.model` is the averaged copy, in eval mode, to judge and save.
+    """Exponential moving average of a model's weights. `.model` is the average, in eval mode: evaluate and save it.
 
-    Formula: average = d average + (1 - d) model, d = min(decay, (1 + t) / (10 + t)), t the number of updates so far
-    (the warm-up of tf.train.ExponentialMovingAverage; averaging as in Mean Teacher, arXiv 1703.01780).
-    Parameters and float buffers (BatchNorm statistics) are averaged, other buffers (BatchNorm's counter) copied.
+    Formula: average = d average + (1 - d) model, d = min(decay, (1 + t) / (10 + t)), t the number of updates so far.
+    The warmup of d is that of tf.train.ExponentialMovingAverage; averaging as in Mean Teacher, arXiv 1703.01780.
+    Parameters and float buffers (BatchNorm statistics) are averaged. Other buffers (BatchNorm's counter) are copied.
 
-    decay  in [0, 1), else ValueError; 0.999 looks back about 1000 updates.
+    decay  in [0, 1), else ValueError. 0.999 averages over about 1000 updates.
 
     Call update(model) once per optimizer step.
     """
@@ -372,20 +415,20 @@ class EMA:
 
     @torch.no_grad()
     def update(self, model: nn.Module) -> None:
-        """Move the average towards the weights that the model has now."""
+        """Move the average towards the current weights of the model."""
         decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
-        ours = [*self.model.parameters(), *self.model.buffers()]
-        theirs = [*model.parameters(), *model.buffers()]
-        is_float = [tensor.is_floating_point() for tensor in ours]
-        # all tensors at once, as torch.optim.swa_utils does; an average of counters would mean nothing
-        torch._foreach_lerp_(list(compress(ours, is_float)), list(compress(theirs, is_float)), 1 - decay)
-        for counter, new in zip(ours, theirs, strict=True):
+        averages = [*self.model.parameters(), *self.model.buffers()]
+        current = [*model.parameters(), *model.buffers()]
+        is_float = [tensor.is_floating_point() for tensor in averages]
+        # all float tensors in one call, as torch.optim.swa_utils does; counters are copied, not averaged
+        torch._foreach_lerp_(list(compress(averages, is_float)), list(compress(current, is_float)), 1 - decay)
+        for counter, new in zip(averages, current, strict=True):
             if not counter.is_floating_point():
                 counter.copy_(new)
         self.updates += 1
 
     def state_dict(self) -> dict[str, Any]:
-        """{"model": the average's state dict, "updates": int}: all that a resumed run needs."""
+        """{"model": state dict of the average, "updates": int}, for load_state_dict in a resumed run."""
         return {"model": self.model.state_dict(), "updates": self.updates}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -400,7 +443,7 @@ class EMA:
 
 def main() -> None:
     shown = ["resnet18", "resnet50", "efficientnet_b3", "convnext_tiny", "swin_t", "vit_b_16", "mobilenet_v3_small"]
-    print(f"{'name':<20}{'M parameters, 18 classes':>26}{'meant for size':>16}")
+    print(f"{'name':<20}{'M parameters, 18 classes':>26}{'image size':>16}")
     for name in [*KIT, *shown]:
         size = 224 if name == "vit_tiny" else 32
         if name not in KIT:
@@ -408,7 +451,7 @@ def main() -> None:
         with torch.device("meta"):  # shapes only: no memory, no arithmetic
             parameters = count_parameters(build_model(name, num_classes=18, size=size))
         print(f"{name:<20}{parameters / 1e6:>26.2f}{size:>16}")
-    print("\nEvery name (or FILE.py:FUNCTION, a factory of your own):")
+    print("\nAll names (or FILE.py:FUNCTION, your own function):")
     print(textwrap.fill(", ".join(list_names()), width=110, initial_indent="  ", subsequent_indent="  "))
 
 

@@ -5,6 +5,7 @@ import gc
 import io
 import os
 import pickle
+import re
 import subprocess
 import sys
 import urllib.error
@@ -17,7 +18,19 @@ import torchvision
 from torch import nn
 
 import models
-from models import EMA, BasicBlock, CifarResNet, build_model, count_parameters, find_head, replace_head
+from models import (
+    EMA,
+    BadInput,
+    BasicBlock,
+    CifarResNet,
+    build_model,
+    count_parameters,
+    find_head,
+    first_weights,
+    load_function,
+    load_weights,
+    sides,
+)
 
 TORCHVISION = [
     ("resnet18", 64, "fc"),
@@ -47,9 +60,15 @@ def one_thread():
     torch.set_num_threads(threads)
 
 
-def net(name="resnet8", num_classes=5, size=32, seed=0, **options):
+def net(name="resnet8", num_classes=5, size=32, seed=0):
     torch.manual_seed(seed)
-    return build_model(name, num_classes, size, **options)
+    return build_model(name, num_classes, size)
+
+
+def filled(weights, name="resnet8", num_classes=5, size=32, seed=1):
+    """A network built, then filled as train.py does; and the keys that start fresh."""
+    model = net(name, num_classes, size, seed)
+    return model, load_weights(model, first_weights(name, weights), name, weights)
 
 
 def images(n=2, size=32, seed=1):
@@ -77,9 +96,8 @@ def test_torchvision_network_gives_logits_from_a_layer_found_as_the_head(name, s
     layer = model.get_submodule(head)
     assert find_head(model) == head
     assert (layer.out_features if isinstance(layer, nn.Linear) else layer.out_channels) == 7
-    replace_head(model, 3)
     with torch.no_grad():
-        assert model.eval()(images(1, size)).shape == (1, 3)
+        assert model.eval()(images(1, size)).shape == (1, 7)
     del model, layer
     gc.collect()
 
@@ -161,23 +179,38 @@ def test_vit_tiny_has_the_parameters_of_deit_ti():
     [("vit_tiny", 50, "48, 52"), ("vit_tiny", 200, "192, 208"), ("vit_b_16", 100, "96, 112"), ("vit_b_32", 20, "32")],
 )
 def test_vit_refuses_a_size_that_its_patch_does_not_divide(name, size, near):
-    with pytest.raises(ValueError, match=rf"{name}.*\[{near}\], got {size}"):
+    with pytest.raises(BadInput, match=rf"{name}.*\[{near}\], got {size}"):
         build_model(name, 5, size)
 
 
+@pytest.mark.parametrize("name", ["vit_tiny", "vit_b_16"])
+def test_vit_refuses_a_size_that_is_not_square_and_takes_a_square_as_two_sides(name):
+    with pytest.raises(BadInput, match=f"{name} takes only square images, got size 256 x 192"):
+        build_model(name, 5, (256, 192))
+    assert build_model(name, 5, (32, 32)).image_size == 32
+
+
+@pytest.mark.parametrize("size", [(256, 192), [256, 192]])
+def test_sides_of_a_size_are_height_and_width(size):
+    assert sides(size) == (256, 192) and sides(224) == (224, 224)
+    with pytest.raises(ValueError):
+        sides((1, 2, 3))
+
+
 def test_unknown_name_suggests_close_ones_and_says_how_to_list_all():
-    with pytest.raises(ValueError, match=r"'ResNet81'.*resnet18.*python models.py"):
+    with pytest.raises(BadInput, match=r"'ResNet81'.*resnet18.*python models.py"):
         build_model("ResNet81", 5)
 
 
 @pytest.mark.parametrize("num_classes, size", [(0, 32), (5, 0)])
 def test_senseless_numbers_are_named(num_classes, size):
-    with pytest.raises(ValueError, match=f"num_classes {num_classes}, size {size}"):
+    with pytest.raises(ValueError, match=f"num_classes {num_classes}, size {size}") as error:
         build_model("resnet8", num_classes, size)
+    assert not isinstance(error.value, BadInput)  # of the caller, not of the user
 
 
 def test_size_that_the_network_cannot_take_is_named_with_the_network():
-    with pytest.raises(ValueError, match=r"inception_v3 cannot take batches of 2 images of size 32 \(RuntimeError"):
+    with pytest.raises(BadInput, match=r"inception_v3 cannot take batches of 2 images of size 32 x 32 \(RuntimeError"):
         build_model("inception_v3", 5, 32)
 
 
@@ -217,7 +250,7 @@ def test_random_numbers_are_drawn_for_the_initialisation_only():
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# A factory of the user's own
+# The user's own function
 # ---------------------------------------------------------------------------------------------------------------------
 
 FACTORY = """
@@ -242,6 +275,11 @@ def wrong_width(num_classes):
 
 def raises(num_classes):
     raise KeyError("backbone")
+
+def exits(num_classes):
+    raise SystemExit(3)
+
+NUMBER = 5
 """
 
 
@@ -264,26 +302,61 @@ def test_factory_file_builds_with_its_siblings(factory):
     "name, message",
     [
         ("none.py:make", "no file .*none.py"),
-        ("net.py:mak", "no function 'mak'.*make, not_a_module"),
+        ("net.py:mak", "net.py has no function 'mak'; its functions: Options, make, not_a_module, wrong_width, raises"),
+        ("net.py:NUMBER", "net.py has no function 'NUMBER'; its functions: Options, make, not_a_module"),
         ("net.py", "no function ''.*make, not_a_module"),
+        ("net.py:", "no function ''.*make, not_a_module"),
+        ("empty.py:make", "no function 'make'; its functions: none"),
         ("net.py:not_a_module", "must return an nn.Module, got list"),
-        ("net.py:wrong_width", r"net.py:wrong_width at size 32 must give logits of shape \(2, 5\), got \(2, 6\)"),
+        ("net.py:wrong_width", r"net.py:wrong_width at size 32 x 32 must give logits of shape \(2, 5\), got \(2, 6\)"),
         ("net.py:raises", "cannot be built .KeyError: 'backbone'"),
-        ("broken.py:make", "cannot be built .ModuleNotFoundError: .*no_such_package"),
+        ("net.py:exits", "cannot be built .SystemExit: 3"),
+        ("broken.py:make", "broken.py cannot be executed .ModuleNotFoundError: .*no_such_package"),
     ],
 )
 def test_factory_errors_name_the_thing(factory, name, message):
     (factory.parent / "broken.py").write_text("import no_such_package\n")
-    with pytest.raises(ValueError, match=message):
+    (factory.parent / "empty.py").write_text("from torch import nn\n")
+    with pytest.raises(BadInput, match=message) as error:
         build_model(f"{factory.parent}/{name}", 5, 32)
+    assert "\n" not in str(error.value)
 
 
 def test_factory_takes_a_weights_file_but_not_default(factory, tmp_path):
     first = build_model(f"{factory}:make", 5, 32)
-    second = build_model(f"{factory}:make", 5, 32, weights=saved(tmp_path, first.state_dict()))
-    assert torch.equal(outputs(first, images()), outputs(second, images()))
-    with pytest.raises(ValueError, match="net.py:make has no pretrained weights"):
-        build_model(f"{factory}:make", 5, 32, weights="DEFAULT")
+    second, fresh = filled(saved(tmp_path, first.state_dict()), f"{factory}:make")
+    assert torch.equal(outputs(first, images()), outputs(second, images())) and fresh == []
+    with pytest.raises(BadInput, match="net.py:make has no pretrained weights"):
+        first_weights(f"{factory}:make", "DEFAULT")
+
+
+@pytest.mark.parametrize("what", ["model", "transform"])
+def test_a_function_is_loaded_by_one_rule_whatever_it_is_for(factory, what):
+    assert load_function(f"{factory}:make", what)(3)[4].out_features == 3
+    for name, message in (
+        ("make", rf"'make' is not FILE.py:FUNCTION; give the {what}"),
+        (".py:make", "'.py:make' is not FILE.py:FUNCTION"),
+        ("none.py:make", f"{what} none.py:make: there is no file none.py"),
+        (f"{factory}:mak", "net.py has no function 'mak'; its functions: Options, make"),
+    ):
+        with pytest.raises(BadInput, match=message):
+            load_function(name, what)
+
+
+def test_a_file_is_executed_once_for_each_call(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    (tmp_path / "counts.py").write_text(
+        "from pathlib import Path\n"
+        "with open(Path(__file__).with_suffix('.log'), 'a') as log:\n    log.write('x')\n"
+        "def f(image):\n    return image\n"
+    )
+    for calls in (1, 2):
+        load_function(f"{tmp_path / 'counts.py'}:f", "transform")
+        assert (tmp_path / "counts.log").read_text() == "x" * calls
+    assert sys.path.count(str(tmp_path)) == 1
+    with pytest.raises(BadInput, match="has no function 'g'; its functions: f"):
+        load_function(f"{tmp_path / 'counts.py'}:g", "transform")
+    assert (tmp_path / "counts.log").read_text() == "xxx"
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -305,46 +378,62 @@ def test_factory_takes_a_weights_file_but_not_default(factory, tmp_path):
 def test_weights_file_with_the_same_head_loads_bit_for_bit(tmp_path, wrap, capsys):
     first = net(seed=0)
     first(images())  # BatchNorm statistics that are not the initial ones
-    second = net(seed=1, weights=saved(tmp_path, wrap(first.state_dict())))
+    second, fresh = filled(saved(tmp_path, wrap(first.state_dict())))
     assert torch.equal(outputs(first, images()), outputs(second, images()))
     assert not torch.equal(outputs(first, images()), outputs(net(seed=1), images()))  # negative control: other seed
-    assert capsys.readouterr().out == "" and second.training
+    assert fresh == [] and capsys.readouterr().out == "" and second.training
 
 
-def test_weights_file_with_another_head_loads_the_rest_and_says_so(tmp_path, capsys):
-    first, fresh = net(num_classes=9, seed=0), net(seed=1)
-    second = net(seed=1, weights=saved(tmp_path, first.state_dict()))
-    told = capsys.readouterr().out
-    assert told.count("\n") == 1 and "all but the head linear" in told and "linear.weight, linear.bias" in told
-    state, old, new = second.state_dict(), first.state_dict(), fresh.state_dict()
+def test_weights_file_with_another_head_loads_the_rest_and_returns_what_starts_fresh(tmp_path, capsys):
+    first, initial = net(num_classes=9, seed=0), net(seed=1)
+    second, fresh = filled(saved(tmp_path, first.state_dict()))
+    assert fresh == ["linear.weight", "linear.bias"] and capsys.readouterr().out == ""
+    state, old, new = second.state_dict(), first.state_dict(), initial.state_dict()
     assert all(torch.equal(state[key], old[key]) for key in state if not key.startswith("linear."))
     assert torch.equal(state["linear.weight"], new["linear.weight"])  # the head's own initial draw
     assert not torch.equal(state["conv1.weight"], new["conv1.weight"])  # negative control: the rest did change
 
 
-def test_weights_file_without_a_head_loads_the_rest(tmp_path, capsys):
+@pytest.mark.parametrize("more", [{}, {"linear.bias": torch.ones(5)}, {"linear.weight.scale": torch.ones(1)}])
+def test_a_head_that_is_incomplete_or_of_another_kind_starts_fresh_as_a_whole(tmp_path, more):
     body = {key: value for key, value in net().state_dict().items() if not key.startswith("linear.")}
-    second = net(seed=1, weights=saved(tmp_path, body))
+    second, fresh = filled(saved(tmp_path, body | more))
+    assert fresh == ["linear.weight", "linear.bias"]
     assert torch.equal(second.conv1.weight, body["conv1.weight"])
-    assert "all but the head linear" in capsys.readouterr().out
+    assert torch.equal(second.linear.bias, net(seed=1).linear.bias)
+
+
+def test_a_run_begun_with_a_weights_file_is_built_again_without_it(tmp_path, monkeypatch):
+    file = saved(tmp_path, net(num_classes=9).state_dict())
+    first, _ = filled(file)
+    checkpoint = copy.deepcopy(first.state_dict())
+    file.unlink()
+    for opener in ("torch.load", "torch.hub.load_state_dict_from_url"):
+        monkeypatch.setattr(opener, lambda *args, **kwargs: pytest.fail("build_model reads no weights"))
+    second = net(seed=2)
+    assert load_weights(second, checkpoint) == []
+    assert torch.equal(outputs(first, images()), outputs(second, images()))
+    with pytest.raises(BadInput, match="there is no file"):  # negative control: this is what needs the file
+        first_weights("resnet8", file)
 
 
 def test_weights_of_another_architecture_are_refused_with_key_names_E2(tmp_path):
-    with pytest.raises(ValueError, match=r"does not fit resnet8; \d+ unexpected: layer1.1.conv1.weight") as error:
-        net(weights=saved(tmp_path, net("resnet20").state_dict()))
+    with pytest.raises(BadInput, match=r"does not fit resnet8: \d+ unexpected: layer1.1.conv1.weight") as error:
+        filled(saved(tmp_path, net("resnet20").state_dict()))
     assert str(error.value).count("layer") == 5
     model = net()
     before = copy.deepcopy(model.state_dict())
     state = {**net(seed=1).state_dict(), "conv1.weight": torch.zeros(16, 1, 3, 3)}
     del state["bn1.bias"]
-    with pytest.raises(ValueError, match="1 missing: bn1.bias; 1 of another shape: conv1.weight"):
-        models.load_weights(model, saved(tmp_path, state))
+    said = "the state dict does not fit the model: 1 missing: bn1.bias; 1 of a different shape: conv1.weight"
+    with pytest.raises(BadInput, match=said):
+        load_weights(model, state)
     assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
 
 
 def test_a_plain_dict_of_tensors_is_enough_for_mnasnet_which_asks_for_versions(tmp_path):
     state = dict(net("mnasnet0_5", size=64).state_dict())
-    second = net("mnasnet0_5", size=64, seed=1, weights=saved(tmp_path, {"model": state}))
+    second, _ = filled(saved(tmp_path, {"model": state}), "mnasnet0_5", size=64)
     assert torch.equal(second.state_dict()["layers.0.weight"], state["layers.0.weight"])
     with pytest.raises(ValueError, match="version"):  # negative control: what torch does with the plain dict
         second.load_state_dict(state)
@@ -362,8 +451,8 @@ class Malicious:
 def test_malicious_pickle_is_refused_and_not_executed(tmp_path, write):
     file, target = tmp_path / "bad.pt", tmp_path / "executed"
     write({"model": Malicious(target)}, file)
-    with pytest.raises(ValueError, match=r"bad.pt is refused: it needs the Python object \S+, which could run code"):
-        net(weights=file)
+    with pytest.raises(BadInput, match=r"bad.pt is refused: it needs the Python object \S+, which could run code"):
+        first_weights("resnet8", file)
     assert not target.exists()
     if write is torch.save:
         torch.load(file, weights_only=False)
@@ -388,14 +477,15 @@ def cut_file(tmp_path):
         (lambda tmp_path: tmp_path / "none.pt", "no file .*none.pt; valid are none, DEFAULT"),
         (text_file, "weights.pt is refused: not a file of tensors"),
         (cut_file, "weights.pt is refused: not a file of tensors"),
-        (lambda tmp_path: saved(tmp_path, {"epoch": 3, "model": [1, 2]}), "holds no state dict"),
-        (lambda tmp_path: saved(tmp_path, {}), "holds no state dict"),
-        (lambda tmp_path: saved(tmp_path, torch.zeros(3)), "holds no state dict"),
+        (lambda tmp_path: saved(tmp_path, {"epoch": 3, "model": [1, 2]}), "has no state dict"),
+        (lambda tmp_path: saved(tmp_path, {}), "has no state dict"),
+        (lambda tmp_path: saved(tmp_path, torch.zeros(3)), "has no state dict"),
+        (lambda tmp_path: saved(tmp_path, {0: torch.zeros(3)}), "has no state dict"),
     ],
 )
 def test_file_that_is_no_checkpoint_is_named(tmp_path, file, message):
-    with pytest.raises(ValueError, match=message):
-        net(weights=file(tmp_path))
+    with pytest.raises(BadInput, match=message):
+        first_weights("resnet8", file(tmp_path))
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -405,7 +495,10 @@ def test_file_that_is_no_checkpoint_is_named(tmp_path, file, message):
 
 @pytest.fixture
 def hub(tmp_path, monkeypatch):
-    """An empty hub cache and no network; returns put(name, **options), which caches a random torchvision network."""
+    """An empty hub cache and no network; returns put(name, **options), which caches a random torchvision network.
+
+    put(name, change=f) caches f(state dict). It returns the state dict with torchvision's own keys.
+    """
 
     def no_network(*args, **kwargs):
         raise urllib.error.URLError("[Errno -3] Temporary failure in name resolution")
@@ -413,67 +506,118 @@ def hub(tmp_path, monkeypatch):
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     monkeypatch.setattr(torch.hub, "download_url_to_file", no_network)
 
-    def put(name, **options):
+    def put(name, change=lambda state: state, **options):
         url = torchvision.models.get_model_weights(name).DEFAULT.url
         model = torchvision.models.get_model(name, **options)
         folder = Path(torch.hub.get_dir()) / "checkpoints"
         folder.mkdir(parents=True, exist_ok=True)
-        torch.save(model.state_dict(), folder / Path(url).name)
+        torch.save(change(model.state_dict()), folder / Path(url).name)
         return model.state_dict()
 
     return put
 
 
-@pytest.mark.parametrize("name", ["resnet8", "vit_tiny"])
-def test_kit_networks_have_no_pretrained_weights(name):
-    with pytest.raises(ValueError, match=f"{name} has no pretrained weights"):
-        build_model(name, 5, 32, weights="DEFAULT")
+@pytest.mark.parametrize("name", ["resnet8", "vit_tiny", "resnet19"])
+def test_kit_networks_and_unknown_ones_have_no_pretrained_weights(name):
+    with pytest.raises(BadInput, match=f"{name} has no pretrained weights"):
+        first_weights(name, "DEFAULT")
 
 
 def test_default_without_network_is_one_line_that_says_why_and_what_to_do(hub):
-    with pytest.raises(ValueError, match="resnet18 failed .URLError: .*name resolution.*resnet18-.*FILE") as error:
-        build_model("resnet18", 5, 64, weights="DEFAULT")
+    with pytest.raises(BadInput, match="resnet18 failed .URLError: .*name resolution.*resnet18-.*FILE") as error:
+        first_weights("resnet18", "DEFAULT")
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("name", ["resnet18", "googlenet", "vit_b_16"])
+def test_building_never_asks_for_pretrained_weights(monkeypatch, name):
+    def asked(*args, **kwargs):
+        pytest.fail("build_model asks for pretrained weights")
+
+    monkeypatch.setattr(torchvision.models, "get_model_weights", asked)
+    monkeypatch.setattr(torch.hub, "load_state_dict_from_url", asked)
+    monkeypatch.setattr(torch.hub, "download_url_to_file", asked)
+    assert net(name, 7, 64)(images(2, 64)).shape == (2, 7)
+    with pytest.raises(pytest.fail.Exception, match="asks for pretrained"):  # negative control
+        first_weights(name, "DEFAULT")
 
 
 @pytest.mark.parametrize(
     "name, size, options",
     [
         ("resnet18", 64, {}),
-        ("squeezenet1_1", 64, {}),
+        ("densenet121", 64, {}),
+        ("squeezenet1_0", 64, {}),
+        ("mnasnet0_5", 64, {}),
+        ("vit_b_16", 224, {}),
         ("googlenet", 64, {"init_weights": True}),
         ("inception_v3", 75, {"init_weights": True}),
     ],
 )
-def test_default_loads_the_pretrained_body_under_a_new_head(hub, name, size, options):
+def test_default_loads_the_pretrained_body_under_a_fresh_head(hub, name, size, options):
     pretrained = hub(name, **options)
-    model = net(name, 5, size, weights="DEFAULT")
+    initial = net(name, 7, size, seed=1).state_dict()
+    random = torch.get_rng_state()
+    model, fresh = filled("DEFAULT", name, 7, size, seed=1)
     head = find_head(model) + "."
     state = model.state_dict()
-    assert all(torch.equal(state[key], pretrained[key]) for key in state if not key.startswith(head))
-    assert state[head + "weight"].shape[0] == 5 and pretrained[head + "weight"].shape[0] == 1000
-    assert model(images(2, size)).shape == (2, 5)
+    assert fresh == [key for key in state if key.startswith(head)] and state.keys() == initial.keys()
+    for key in state:
+        assert torch.equal(state[key], initial[key] if key in fresh else pretrained[key]), key
+    assert state[head + "weight"].shape[0] == 7 and pretrained[head + "weight"].shape[0] == 1000
+    assert not all(torch.equal(state[key], initial[key]) for key in state if key not in fresh)  # negative control
+    assert torch.equal(torch.get_rng_state(), random)  # the same random numbers follow with and without weights
+    with torch.no_grad():
+        assert model(images(2, size)).shape == (2, 7)
+
+
+def test_the_old_key_names_of_densenet_are_renamed_as_torchvision_does(hub):
+    def as_published(state):  # "norm1" was "norm.1", and BatchNorm had no counter
+        state = {key: value for key, value in state.items() if not key.endswith("num_batches_tracked")}
+        return {re.sub(r"(denselayer\d+\.(norm|conv))([12])", r"\1.\3", key): value for key, value in state.items()}
+
+    pretrained = hub("densenet121", change=as_published)
+    assert len(as_published(pretrained).keys() - pretrained.keys()) > 500
+    model, fresh = filled("DEFAULT", "densenet121", size=64)
+    assert fresh == ["classifier.weight", "classifier.bias"]
+    for key in ("features.denseblock1.denselayer1.conv1.weight", "features.denseblock4.denselayer16.norm2.running_var"):
+        assert torch.equal(model.state_dict()[key], pretrained[key])
+    with pytest.raises(BadInput, match="does not fit"):  # negative control: without torchvision's own renaming
+        load_weights(model, as_published(pretrained))
 
 
 def test_network_is_the_same_with_and_without_pretrained_weights(hub, tmp_path):
     hub("googlenet", init_weights=True)
-    first = net("googlenet", 5, 64, weights="DEFAULT")
+    first, _ = filled("DEFAULT", "googlenet", size=64)
     for module in first.modules():
         if isinstance(module, nn.BatchNorm2d):
             module.momentum = 1.0
     first(images(4, 64))  # statistics that fit the random weights: without them every image has the same logits
-    second = net("googlenet", 5, 64, weights=saved(tmp_path, first.state_dict()))
+    second, _ = filled(saved(tmp_path, first.state_dict()), "googlenet", size=64)
     expected = outputs(first, images(size=64))
     assert torch.equal(outputs(second, images(size=64)), expected)
     second.transform_input = False
     assert not torch.equal(outputs(second, images(size=64)), expected)  # negative control: torchvision's rule
 
 
-def test_pretrained_vit_takes_only_the_size_it_was_trained_at(hub):
+def test_pretrained_vit_at_another_size_names_the_size_to_use(hub):
     hub("vit_b_16")
-    said = "vit_b_16 cannot take batches of 2 images of size 64 .*Expected 224 but got 64"
-    with pytest.raises(ValueError, match=said):
-        build_model("vit_b_16", 5, 64, weights="DEFAULT")
+    with pytest.raises(BadInput, match="^DEFAULT is for images of size 224, vit_b_16 was built for 64: use size 224$"):
+        filled("DEFAULT", "vit_b_16", size=64)
+
+
+@pytest.mark.parametrize("sizes", [(32, 64), (128, 32)])
+def test_weights_file_of_a_vit_at_another_size_names_the_size_to_use(sizes):
+    state = net("vit_tiny", 9, sizes[0]).state_dict()
+    with pytest.raises(BadInput, match=f"is for images of size {sizes[0]}, .* was built for {sizes[1]}: use size"):
+        load_weights(net("vit_tiny", 5, sizes[1]), state)
+    del state["encoder.ln.weight"]  # negative control: not only the size is different
+    model = net("vit_tiny", 5, sizes[1])
+    with pytest.raises(BadInput, match="does not fit the model: 1 missing: encoder.ln.weight; "):
+        load_weights(model, state)
+    for strange in (torch.zeros(3), torch.zeros(1, 0, 192)):
+        with pytest.raises(BadInput, match="does not fit the model: 1 of a different shape: encoder.pos_embedding"):
+            load_weights(model, dict(model.state_dict()) | {"encoder.pos_embedding": strange})
 
 
 @pytest.mark.parametrize("name", ["resnet8", "resnet20", "vit_tiny"])
