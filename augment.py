@@ -1,15 +1,14 @@
-"""uint8 image batches into normalised float batches, on their device, each image with its own random draw.
+"""Turn uint8 image batches into normalised float batches, on their device. Each image has its own random draw.
 
-    python augment.py IMAGE --augment strong   # writes augment.png: 32 draws of that image, to look at before training
-    python augment.py IMAGES --csv train.csv --copies 10 --out DIR    # copies as files, with a group column in the CSV
+    python augment.py IMAGE --augment strong   # writes augment.png: 32 draws of one image, to look at before training
+    python augment.py IMAGES --csv train.csv --copies 10 --out DIR    # augmented copies as files, and a CSV with groups
 
     augment = Augment("light", seed=0)
     x = augment(images, index, epoch)   # images (N, 3, H, W) uint8, index (N,) -> (N, 3, H, W) float32, channels_last
     x = normalize(images)               # validation and test: no randomness
 
-The draws of an image depend on (seed, epoch, the image's index) alone. So a run sees the same pictures whatever the
-batch size, the accumulation or the device, a resumed run goes on with the pictures it would have seen, and no global
-random state is touched.
+The draws of an image depend only on (seed, epoch, index of the image). So a run sees the same augmented images for any
+batch size, accumulation and device, and also after a resume. No global random state is used or changed.
 """
 
 from __future__ import annotations
@@ -20,9 +19,7 @@ import functools
 import inspect
 import math
 import random
-import runpy
 import shutil
-import sys
 import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -37,6 +34,10 @@ IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # wh
 Augmented = tuple[Tensor, Tensor | float, Tensor | float]  # images, 0 to 255; contrast and brightness for normalize
 
 
+class BadInput(ValueError):
+    """A file or value that the user gave is wrong: the message says which, what is valid, and what to do."""
+
+
 def normalize(
     images: Tensor,
     mean: Sequence[float] | Tensor = IMAGENET_MEAN,
@@ -44,14 +45,15 @@ def normalize(
     contrast: Tensor | float = 1.0,
     brightness: Tensor | float = 0.0,
 ) -> Tensor:
-    """(N, 3, H, W) of 0 to 255 to float32, ((x / 255 - mean) * contrast + brightness) / std, as one multiply-add.
+    """Images (N, 3, H, W), 0 to 255, to float32: ((x / 255 - mean) * contrast + brightness) / std, as one multiply-add.
 
     Args:
-        mean, std: of each channel, for pixels in [0, 1]; tensors on the images' device spare a copy for each batch.
-        contrast, brightness: a number, or (N, 1) with one value an image. Nothing is clipped: a network has no need.
+        mean, std: one value per channel, for pixels in [0, 1]. Tensors on the device of the images avoid a copy per
+            batch.
+        contrast, brightness: a number, or (N, 1) with one value per image. The result is not clipped.
     """
     if images.dtype not in (torch.uint8, torch.float32):
-        raise ValueError(f"images must be uint8, or float32 of 0 to 255, got {images.dtype}")
+        raise ValueError(f"images must be uint8, or float32 from 0 to 255, got {images.dtype}")
     mean = torch.as_tensor(mean, device=images.device)  # (3,)
     std = torch.as_tensor(std, device=images.device)
     scale = (contrast / (255 * std)).view(-1, 3, 1, 1)  # (1 or N, 3, 1, 1)
@@ -67,7 +69,7 @@ def normalize(
 
 
 def _mix(x):
-    """A 32-bit integer hash that flips half of the bits for each bit flipped (C. Wellons' lowbias32), int or tensor."""
+    """A 32-bit hash of an int or tensor (C. Wellons, lowbias32): a changed bit changes half of the result's bits."""
     x = x & 0xFFFFFFFF
     x = ((x ^ (x >> 16)) * 0x7FEB352D) & 0xFFFFFFFF
     x = ((x ^ (x >> 15)) * 0x846CA68B) & 0xFFFFFFFF
@@ -75,19 +77,19 @@ def _mix(x):
 
 
 class Draws:
-    """Independent uniform numbers for every image of a batch: a hash of (seed, epoch, number of the draw, index).
+    """Independent uniform random numbers for every image of a batch: a hash of (seed, epoch, draw number, index).
 
-    `first` is the number of the first draw: two uses with 100 between them never draw the same number.
+    `first` is the number of the first draw. Two objects with distant values of `first` never share a draw number.
     """
 
     def __init__(self, seed: int, epoch: int, index: Tensor, first: int = 0):
         self.key, self.index, self.drawn = _mix(seed) ^ _mix(epoch + 0x9E3779B9), index, first
 
     def uniform(self, low: float = 0.0, high: float = 1.0) -> Tensor:
-        """(N,) float32 in [low, high); every call draws anew."""
+        """(N,) float32 in [low, high). Every call is a new draw."""
         self.drawn += 1
         key = _mix(self.key + self.drawn)
-        bits = _mix(_mix(self.index ^ key) + key) >> 8  # 24 bits: as many as a float32 holds exactly
+        bits = _mix(_mix(self.index ^ key) + key) >> 8  # 24 bits: exact in a float32
         return bits.to(torch.float32) * (2**-24 * (high - low)) + low
 
     def integer(self, n: int) -> Tensor:
@@ -95,19 +97,19 @@ class Draws:
         return (self.uniform() * n).long().clamp_(max=n - 1)
 
     def chance(self, p: float) -> Tensor:
-        """(n,) int64: the images, of all N, that are chosen with probability p each."""
+        """(n,) int64: rows of the batch, each of the N chosen with probability p."""
         return torch.nonzero(self.uniform() < p).squeeze(1)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# Augmentations: images and draws into images, contrast, brightness
+# Augmentations: (images, draws) -> (images, contrast, brightness)
 # ---------------------------------------------------------------------------------------------------------------------
 
 
 def crop_and_flip(images: Tensor, draws: Draws, pad: int) -> Tensor:
-    """Shifts each image by up to `pad` pixels either way (borders mirrored) and flips half of them left to right.
+    """Shift each image by up to `pad` pixels in each direction (mirrored borders). Flip half of them horizontally.
 
-    One flat gather of pixels, the flip folded into the column index: no padded copy, no loop over images.
+    It is one gather of pixels, and the flip is part of the column index: no padded copy, no loop over images.
     """
     N, _, H, W = images.shape
     dy, dx, flip = draws.integer(2 * pad + 1) - pad, draws.integer(2 * pad + 1) - pad, draws.uniform() < 0.5
@@ -115,40 +117,40 @@ def crop_and_flip(images: Tensor, draws: Draws, pad: int) -> Tensor:
     columns = torch.arange(W, device=images.device)
     columns = torch.where(flip[:, None], W - 1 - columns, columns)  # (N, W)
     columns = _mirrored(columns + dx[:, None], W)
-    first = torch.arange(N, device=images.device)[:, None, None] * H  # an image's first row among all N * H
+    first = torch.arange(N, device=images.device)[:, None, None] * H  # first row of each image among all N * H
     pixels = (first + rows[:, :, None]) * W + columns[:, None, :]  # (N, H, W)
-    flat = images.permute(0, 2, 3, 1).reshape(-1, 3)  # a view: images are channels_last
+    flat = images.permute(0, 2, 3, 1).reshape(-1, 3)  # no copy: images are channels_last
     return flat.index_select(0, pixels.view(-1)).view(N, H, W, 3).permute(0, 3, 1, 2)
 
 
 def _mirrored(position: Tensor, size: int) -> Tensor:
-    """-1 -> 1, size -> size - 2: as torch's "reflect" padding."""
+    """-1 -> 1, size -> size - 2, like "reflect" padding in torch."""
     position = position.abs()
     return size - 1 - (size - 1 - position).abs()
 
 
 def warp(images: Tensor, maps: Tensor, padding: str) -> Tensor:
-    """Bilinear sampling through a projective map an image: (N, 3, H, W) uint8 to float32, 0 to 255.
+    """Bilinear sampling with one projective map per image: (N, 3, H, W) uint8 to float32, 0 to 255.
 
     Args:
-        maps: (N, 3, 3), from places in the result to places in the image, both with (x, y) in [-1, 1].
-        padding: what lies outside: "reflection", or "white".
+        maps: (N, 3, 3), from positions in the result to positions in the image, both with (x, y) in [-1, 1].
+        padding: pixels outside the image: "reflection", or "white".
     """
     N, _, H, W = images.shape
     y = (torch.arange(H, device=images.device) * 2 + 1) / H - 1
     x = (torch.arange(W, device=images.device) * 2 + 1) / W - 1
-    places = torch.stack([x.expand(H, W), y[:, None].expand(H, W), torch.ones_like(x).expand(H, W)], 2)  # (H, W, 3)
-    places = (places.view(1, H * W, 3) @ maps.mT).view(N, H, W, 3)
-    places = places[..., :2] / places[..., 2:]
-    if padding == "white":  # grid_sample pads with 0 only
-        return F.grid_sample(images.float() - 255, places, align_corners=False).add_(255)
-    return F.grid_sample(images.float(), places, padding_mode=padding, align_corners=False)
+    grid = torch.stack([x.expand(H, W), y[:, None].expand(H, W), torch.ones_like(x).expand(H, W)], 2)  # (H, W, 3)
+    grid = (grid.view(1, H * W, 3) @ maps.mT).view(N, H, W, 3)
+    grid = grid[..., :2] / grid[..., 2:]
+    if padding == "white":  # grid_sample can only pad with 0
+        return F.grid_sample(images.float() - 255, grid, align_corners=False).add_(255)
+    return F.grid_sample(images.float(), grid, padding_mode=padding, align_corners=False)
 
 
 def affine(degrees: Tensor, shear: Tensor | float, width: Tensor, height: Tensor, aspect: float) -> Tensor:
-    """(N, 3, 3): turn by degrees, shear, then take a window of this width and height (1 is the image), centred.
+    """Maps (N, 3, 3): rotate by degrees, shear, then take a centred window of this width and height (1 is the image).
 
-    `aspect` is W / H of the image: a turn is one in pixels, not in [-1, 1].
+    `aspect` is W / H of the image: the rotation is right in pixels, not in [-1, 1].
     """
     cos, sin = torch.cos(torch.deg2rad(degrees)), torch.sin(torch.deg2rad(degrees))
     maps = torch.zeros(len(degrees), 3, 3, device=degrees.device)
@@ -159,7 +161,7 @@ def affine(degrees: Tensor, shear: Tensor | float, width: Tensor, height: Tensor
 
 
 def blur(images: Tensor, sigma: Tensor, largest: float) -> Tensor:
-    """Gaussian blur of float (N, 3, H, W), each image with its own sigma (N,) of up to `largest` pixels."""
+    """Gaussian blur of float images (N, 3, H, W), each with its own sigma (N,), at most `largest` pixels."""
     N, _, H, W = images.shape
     radius = min(math.ceil(3 * largest), min(H, W) - 1)
     offsets = torch.arange(-radius, radius + 1, device=images.device)
@@ -178,7 +180,7 @@ def _noise_bank(length: int, device: torch.device) -> Tensor:
 
 
 def noise(images: Tensor, sigma: Tensor, draws: Draws, rows: Tensor) -> Tensor:
-    """Adds Gaussian noise of sigma (n,) grey levels: for each image its own window of one fixed million of numbers."""
+    """Add Gaussian noise of sigma (n,) grey levels. Each image takes a random window of a million fixed numbers."""
     length = math.prod(images.shape[1:])
     bank = _noise_bank(max(2**20, 2 * length), images.device)
     first = draws.integer(len(bank) - length)[rows]
@@ -187,7 +189,7 @@ def noise(images: Tensor, sigma: Tensor, draws: Draws, rows: Tensor) -> Tensor:
 
 
 def erase(images: Tensor, draws: Draws, rows: Tensor, largest: float = 0.5) -> Tensor:
-    """A rectangle of up to `largest` of either side gets ImageNet's mean colour: 0 once normalised."""
+    """Fill a random rectangle, each side at most `largest` of the image's, with ImageNet's mean (0 when normalised)."""
     H, W = images.shape[2:]
     boxes = _boxes(draws, draws.uniform(0.1, largest), draws.uniform(0.1, largest), H, W)[rows]
     colour = torch.tensor(IMAGENET_MEAN, device=images.device).view(3, 1, 1) * 255
@@ -195,24 +197,24 @@ def erase(images: Tensor, draws: Draws, rows: Tensor, largest: float = 0.5) -> T
 
 
 def _boxes(draws: Draws, height: Tensor, width: Tensor, H: int, W: int) -> Tensor:
-    """(N, 1, H, W) bool: a box of this height and width (shares of a side) at a random place in the image."""
+    """(N, 1, H, W) bool: a box of this height and width (fractions of the image's) at a random position."""
     inside = []
-    for share, size in ((height, H), (width, W)):
-        length = (share * size).round()
+    for fraction, size in ((height, H), (width, W)):
+        length = (fraction * size).round()
         start = (draws.uniform() * (size + 1 - length)).floor()
-        place = torch.arange(size, device=share.device)
-        inside.append((place >= start[:, None]) & (place < (start + length)[:, None]))
+        position = torch.arange(size, device=fraction.device)
+        inside.append((position >= start[:, None]) & (position < (start + length)[:, None]))
     return (inside[0][:, :, None] & inside[1][:, None, :])[:, None]
 
 
 def jpeg_like(images: Tensor, step: Tensor) -> Tensor:
-    """What a strong JPEG does to 8 x 8 blocks: their cosine transform's high frequencies rounded, to `step` (n,)."""
+    """Imitate strong JPEG compression: the cosine transform of 8 x 8 blocks is rounded to multiples of `step` (n,)."""
     n, _, H, W = images.shape
     h, w = H // 8, W // 8
     k = torch.arange(8, device=images.device)
     dct = torch.cos((2 * k + 1) * k[:, None] * math.pi / 16) * torch.where(k == 0, 0.125**0.5, 0.5)[:, None]
     blocks = images[:, :, : h * 8, : w * 8].reshape(n, 3, h, 8, w, 8).transpose(3, 4)  # (n, 3, h, w, 8, 8)
-    steps = (1 + k + k[:, None]) * step.view(n, 1, 1, 1, 1, 1)  # coarser with frequency, as JPEG's tables are
+    steps = (1 + k + k[:, None]) * step.view(n, 1, 1, 1, 1, 1)  # coarser for high frequencies, as in JPEG
     blocks = dct.T @ ((dct @ blocks @ dct.T / steps).round() * steps) @ dct
     result = images.clone()
     result[:, :, : h * 8, : w * 8] = blocks.transpose(3, 4).reshape(n, 3, h * 8, w * 8)
@@ -220,37 +222,38 @@ def jpeg_like(images: Tensor, step: Tensor) -> Tensor:
 
 
 def light(images: Tensor, draws: Draws) -> Augmented:
-    """Shift by up to an eighth (4 pixels of 32, as in the CIFAR papers), left-right flip, contrast and brightness."""
+    """Shift by up to 1/8 of the image (4 of 32 pixels, as in CIFAR papers), horizontal flip, contrast, brightness."""
     images = crop_and_flip(images, draws, pad=min(images.shape[2:]) // 8)
     return images, draws.uniform(0.8, 1.2)[:, None], draws.uniform(-0.1, 0.1)[:, None]
 
 
 def strong(images: Tensor, draws: Draws) -> Augmented:
-    """Random resized crop and flip, then one of eight things at a random strength, as in TrivialAugment.
+    """Random resized crop and horizontal flip, then one of eight operations at a random strength, as in TrivialAugment.
 
-    Turn (30 degrees), shear (0.3), saturation, contrast, brightness, blur, noise or an erased rectangle; a ninth of the
-    images get none. One operation at a strength drawn uniformly: Mueller and Hutter 2021, arXiv:2103.10158.
+    Operations: rotation (up to 30 degrees), shear (0.3), saturation, contrast, brightness, blur, noise, or an erased
+    rectangle. 1/9 of the images get none. One operation with uniform strength: Mueller and Hutter 2021,
+    arXiv:2103.10158.
     """
-    N, _, H, W = images.shape
-    what, strength = draws.integer(9), draws.uniform(-1, 1)
+    H, W = images.shape[2:]
+    operation, strength = draws.integer(9), draws.uniform(-1, 1)
 
-    def of(operation: int) -> Tensor:  # its strength where it was drawn, else 0
-        return torch.where(what == operation, strength, 0.0)
+    def strength_of(number: int) -> Tensor:  # 0 for images that drew a different operation
+        return torch.where(operation == number, strength, 0.0)
 
     area, ratio = draws.uniform(0.35, 1), torch.exp(draws.uniform(-1, 1) * math.log(4 / 3))
     width, height = (area * ratio).sqrt().clamp(max=1), (area / ratio).sqrt().clamp(max=1)
-    maps = affine(30 * of(1), 0.3 * of(2), width, height, W / H)
+    maps = affine(30 * strength_of(1), 0.3 * strength_of(2), width, height, W / H)
     maps[:, 0, 2], maps[:, 1, 2] = draws.uniform(-1, 1) * (1 - width), draws.uniform(-1, 1) * (1 - height)
     maps[:, :, 0] *= torch.where(draws.uniform() < 0.5, -1, 1)[:, None]
     x = warp(images, maps, "reflection")
-    contrast, brightness = 1 + 0.7 * of(4), 0.3 * of(5)
-    rows = torch.nonzero(what == 3).squeeze(1)
+    contrast, brightness = 1 + 0.7 * strength_of(4), 0.3 * strength_of(5)
+    rows = torch.nonzero(operation == 3).squeeze(1)
     x[rows] = torch.lerp(_grey(x[rows]), x[rows], (1 + 0.9 * strength[rows])[:, None, None, None])
-    rows = torch.nonzero(what == 6).squeeze(1)
+    rows = torch.nonzero(operation == 6).squeeze(1)
     x[rows] = blur(x[rows], strength[rows].abs() * min(H, W) / 80, largest=min(H, W) / 80)
-    rows = torch.nonzero(what == 7).squeeze(1)
+    rows = torch.nonzero(operation == 7).squeeze(1)
     x[rows] = noise(x[rows], strength[rows].abs() * 40, draws, rows)
-    rows = torch.nonzero(what == 8).squeeze(1)
+    rows = torch.nonzero(operation == 8).squeeze(1)
     x[rows] = erase(x[rows], draws, rows)
     return x, contrast[:, None], brightness[:, None]
 
@@ -262,19 +265,20 @@ def _grey(images: Tensor) -> Tensor:
 
 
 def document(images: Tensor, draws: Draws) -> Augmented:
-    """What happens to scans: any right angle and a small one, mirrored, askew, blurred, noisy, unevenly lit, JPEG.
+    """Defects of scanned documents. Pixels from outside the image are white.
 
-    What comes into the picture from outside is white.
+    Rotation by 0, 90, 180 or 270 degrees and a small angle, horizontal flip, perspective, blur, noise, uneven light,
+    JPEG blocks.
     """
     N, _, H, W = images.shape
     maps = affine(draws.uniform(-10, 10), 0.0, draws.uniform(0.85, 1.2), draws.uniform(0.85, 1.2), W / H)
     maps[:, 0, 2], maps[:, 1, 2] = draws.uniform(-0.1, 0.1), draws.uniform(-0.1, 0.1)
     maps[:, 2, 0], maps[:, 2, 1] = draws.uniform(-0.1, 0.1), draws.uniform(-0.1, 0.1)  # perspective
-    turns = torch.tensor([[1.0, 0, 0, 1], [0, -1, 1, 0], [-1, 0, 0, -1], [0, 1, -1, 0]], device=images.device)
-    turn = torch.eye(3, device=images.device).repeat(N, 1, 1)
-    turn[:, :2, :2] = turns[draws.integer(4)].view(N, 2, 2)
-    turn[:, :, 0] *= torch.where(draws.uniform() < 0.5, -1, 1)[:, None]
-    x = warp(images, turn @ maps, "white")
+    rotations = torch.tensor([[1.0, 0, 0, 1], [0, -1, 1, 0], [-1, 0, 0, -1], [0, 1, -1, 0]], device=images.device)
+    rotation = torch.eye(3, device=images.device).repeat(N, 1, 1)
+    rotation[:, :2, :2] = rotations[draws.integer(4)].view(N, 2, 2)
+    rotation[:, :, 0] *= torch.where(draws.uniform() < 0.5, -1, 1)[:, None]
+    x = warp(images, rotation @ maps, "white")
     rows, sigma, largest = draws.chance(0.3), draws.uniform(0.3, min(H, W) / 120 + 0.3), min(H, W) / 120 + 0.3
     x[rows] = blur(x[rows], sigma[rows], largest)
     rows, sigma = draws.chance(0.3), draws.uniform(2, 30)
@@ -287,13 +291,13 @@ def document(images: Tensor, draws: Draws) -> Augmented:
 
 
 def _light_field(draws: Draws, H: int, W: int) -> Tensor:
-    """(N, 1, H, W) from 0.6 to 1.1, from four random corners: a shadow from one side."""
+    """(N, 1, H, W), 0.6 to 1.1, interpolated between four random corners: a shadow on one side."""
     corners = torch.stack([draws.uniform(0.6, 1.1) for _ in range(4)], 1).view(-1, 1, 2, 2)
     return F.interpolate(corners, (H, W), mode="bilinear", align_corners=True)
 
 
 def none(images: Tensor, draws: Draws) -> Augmented:
-    """The images as they are."""
+    """The images unchanged."""
     return images, 1.0, 0.0
 
 
@@ -306,13 +310,17 @@ AUGMENTS: dict[str, Callable[[Tensor, Draws], Augmented]] = {
 
 
 class Augment:
-    """An augmentation by name, the normalisation that follows it, and mixing.
+    """An augmentation by name, then normalisation, then mixing.
+
+    Mixing: each image of a batch is mixed with the next one, with its own lambda from Beta(alpha, alpha).
+    mixup: x = lambda * x + (1 - lambda) * other (Zhang et al. 2017, arXiv:1710.09412).
+    cutmix: a box with 1 - lambda of the area comes from the other image (Yun et al. 2019, arXiv:1905.04899).
+    `mix_targets` mixes the targets in the same way.
 
     Args:
-        mixup, cutmix: alpha of the Beta(alpha, alpha) that lambda is drawn from, 0 for none. With both, an image gets
-            either, by a coin. Each image of a batch is mixed with the one after it, with a lambda of its own:
-            x = lambda * x + (1 - lambda) * other (Zhang et al. 2017, arXiv:1710.09412), or a box of 1 - lambda of the
-            area from the other (Yun et al. 2019, arXiv:1905.04899); the targets likewise, by `mix_targets`.
+        name: a key of AUGMENTS, else BadInput.
+        mixup, cutmix: alpha >= 0, 0 for none. With both, each image gets one of them with probability 1/2.
+        num_classes: needed for mixing.
     """
 
     def __init__(
@@ -326,10 +334,10 @@ class Augment:
         num_classes: int = 0,
     ):
         if name not in AUGMENTS:
-            raise ValueError(f"unknown augmentation {name!r}: choose from {', '.join(AUGMENTS)}")
-        for what, alpha in (("mixup", mixup), ("cutmix", cutmix)):
+            raise BadInput(f"unknown augmentation {name!r}: choose from {', '.join(AUGMENTS)}")
+        for option, alpha in (("mixup", mixup), ("cutmix", cutmix)):
             if not 0 <= alpha < math.inf:
-                raise ValueError(f"{what} must be a number >= 0, got {alpha}")
+                raise ValueError(f"{option} must be a number >= 0, got {alpha}")
         if (mixup or cutmix) and num_classes < 2:
             raise ValueError(f"mixing needs the number of classes, got {num_classes}")
         self.augment, self.seed, self.num_classes = AUGMENTS[name], seed, num_classes
@@ -337,7 +345,7 @@ class Augment:
         self.mean, self.std = torch.as_tensor(mean), torch.as_tensor(std)
 
     def __call__(self, images: Tensor, index: Tensor, epoch: int) -> Tensor:
-        """images (N, 3, H, W) uint8 and their indices (N,) int64, on one device, to (N, 3, H, W) float32."""
+        """Images (N, 3, H, W) uint8 and their indices (N,) int64, on one device -> (N, 3, H, W) float32."""
         self.mean, self.std = self.mean.to(images.device), self.std.to(images.device)
         images, contrast, brightness = self.augment(images, Draws(self.seed, epoch, index))
         x = normalize(images, self.mean, self.std, contrast, brightness)
@@ -347,17 +355,17 @@ class Augment:
         return x
 
     def mix_targets(self, targets: Tensor, index: Tensor, epoch: int, size: Sequence[int]) -> Tensor:
-        """Targets (N,) as they are without mixing, else (N, C), mixed as `__call__` mixes this batch of size (H, W)."""
+        """Targets (N,) unchanged without mixing, else (N, C) mixed as `__call__` mixes this batch; size is (H, W)."""
         if not (self.mixup or self.cutmix):
             return targets
-        share = self._keep(index, epoch, *size).mean((1, 2, 3))[:, None]  # lambda: for a box the area it leaves
+        share = self._keep(index, epoch, *size).mean((1, 2, 3))[:, None]  # lambda; for a box: the area outside it
         one_hot = F.one_hot(targets, self.num_classes).float()
         return torch.lerp(one_hot.roll(-1, 0), one_hot, share)
 
     def _keep(self, index: Tensor, epoch: int, H: int, W: int) -> Tensor:
-        """(N, 1, 1, 1) or (N, 1, H, W): how much of each pixel is the image's own."""
+        """(N, 1, 1, 1) or (N, 1, H, W): weight of the image itself in each pixel; the rest is the other image."""
         draws = Draws(self.seed, epoch, index, first=1000)
-        which, u = draws.uniform(), draws.uniform()
+        choice, u = draws.uniform(), draws.uniform()
         by_mixup = _beta_quantile(u, self.mixup)[:, None, None, None] if self.mixup else None
         if not self.cutmix:
             return by_mixup
@@ -365,7 +373,7 @@ class Augment:
         by_cutmix = 1 - _boxes(draws, side, side, H, W).float()
         if not self.mixup:
             return by_cutmix
-        return torch.where((which < 0.5)[:, None, None, None], by_mixup, by_cutmix)
+        return torch.where((choice < 0.5)[:, None, None, None], by_mixup, by_cutmix)
 
 
 @functools.lru_cache(maxsize=8)
@@ -374,80 +382,88 @@ def _sorted_betas(alpha: float) -> np.ndarray:
 
 
 def _beta_quantile(u: Tensor, alpha: float) -> Tensor:
-    """Uniform (N,) to Beta(alpha, alpha), by 65,536 sorted draws: neither torch nor numpy has the inverse."""
+    """Uniform (N,) to Beta(alpha, alpha), with 65,536 sorted draws: torch and numpy lack the inverse distribution."""
     table = torch.from_numpy(_sorted_betas(alpha)).to(u.device)
     return table[(u * len(table)).long()]
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# Views at test time
+# Test-time augmentation
 # ---------------------------------------------------------------------------------------------------------------------
 
 VIEWS = ("none", "flip", "rot4", "d4", "crops")
 
 
 def views(x: Tensor, name: str) -> list[Tensor]:
-    """The views of a batch (N, 3, H, W) whose probabilities are to be averaged, the image itself first.
+    """Views of a batch (N, 3, H, W) whose probabilities are averaged, the images themselves first.
 
-    flip: left and right; rot4: four right angles; d4: these and their mirror images; crops: itself, its four corners
-    and its middle, of 7/8 of each side. Right angles need square images.
+    none: only the images. flip: also their horizontal flips. rot4: rotations by 0, 90, 180 and 270 degrees.
+    d4: rot4 and the flips of these. crops: the images, four corner crops and the center crop, each 7/8 of a side.
+    BadInput: an unknown name, or rot4 and d4 for images that are not square.
     """
     if name not in VIEWS:
-        raise ValueError(f"unknown views {name!r}: choose from {', '.join(VIEWS)}")
+        raise BadInput(f"unknown views {name!r}: choose from {', '.join(VIEWS)}")
     H, W = x.shape[2:]
     if name in ("rot4", "d4") and H != W:
-        raise ValueError(f"{name} needs square images, got {H} x {W}")
+        raise BadInput(f"{name} needs square images, got {H} x {W}")
     if name == "crops":
         h, w = H * 7 // 8, W * 7 // 8
-        places = [(0, 0), (0, W - w), (H - h, 0), (H - h, W - w), ((H - h) // 2, (W - w) // 2)]
-        crops = [x[:, :, top : top + h, left : left + w] for top, left in places]
+        corners = [(0, 0), (0, W - w), (H - h, 0), (H - h, W - w), ((H - h) // 2, (W - w) // 2)]  # (top, left)
+        crops = [x[:, :, top : top + h, left : left + w] for top, left in corners]
         return [x, *(F.interpolate(crop, (H, W), mode="bilinear", align_corners=False) for crop in crops)]
-    turned = [torch.rot90(x, turns, (2, 3)) for turns in range(4 if name in ("rot4", "d4") else 1)]
-    return turned + ([view.flip(3) for view in turned] if name in ("flip", "d4") else [])
+    rotated = [torch.rot90(x, k, (2, 3)) for k in range(4 if name in ("rot4", "d4") else 1)]
+    return rotated + ([view.flip(3) for view in rotated] if name in ("flip", "d4") else [])
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# A function of yours
+# The user's own function
 # ---------------------------------------------------------------------------------------------------------------------
 
 
-def load_transform(name: str) -> Callable[[np.ndarray, np.random.Generator], np.ndarray]:
-    """The function of "FILE.py:FUNCTION": FUNCTION(image, rng) or FUNCTION(image), uint8 (H, W, 3) in and out.
+def as_transform(function: Callable[..., np.ndarray]) -> Callable[[np.ndarray, np.random.Generator], np.ndarray]:
+    """function(image, rng) or function(image) as a transform (image, rng) -> image; images are uint8 (H, W, 3).
 
-    With `rng`, a numpy Generator of this image and epoch, it may run in several threads at once. Without, it runs in
-    one thread, and Python's and numpy's global generators are seeded for it before each call. The file is executed.
+    function(image, rng): it may be called in several threads at once. rng is a numpy Generator for this image and
+    epoch. function(image): it is called in one thread at a time, and before each call the global generators of Python
+    and numpy are seeded from rng.
+    BadInput if the function takes neither (image, rng) nor (image).
     """
-    file, _, function = name.rpartition(".py:")
-    path = Path(file + ".py")
-    if not file or not path.is_file():
-        raise ValueError(f"there is no file {path}" if file else f"{name!r} is not FILE.py:FUNCTION")
     try:
-        found = runpy.run_path(str(path)).get(function)
-        takes = len(inspect.signature(found).parameters) if callable(found) else 0
-    except (Exception, SystemExit) as error:
-        raise ValueError(f"{path} cannot be executed: {type(error).__name__}: {error}") from error
-    if takes not in (1, 2):
-        raise ValueError(f"{path} has no function {function!r} of (image, rng) or (image)")
-    if takes == 2:
-        return found
+        signature = inspect.signature(function)
+    except (TypeError, ValueError):  # not a function, or one written in C
+        signature = None
+    if _takes(signature, 2):
+        return function
+    name = getattr(function, "__name__", type(function).__name__)
+    if not _takes(signature, 1):
+        parameters = signature if signature else "unknown parameters"
+        raise BadInput(f"the transform {name} must take (image, rng) or (image), got {parameters}")
     one_at_a_time = threading.Lock()
 
     def seeded(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         with one_at_a_time:
             random.seed(int(rng.integers(2**32)))
             np.random.seed(int(rng.integers(2**32)))
-            return found(image)
+            return function(image)
 
     return seeded
 
 
+def _takes(signature: inspect.Signature | None, n: int) -> bool:
+    """Whether a function can be called with n positional arguments."""
+    try:
+        return signature is not None and signature.bind(*[None] * n) is not None
+    except TypeError:
+        return False
+
+
 # ---------------------------------------------------------------------------------------------------------------------
-# To look at, and as files
+# Augmented images as pictures and files
 # ---------------------------------------------------------------------------------------------------------------------
 
 
 def contact_sheet(images: Tensor, labels: Sequence[str], columns: int = 8) -> Image.Image:
-    """One picture of uint8 (N, 3, H, W), each over its label; what the built-in font lacks in a label becomes "?"."""
+    """One picture of uint8 images (N, 3, H, W), each above its label. Characters that are not Latin-1 become "?"."""
     N, _, H, W = images.shape
     font, line = ImageFont.load_default(), 14
     scale = max(1, round(96 / max(H, W)))
@@ -465,35 +481,40 @@ def contact_sheet(images: Tensor, labels: Sequence[str], columns: int = 8) -> Im
     return sheet
 
 
+def save_image(image: Image.Image, file: str | Path, **options: int) -> None:
+    """image.save(file, **options). BadInput if Pillow cannot write the format of this file name."""
+    try:
+        image.save(file, **options)
+    except (ValueError, KeyError) as error:
+        raise BadInput(f"cannot write {file} ({error}); use a name that ends in .png or .jpg") from error
+
+
 def draw_sheet(image_file: str, name: str, seed: int, out: str) -> None:
-    """32 draws of one image."""
+    """Write a picture with 32 draws of one image."""
     image = _read(Path(image_file))
     images = image.expand(32, -1, -1, -1)
     x = Augment(name, seed, mean=(0, 0, 0), std=(1, 1, 1))(images, torch.arange(32), epoch=0)
-    contact_sheet(_to_uint8(x), [f"{name} {i}" for i in range(32)]).save(out)
+    save_image(contact_sheet(_to_uint8(x), [f"{name} {i}" for i in range(32)]), out)
     print(f"{out}: 32 draws of {name}")
 
 
 def write_copies(images: Path, csv_file: Path, copies: int, out: Path, name: str = "strong", seed: int = 0) -> int:
-    """Every image of a CSV and `copies` augmented ones into OUT/images, and OUT/train.csv with a group column.
+    """Write the images of a CSV and `copies` augmented copies of each to OUT/images, and OUT/train.csv with groups.
 
-    The group of a copy is its source (or the source's own group, where the CSV has a group column): a split that keeps
-    groups whole cannot put copies of one image on both sides. The image column is the first whose values are files in
-    `images`; all other columns are carried over. Returns the number of files.
+    The group of a copy is its source image, or the group of the source if the CSV has a group column. So a split that
+    keeps groups together cannot put copies of one image on both sides. The image column is the first whose values are
+    files in `images`. All other columns are copied. Returns the number of files.
+    BadInput: a wrong CSV, missing or broken images, or an OUT that is not empty.
     """
-    with open(csv_file, newline="", encoding="utf-8-sig") as file:
-        rows = list(csv.DictReader(file, strict=True))
-    ragged = next((i for i, row in enumerate(rows, 2) if None in row or None in row.values()), None)
-    if ragged:
-        raise ValueError(f"{csv_file}: line {ragged} does not have the header's columns")
+    rows = _read_rows(csv_file)
     column = next((key for key in rows[0] if (images / rows[0][key]).is_file()), None) if rows else None
     if column is None:
-        raise ValueError(f"{csv_file} has no column whose values are files in {images}")
+        raise BadInput(f"{csv_file} has no column whose values are files in {images}")
     missing = [row[column] for row in rows if not (images / row[column]).is_file()]
     if missing:
-        raise ValueError(f"{csv_file}: {len(missing)} images are not in {images}, such as {missing[0]}")
+        raise BadInput(f"{csv_file}: {len(missing)} images are not in {images}, such as {missing[0]}")
     if out.exists() and any(out.iterdir()):
-        raise ValueError(f"{out} is not empty: choose another folder")
+        raise BadInput(f"{out} is not empty: choose a new folder")
     group = next((key for key in rows[0] if key.lower() == "group"), "group")
     augment, written = Augment(name, seed, mean=(0, 0, 0), std=(1, 1, 1)), []
     for i, row in enumerate(rows):
@@ -504,11 +525,11 @@ def write_copies(images: Path, csv_file: Path, copies: int, out: Path, name: str
         group_name = row.get(group) or row[column]
         written.append(row | {group: group_name})
         image = _read(images / source)
-        for k in range(copies):  # one at a time: an image may be large
+        for k in range(copies):  # one at a time, because images may be large
             x = augment(image, torch.tensor([i]), epoch=k + 1)
             copy = source.with_name(f"{source.stem}_aug{k + 1}{source.suffix}")
             jpeg = {"quality": 95} if copy.suffix.lower() in (".jpg", ".jpeg") else {}
-            Image.fromarray(_to_uint8(x)[0].permute(1, 2, 0).numpy()).save(out / "images" / copy, **jpeg)
+            save_image(Image.fromarray(_to_uint8(x)[0].permute(1, 2, 0).numpy()), out / "images" / copy, **jpeg)
             written.append(row | {column: copy.as_posix(), group: group_name})
     with open(out / "train.csv", "w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, written[0])
@@ -517,19 +538,38 @@ def write_copies(images: Path, csv_file: Path, copies: int, out: Path, name: str
     return len(written)
 
 
+def _read_rows(csv_file: Path) -> list[dict[str, str]]:
+    try:
+        with open(csv_file, newline="", encoding="utf-8-sig") as file:
+            rows = list(csv.DictReader(file, strict=True))
+    except (csv.Error, UnicodeDecodeError) as error:
+        raise BadInput(f"{csv_file} is not a valid CSV in UTF-8: {error}") from error
+    ragged = next((i for i, row in enumerate(rows, 2) if None in row or None in row.values()), None)
+    if ragged:
+        raise BadInput(f"{csv_file}: line {ragged} does not have the header's columns")
+    return rows
+
+
 def _read(file: Path) -> Tensor:
-    """uint8 (1, 3, H, W), channels_last; 16-bit grey scaled to 8 bits, transparency over white, as in training."""
-    with Image.open(file) as opened:
-        image = ImageOps.exif_transpose(opened)
-        if image.mode == "F":
-            raise ValueError(f"{file}: pixels are floating-point numbers of unknown range")
-        if image.mode.startswith("I"):
-            grey = np.asarray(image, dtype=np.float64)
-            scale = 257 if image.mode.startswith("I;16") or grey.max() > 255 else 1
-            image = Image.fromarray((grey / scale).round().clip(0, 255).astype(np.uint8))
-        if image.has_transparency_data:
-            image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA"))
-        return torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1)[None]
+    """uint8 (1, 3, H, W), channels_last. BadInput if it cannot be decoded, OSError if it cannot be opened."""
+    with open(file, "rb") as content:
+        try:
+            return _rgb(ImageOps.exif_transpose(Image.open(content)))
+        except Exception as error:  # Pillow has more than OSError and ValueError for broken files
+            raise BadInput(f"{file} cannot be decoded ({type(error).__name__}: {error})") from error
+
+
+def _rgb(image: Image.Image) -> Tensor:
+    """As in training: 16-bit grey is scaled to 8 bits, transparent pixels become white."""
+    if image.mode == "F":
+        raise ValueError("pixels are floating-point numbers of unknown range")
+    if image.mode.startswith("I"):
+        grey = np.asarray(image, dtype=np.float64)
+        scale = 257 if image.mode.startswith("I;16") or grey.max() > 255 else 1
+        image = Image.fromarray((grey / scale).round().clip(0, 255).astype(np.uint8))
+    if image.has_transparency_data:
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA"))
+    return torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1)[None]
 
 
 def _to_uint8(x: Tensor) -> Tensor:
@@ -538,23 +578,25 @@ def _to_uint8(x: Tensor) -> Tensor:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("images", metavar="IMAGES", help="an image, or with --csv the folder of the images")
-    parser.add_argument("--csv", help="a CSV with a column of file names: write augmented copies of all of them")
-    parser.add_argument("--copies", type=int, default=10, help="augmented copies of each image (default 10)")
-    parser.add_argument("--out", help="a new folder for images and train.csv (one image: a PNG, default augment.png)")
-    parser.add_argument("--augment", choices=AUGMENTS, default="strong", help="default strong")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("images", metavar="IMAGES", help="an image; with --csv the folder of the images")
+    parser.add_argument("--csv", help="a CSV with a column of file names: write augmented copies of all these images")
+    parser.add_argument("--copies", type=int, default=10, help="augmented copies per image (default 10)")
+    parser.add_argument(
+        "--out", help="a new folder for images and train.csv; without --csv a PNG (default augment.png)"
+    )
+    parser.add_argument("--augment", choices=AUGMENTS, default="strong", help="augmentation (default strong)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the random draws (default 0)")
     options = parser.parse_args()
     try:
         if not options.csv:
             return draw_sheet(options.images, options.augment, options.seed, options.out or "augment.png")
         if not options.out or options.copies < 1:
-            parser.error("--csv needs --out DIR and --copies of at least 1")
+            parser.error("--csv needs --out DIR, and --copies >= 1")
         folder = Path(options.out)
         n = write_copies(Path(options.images), Path(options.csv), options.copies, folder, options.augment, options.seed)
         print(f"{folder / 'train.csv'}: {n} images. Train with --csv {folder / 'train.csv'} --data {folder / 'images'}")
-    except (OSError, ValueError, csv.Error) as error:
-        sys.exit(f"augment.py: error: {error}")
+    except (BadInput, OSError) as error:
+        parser.exit(2, f"augment.py: error: {error}\n")
 
 
 if __name__ == "__main__":

@@ -1,6 +1,11 @@
 """augment.py: right pixels, independent draws, the same draws whatever the batching."""
 
 import csv
+import random
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,14 +21,15 @@ from augment import (
     IMAGENET_MEAN,
     IMAGENET_STD,
     Augment,
+    BadInput,
     Draws,
     affine,
+    as_transform,
     blur,
     contact_sheet,
     crop_and_flip,
     erase,
     jpeg_like,
-    load_transform,
     noise,
     normalize,
     views,
@@ -116,7 +122,7 @@ def test_integers_cover_their_range():
 
 
 def test_an_unknown_name_is_an_error():
-    with pytest.raises(ValueError, match="unknown augmentation 'lots': choose from none, light, strong, document"):
+    with pytest.raises(BadInput, match="unknown augmentation 'lots': choose from none, light, strong, document"):
         Augment("lots")
 
 
@@ -219,29 +225,76 @@ def test_jpeg_like_rounds_each_block_and_leaves_flat_ones():
     assert (jpeg_like(flat, torch.tensor([1.0])) - flat).abs().max() < 1
 
 
-def test_a_function_of_yours_is_seeded_and_other_random_numbers_are_not(tmp_path):
-    (tmp_path / "mine.py").write_text(
-        "import random\nimport numpy as np\nLEVELS = 256\n"
-        "def one(image):\n    level = random.randrange(LEVELS) ^ np.random.randint(LEVELS)\n"
-        "    return image * 0 + np.uint8(level)\n"
-        "def two(image, rng):\n    return image * 0 + np.uint8(rng.integers(LEVELS))\n"
-        "def three(a, b, c):\n    return a\n"
-    )
-    image = np.zeros((4, 4, 3), np.uint8)
-    for name in ("one", "two"):
-        function = load_transform(f"{tmp_path / 'mine.py'}:{name}")
-        results = [int(function(image, np.random.default_rng(i))[0, 0, 0]) for i in (0, 1, 2, 0)]
-        assert results[0] == results[3] and len(set(results)) == 3
-    for name, said in (
-        ("mine.py:three", r"has no function 'three' of \(image, rng\) or \(image\)"),
-        ("mine.py:none", "no function 'none'"),
-        ("nowhere.py:f", "there is no file"),
-        ("mine", "is not FILE.py:FUNCTION"),
-        ("broken.py:f", "ZeroDivisionError"),
-    ):
-        (tmp_path / "broken.py").write_text("1 / 0")
-        with pytest.raises(ValueError, match=said):
-            load_transform(str(tmp_path / name) if name != "mine" else name)
+def one(image):
+    return image * 0 + np.uint8(random.randrange(256) ^ np.random.randint(256))
+
+
+def two(image, rng):
+    return image * 0 + np.uint8(rng.integers(256))
+
+
+@pytest.mark.parametrize("function", [one, two])
+def test_a_function_of_yours_is_seeded_and_other_random_numbers_are_not(function):
+    image, transform = np.zeros((4, 4, 3), np.uint8), as_transform(function)
+    results = [int(transform(image, np.random.default_rng(i))[0, 0, 0]) for i in (0, 1, 2, 0)]
+    assert results[0] == results[3] and len(set(results)) == 3
+    if function is one:  # negative control: without as_transform nobody seeds it
+        assert len({int(one(image)[0, 0, 0]) for _ in range(20)}) > 1
+    else:
+        assert transform is two
+
+
+def test_a_function_of_the_image_alone_runs_in_one_thread_at_a_time():
+    running, most = [], []
+
+    def slow(image):
+        running.append(1)
+        most.append(len(running))
+        time.sleep(0.01)
+        running.pop()
+        return image
+
+    def most_at_once(transform):
+        most.clear()
+        with ThreadPoolExecutor(4) as pool:
+            list(pool.map(transform, [None] * 8, [np.random.default_rng(i) for i in range(8)]))
+        return max(most)
+
+    assert most_at_once(as_transform(slow)) == 1
+    assert most_at_once(as_transform(lambda image, rng: slow(image))) > 1  # negative control: with rng it need not
+
+
+class Object:
+    def __call__(self, image, rng):
+        return image
+
+
+def three(a, b, c):
+    return a
+
+
+def keyword(*, image):
+    return image
+
+
+@pytest.mark.parametrize("function", [Object(), lambda image, *, p=0.5: image, lambda *arguments: arguments[0]])
+def test_any_signature_that_takes_the_image_is_a_transform(function):
+    image = np.zeros((2, 2, 3), np.uint8)
+    assert as_transform(function)(image, np.random.default_rng(0)) is image
+
+
+@pytest.mark.parametrize(
+    "function, said",
+    [
+        (three, r"the transform three must take \(image, rng\) or \(image\), got \(a, b, c\)"),
+        (keyword, r"got \(\*, image\)"),
+        (lambda: None, r"got \(\)"),
+        ("mine", "the transform str must take .*, got unknown parameters"),
+    ],
+)
+def test_a_function_with_another_signature_is_refused(function, said):
+    with pytest.raises(BadInput, match=said):
+        as_transform(function)
 
 
 # --- mixing ----------------------------------------------------------------------------------------------------------
@@ -295,8 +348,9 @@ def test_without_mixing_targets_stay_class_numbers_and_a_batch_of_one_is_itself(
     ],
 )
 def test_bad_mixing_is_an_error(options, said):
-    with pytest.raises(ValueError, match=said):
+    with pytest.raises(ValueError, match=said) as error:
         Augment("none", **options)
+    assert not isinstance(error.value, BadInput)  # the command line checks its own values
 
 
 # --- views at test time ----------------------------------------------------------------------------------------------
@@ -310,9 +364,9 @@ def test_views_are_the_symmetries_that_their_names_say():
         assert all(not torch.allclose(a, b) for i, a in enumerate(made) for b in made[:i])
     assert torch.equal(views(x, "flip")[1], x.flip(3)) and torch.equal(views(x, "rot4")[2], x.flip(2).flip(3))
     assert all(torch.allclose(view.sort(-1).values.sum(), x.sum(), atol=1e-3) for view in views(x, "d4"))
-    with pytest.raises(ValueError, match="d4 needs square images, got 8 x 9"):
+    with pytest.raises(BadInput, match="d4 needs square images, got 8 x 9"):
         views(torch.zeros(1, 3, 8, 9), "d4")
-    with pytest.raises(ValueError, match="unknown views 'ten': choose from none, flip, rot4, d4, crops"):
+    with pytest.raises(BadInput, match="unknown views 'ten': choose from none, flip, rot4, d4, crops"):
         views(x, "ten")
 
 
@@ -368,12 +422,12 @@ def test_bad_input_of_offline_copies_is_an_error(tmp_path):
     folder, csv_file, out = offline(tmp_path)
     out.mkdir()
     (out / "old.txt").write_text("")
-    with pytest.raises(ValueError, match="is not empty"):
+    with pytest.raises(BadInput, match="is not empty"):
         write_copies(folder, csv_file, 1, out)
-    with pytest.raises(ValueError, match="has no column whose values are files in"):
+    with pytest.raises(BadInput, match="has no column whose values are files in"):
         write_copies(tmp_path / "train.csv", csv_file, 1, tmp_path / "new")
     (folder / "sub" / "b.png").unlink()
-    with pytest.raises(ValueError, match="1 images are not in .*, such as sub/b.png"):
+    with pytest.raises(BadInput, match="1 images are not in .*, such as sub/b.png"):
         write_copies(folder, csv_file, 1, tmp_path / "new")
     assert not (tmp_path / "new").exists()
 
@@ -394,5 +448,49 @@ def test_copies_have_the_pixels_that_training_would_see(tmp_path):
 def test_a_ragged_csv_of_copies_is_an_error(tmp_path):
     Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
     (tmp_path / "x.csv").write_text("label,image\na,a.png\nb\n")
-    with pytest.raises(ValueError, match="x.csv: line 3 does not have the header's columns"):
+    with pytest.raises(BadInput, match="x.csv: line 3 does not have the header's columns"):
         augment.write_copies(tmp_path, tmp_path / "x.csv", 1, tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    "words, message",
+    [
+        ("text.png", "text.png cannot be decoded (UnidentifiedImageError"),
+        ("cut.png", "cut.png cannot be decoded ("),
+        ("float.tif", "float.tif cannot be decoded (ValueError: pixels are floating-point numbers"),
+        ("nowhere.png", "No such file or directory: 'nowhere.png'"),
+        (
+            "a.png --out sheet.abc",
+            "cannot write sheet.abc (unknown file extension: .abc); use a name that ends in .png",
+        ),
+        (". --csv latin.csv --out new", "latin.csv is not a valid CSV in UTF-8: "),
+        (". --csv quote.csv --out new", "quote.csv is not a valid CSV in UTF-8: "),
+        (". --csv nowhere.csv --out new", "No such file or directory: 'nowhere.csv'"),
+        (". --csv ragged.csv --out new", "ragged.csv: line 3 does not have the header's columns"),
+    ],
+)
+def test_bad_input_of_the_command_line_is_one_line_and_exit_code_2(tmp_path, monkeypatch, capsys, words, message):
+    monkeypatch.chdir(tmp_path)
+    photo().save("a.png")
+    Path("cut.png").write_bytes(Path("a.png").read_bytes()[:-500])
+    Path("text.png").write_text("no image")
+    Image.fromarray(np.zeros((8, 8), np.float32)).save("float.tif")
+    Path("latin.csv").write_bytes(b"image,label\na.png,\xff\n")
+    Path("quote.csv").write_text('image,label\na.png,"b\n')
+    Path("ragged.csv").write_text("image,label\na.png,b\na.png\n")
+    monkeypatch.setattr(sys, "argv", ["augment.py", *words.split()])
+    with pytest.raises(SystemExit) as stop:
+        augment.main()
+    error = capsys.readouterr().err
+    assert stop.value.code == 2 and error.startswith("augment.py: error: ") and error.count("\n") == 1
+    assert message in error
+
+
+def test_a_bug_of_our_own_keeps_its_traceback(tmp_path, monkeypatch):
+    def bug(*arguments):
+        raise ValueError("a bug")
+
+    monkeypatch.setattr(augment, "draw_sheet", bug)
+    monkeypatch.setattr(sys, "argv", ["augment.py", "a.png"])
+    with pytest.raises(ValueError, match="a bug"):
+        augment.main()
