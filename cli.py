@@ -396,7 +396,7 @@ def make_batches(
     transform = None
     if options.transform:
         with blaming("--transform"):
-            transform = augment.load_transform(options.transform)
+            transform = augment.as_transform(models.load_function(options.transform, "transform"))
     train = pixels.Batches(images, split.train, options.batch_size, True, options.seed, device, sampler, transform)
     return train, pixels.Batches(images, split.val, options.batch_size, device=device)
 
@@ -424,7 +424,7 @@ def print_start(
     smallest, largest = int(counts.argmin()), int(counts.argmax())
     lr, decay = state.schedule.base_lrs[0], state.optimizer.param_groups[0]["weight_decay"]
     schedule = options.scheduler + (f" after {options.warmup:g} epochs of warmup" if options.warmup else "")
-    H, W = (options.size, options.size) if isinstance(options.size, int) else options.size
+    H, W = models.sides(options.size)
     changes = [options.transform, f"augment {options.augment}"]
     changes += [f"{name} {getattr(options, name):g}" for name in ("mixup", "cutmix") if getattr(options, name)]
     lines = {
@@ -552,5 +552,5 @@ def write_preview(path: str, batches: pixels.Batches, transform: augment.Augment
         ]
     x = transform(images, numbers, batches.epoch) * transform.std.view(3, 1, 1) + transform.mean.view(3, 1, 1)
     with blaming("--preview"):
-        augment.contact_sheet((x * 255).round().clamp(0, 255).byte(), labels).save(path)
+        augment.save_image(augment.contact_sheet((x * 255).round().clamp(0, 255).byte(), labels), path)
     print(f"{path}: {len(labels)} training images as the network would see them")

@@ -62,8 +62,7 @@ class Predictor:
 
     @property
     def shape(self) -> tuple[int, int, str]:
-        size = self.saved["size"]
-        return (*((size, size) if isinstance(size, int) else size), self.saved["fit"])
+        return (*models.sides(self.saved["size"]), self.saved["fit"])
 
     @torch.no_grad()
     def logits(self, images: Tensor, amp: bool) -> Tensor:

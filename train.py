@@ -129,6 +129,7 @@ class State:
     epochs_without_improvement: int = 0
     top: list[list[Any]] = field(default_factory=list)  # [score, file name] of --save-top
     log: list[dict[str, Any]] = field(default_factory=list)  # the rows of log.csv
+    fresh_head: list[str] = field(default_factory=list)  # what --weights did not fill
 
     PLAIN = ("epoch", "progress", "trained", "best", "best_counts", "epochs_without_improvement", "top", "log")
 
@@ -318,10 +319,16 @@ def evaluate(
 # The run
 # ---------------------------------------------------------------------------------------------------------------------
 
-def make_state(options: argparse.Namespace, num_classes: int, updates: int, device: torch.device) -> State:
-    """Fresh weights, optimizer, schedule, scaler and average."""
+def make_state(
+    options: argparse.Namespace, num_classes: int, updates: int, device: torch.device, is_new: bool = True
+) -> State:
+    """Fresh weights (a run that goes on has its own), optimizer, schedule, scaler and average."""
+    fresh_head: list[str] = []
     with cli.blaming("--model, --weights"):
-        model = models.build_model(options.model, num_classes, options.size, options.weights)
+        model = models.build_model(options.model, num_classes, options.size)
+        if is_new and options.weights != "none":
+            first = models.first_weights(options.model, options.weights)
+            fresh_head = models.load_weights(model, first, options.model, options.weights)
     if options.batch_size == 1:  # BatchNorm may not be able to
         with cli.blaming("--batch-size"):
             models.check_output(model, options.model, num_classes, options.size, batch=1)
@@ -335,7 +342,8 @@ def make_state(options: argparse.Namespace, num_classes: int, updates: int, devi
             options.scheduler, optimizer, options.epochs, updates, options.warmup, mode, **more
         )
     scaler = torch.amp.GradScaler(device.type, enabled=options.amp == "fp16")
-    return State(model, models.EMA(model, options.ema) if options.ema else None, optimizer, schedule, scaler)
+    ema = models.EMA(model, options.ema) if options.ema else None
+    return State(model, ema, optimizer, schedule, scaler, fresh_head=fresh_head)
 
 
 def save_last(folder: Path, state: State, about: dict[str, Any]) -> None:
@@ -384,7 +392,9 @@ def train_fold(
     criterion = cli.make_criterion(options, data.counts(table, split.train), device)
     train_batches, val_batches = cli.make_batches(options, images, split, device)
     updates = math.ceil(len(train_batches) / options.accum)
-    state = make_state(options, num_classes, updates, device)
+    state = make_state(options, num_classes, updates, device, is_new=not has_last(folder))
+    if state.fresh_head:
+        split.notes.append(f"{options.weights}: loaded all but {', '.join(state.fresh_head)}, which start fresh")
     augmented, plain = cli.make_augment(options, num_classes), augment.Augment("none")
     with cli.blaming("--out"):
         facts = cli.facts(table, split, train_batches, updates)
@@ -451,10 +461,14 @@ def write_report(folder: Path) -> None:
         print(f"train.py: {folder / 'report.html'} was not written: {error}", file=sys.stderr)
 
 
+def has_last(folder: Path) -> bool:
+    return (folder / "last.pt").exists() or checkpoint.previous(folder / "last.pt").exists()
+
+
 def resume(folder: Path, state: State) -> None:
     """The state of last.pt, if the run got so far, and the files as they were with it."""
     path = folder / "last.pt"
-    if not path.exists() and not checkpoint.previous(path).exists():
+    if not has_last(folder):
         return
     with cli.blaming("--resume"):
         state.load_state_dict(checkpoint.load(path))
@@ -516,7 +530,7 @@ def run(options: argparse.Namespace) -> None:
     # a rehearsal: every name and value is refused before the files are decoded
     cli.make_criterion(options, data.counts(table, splits[0].train), device)
     cli.make_augment(options, len(table.classes))
-    make_state(options, len(table.classes), 1, device)
+    make_state(options, len(table.classes), 1, device, not options.resume)
     with cli.blaming("--data"):
         images = pixels.decode(
             table.paths, table.targets, options.size, Path(options.cache) / "images", table.source, options.fit,

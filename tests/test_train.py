@@ -838,6 +838,20 @@ def test_a_transform_of_yours_runs_on_training_images_only(workspace, capsys):
     assert not Path("no").exists()
 
 
+def test_a_run_begun_with_a_weights_file_goes_on_without_it_and_says_once_what_starts_fresh(workspace, capsys):
+    torch.manual_seed(1)
+    torch.save(models.build_model("resnet8", 5, 16).state_dict(), "first.pt")
+    start("--weights", "first.pt", "--scheduler", "none", "--epochs", 1)
+    assert capsys.readouterr().out.count("first.pt: loaded all but linear.weight, linear.bias") == 1
+    start("--weights", "first.pt", "--scheduler", "none", "--epochs", 2, out="whole")
+    Path("first.pt").unlink()
+    train.main(["--resume", "run", "--epochs", "2"])
+    assert log_of("run")[1]["val_ce"] == log_of("whole")[1]["val_ce"]
+    Path("run/last.pt").unlink()  # negative control: where nothing was saved, the run begins with its file again
+    Path("run/last.previous.pt").unlink()
+    assert "there is no file first.pt" in refused(capsys, "--resume", "run", "--epochs", 2)
+
+
 def test_a_preview_is_one_picture_and_no_run(workspace, capsys):
     start("--preview", "sheet.png", "--augment", "strong", "--mixup", 0.4, "--batch-size", 16, out="no")
     assert "sheet.png: 16 training images as the network would see them" in capsys.readouterr().out
