@@ -223,12 +223,12 @@ def given(options: argparse.Namespace, *names: str) -> dict[str, Any]:
 
 
 @contextmanager
-def blaming(flag: str) -> Iterator[None]:
+def blaming(flag: str, program: str = "train.py") -> Iterator[None]:
     """Turns what a module says of a bad value or file into one line that names the flag, and exit code 2."""
     try:
         yield
     except (ValueError, OSError) as error:
-        print(f"train.py: error: {flag}: {error}", file=sys.stderr)
+        print(f"{program}: error: {flag}: {error}", file=sys.stderr)
         raise SystemExit(2) from error
 
 
@@ -363,13 +363,15 @@ def listed(leaks: list[tuple[str, ...]]) -> str:
 
 
 def usable_device(name: str) -> torch.device:
+    """The device of --device, with its number. BadInput if it is not cpu, cuda or cuda:NUMBER, or is not there."""
+    choices = "choose cpu, cuda or cuda:NUMBER"
+    if not re.fullmatch("cpu|cuda(:[0-9]+)?", name):
+        raise runs.BadInput(f"{name!r} is not a supported device: {choices}")
     try:
-        device = torch.empty(0, device=name).device
+        return torch.empty(0, device=name).device
     except (RuntimeError, AssertionError) as error:
-        raise ValueError(f"{name!r} cannot be used here: {str(error).partition('. ')[0]}") from error
-    if device.type not in ("cpu", "cuda"):
-        raise ValueError(f"{name!r} is not supported: choose cpu, cuda or cuda:NUMBER")
-    return device
+        found = torch.cuda.device_count()
+        raise runs.BadInput(f"{name!r} cannot be used: torch finds {found} CUDA GPU(s) here; {choices}") from error
 
 
 def make_criterion(options: argparse.Namespace, train_counts: np.ndarray, device: torch.device) -> nn.Module:

@@ -48,6 +48,11 @@ LOG_COLUMNS = (
 )  # fmt: skip
 LEAK_COLUMNS = ("what", "validation", "validation_class", "training", "training_class")
 
+
+class BadInput(ValueError):
+    """A file or value that the user gave is wrong: the message says which, what is valid, and what to do."""
+
+
 # ---------------------------------------------------------------------------------------------------------------------
 # Writing
 # ---------------------------------------------------------------------------------------------------------------------
