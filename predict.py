@@ -1,23 +1,30 @@
-"""From run folders to a submission file: average what they say of the test images, write what the template asks for.
+"""Predict test images with trained runs, and write a submission file.
 
     python predict.py runs/NAME --data TEST --out submission.csv
-    python predict.py runs/five --data TEST --tta flip            # five folds and two views, averaged
-    python predict.py a/best_f1.pt b/best_f1.pt --data TEST --probs probs.npz --answers my_labels.csv
+    python predict.py runs/five --data TEST --tta flip
+    python predict.py runs/a runs/b --data TEST --answers labels.csv
 
-Each argument is a checkpoint, a run folder (its best_f1.pt), or a run of several folds (each fold's). Probabilities are
-averaged over folds and views, then over the arguments. TEST is a folder of images, or a competition folder with
-sample_submission.csv or info.csv, whose rows, order, columns and header the submission keeps.
+RUN_OR_CHECKPOINT is one of:
+    - a checkpoint file
+    - a run folder: its best_f1.pt is used
+    - a run of several folds: the best_f1.pt of each fold is used
+Probabilities are averaged over views and folds, then over the arguments.
+
+TEST is a folder of images, or a competition folder with a template:
+sample_submission.csv, info.csv or test.csv. The submission keeps the rows, the
+order, the columns and the header of the template.
 """
 
 from __future__ import annotations
 
 import argparse
+import functools
 import math
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import compress
 from pathlib import Path
 from typing import Any
 
@@ -28,23 +35,28 @@ from tqdm import tqdm
 
 import augment
 import checkpoint
+import cli
 import data
 import metrics
 import models
 import pixels
 import runs
+from runs import BadInput
 
 TEMPLATES = ("sample_submission.csv", "info.csv", "test.csv")
 
+blaming = functools.partial(cli.blaming, program="predict.py")
 
-@contextmanager
-def blaming(flag: str) -> Iterator[None]:
-    """Turns what a module says of a bad value or file into one line that names the flag, and exit code 2."""
-    try:
-        yield
-    except (ValueError, OSError) as error:
-        print(f"predict.py: error: {flag}: {error}", file=sys.stderr)
-        raise SystemExit(2) from error
+
+def listed(lines: Sequence[str], most: int = 20) -> str:
+    """One line each for the first `most`, then "and N more"."""
+    more = [f"and {len(lines) - most} more"] if len(lines) > most else []
+    return "".join(f"\n  {line}" for line in [*lines[:most], *more])
+
+
+def sides(size: int | Sequence[int]) -> tuple[int, int]:
+    """(H, W) of an image size: the side of a square, or (H, W)."""
+    return (size, size) if isinstance(size, int) else tuple(size)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -54,7 +66,7 @@ def blaming(flag: str) -> Iterator[None]:
 
 @dataclass
 class Predictor:
-    """A network from a checkpoint, and how it wants its images."""
+    """A network loaded from a checkpoint, and how its input images are prepared."""
 
     path: Path
     net: nn.Module
@@ -62,53 +74,63 @@ class Predictor:
 
     @property
     def shape(self) -> tuple[int, int, str]:
+        """(H, W, fit) of the input images."""
         return (*models.sides(self.saved["size"]), self.saved["fit"])
 
     @torch.no_grad()
     def logits(self, images: Tensor, amp: bool) -> Tensor:
-        """float images, normalised, to logits (N, C)."""
+        """Normalised float images (N, 3, H, W) to float32 logits (N, C)."""
         with torch.autocast(images.device.type, enabled=amp):
             return self.net(images).float()
 
 
 def checkpoints_of(argument: str) -> list[Path]:
-    """The files that an argument stands for: itself, best_f1.pt of a run, or those of all its folds."""
+    """The checkpoint files of one RUN_OR_CHECKPOINT: the file itself, the run's best_f1.pt, or one per fold.
+
+    Raises: BadInput if there is none.
+    """
     path = Path(argument)
     if path.is_file():
         return [path]
     if (path / "best_f1.pt").is_file():
         return [path / "best_f1.pt"]
-    folds = sorted(path.glob("fold*/best_f1.pt"), key=lambda file: int(file.parent.name.removeprefix("fold")))
+    files = {file.parent.name.removeprefix("fold"): file for file in path.glob("fold*/best_f1.pt")}
+    folds = [files[number] for number in sorted(filter(str.isdecimal, files), key=int)]
     if not folds:
-        raise FileNotFoundError(f"{argument} is neither a checkpoint nor a run folder with a best_f1.pt")
+        raise BadInput(f"{argument} is not a checkpoint file, and not a run folder with a best_f1.pt")
     if not (path / "folds.csv").is_file():
-        print(f"note: {argument} is not finished: {len(folds)} of its folds are used", file=sys.stderr)
+        print(f"note: the run {argument} is not finished: only {len(folds)} folds are used", file=sys.stderr)
     return folds
 
 
 def load_predictor(path: Path, device: torch.device) -> Predictor:
+    """The network of a checkpoint, on the device and in eval mode.
+
+    Raises: BadInput if the file is not a checkpoint of train.py, or its weights do not fit its network.
+    """
     saved = checkpoint.load(path)
     missing = {"model", "model_name", "classes", "labels", "size", "fit", "mean", "std", "train_counts"} - saved.keys()
     if missing:
-        raise ValueError(f"{path} is no checkpoint for prediction: it lacks {', '.join(sorted(missing))}")
+        raise BadInput(f"{path} is not a checkpoint for prediction: it has no {', '.join(sorted(missing))}")
     saved["size"] = saved["size"] if isinstance(saved["size"], int) else tuple(saved["size"])
     net = models.build_model(saved["model_name"], len(saved["classes"]), saved["size"])
     try:
         net.load_state_dict(saved.pop("model"))
     except RuntimeError as error:
-        raise ValueError(f"{path} does not fit {saved['model_name']}: {str(error).splitlines()[-1].strip()}") from error
+        raise BadInput(f"{path} does not fit {saved['model_name']}: {str(error).splitlines()[-1].strip()}") from error
     return Predictor(path, net.to(device, memory_format=torch.channels_last).eval(), saved)
 
 
 def load_all(arguments: list[str], device: torch.device) -> list[list[Predictor]]:
-    """A list for each argument. All must have the same classes."""
+    """One list of networks per argument. Raises: BadInput if they do not all have the same classes."""
     groups = [[load_predictor(path, device) for path in checkpoints_of(argument)] for argument in arguments]
     first = groups[0][0]
     for predictor in (p for group in groups for p in group):
         if predictor.saved["classes"] != first.saved["classes"]:
-            raise ValueError(
-                f"{predictor.path} and {first.path} have other classes: {predictor.saved['classes'][:5]} and "
-                f"{first.saved['classes'][:5]} ..."
+            classes, expected = ([*map(str, p.saved["classes"])] for p in (predictor, first))
+            raise BadInput(
+                f"{predictor.path} and {first.path} have different classes: {len(classes)} classes "
+                f"({', '.join(classes[:5])} ...) and {len(expected)} classes ({', '.join(expected[:5])} ...)"
             )
     return groups
 
@@ -120,67 +142,79 @@ def load_all(arguments: list[str], device: torch.device) -> list[list[Predictor]
 
 @dataclass
 class Template:
-    """The rows of the submission, as they were read; `label` is the column to fill in."""
+    """The rows of the submission, unchanged, and the column to fill in."""
 
     path: Path | None
     columns: list[str]
     rows: list[dict[str, str]]
-    label: str
-    images: list[str]  # the file of each row
-    image: str  # the column that names it
+    label: str  # the column to fill in
+    images: list[str]  # image file of each row
+    image: str  # the column that names the image
 
 
 def read_template(folder: Path, template: str | None) -> Template:
-    """The template's rows and their images; without one, a row an image, with the columns ID and target.
+    """The rows of the template CSV and their images. Without a template: one row per image, columns ID and target.
 
-    Raises: FileNotFoundError or ValueError that names the file, the column, rows without an image, images without a
-        row in a folder that has images of rows, or an image in two rows.
+    Raises: BadInput that names the file or folder, if
+        - the folder or the template does not exist, or the folder has no image
+        - a row has no image, or two rows have the same image
+        - an image has no row, in a folder where other images have one
     """
     if not folder.is_dir():
-        raise FileNotFoundError(f"{folder} is not a folder")
-    if template:
-        path = Path(template)
-        if not path.is_file():
-            raise FileNotFoundError(f"{template} is not a file")
-    else:
-        places = [place / name for name in TEMPLATES for place in (folder, folder / "eval", folder.parent)]
-        path = next((place for place in places if place.is_file()), None)
-    roots = [folder, folder / "test", folder / "images", folder / "eval" / "images", folder / "test" / "images"]
+        raise BadInput(f"{folder} is not a folder")
+    path = find_template(folder, template)
     if path is None:
         images, _ = data.image_files(folder)
         if not images:
-            raise ValueError(f"{folder} holds no image")
+            raise BadInput(f"{folder} has no images ({', '.join(sorted(data.IMAGE_EXTENSIONS))})")
         rows = [{"ID": Path(image).relative_to(folder).as_posix(), "target": ""} for image in images]
         return Template(None, ["ID", "target"], rows, "target", images, "ID")
     rows = data.read_rows(path)
-    columns = data.columns_of(path, rows)
+    names, columns = list(rows[0]), data.columns_of(path, rows)
     known = [columns[name] for name in data.COLUMNS["image"] if name in columns]
+    roots = [folder, folder / "test", folder / "images", folder / "eval" / "images", folder / "test" / "images"]
     column, root = data.find_images(path, rows[0], known, roots)
-    images = [data.find_file(root, row[column]) for row in rows]
-    absent = [row[column] for row, image in zip(rows, images, strict=True) if image is None]
-    if absent:
-        raise ValueError(f"{path}: {len(absent)} rows have no image in {root}, such as {absent[0]}")
-    if len(set(images)) < len(images):
-        twice = next(image for i, image in enumerate(images) if image in images[:i])
-        raise ValueError(f"{path}: {len(images) - len(set(images))} images are in two rows, such as {twice}")
-    folders = {Path(image).parent for image in images}
-    beside = {
-        str(file) for parent in folders for file in parent.iterdir()
-        if file.suffix.lower() in data.IMAGE_EXTENSIONS and not file.name.startswith(".")
-    }  # fmt: skip
-    others = sorted(beside - set(images))
-    if others:
-        raise ValueError(f"{path}: {len(others)} images beside those of its rows have no row, such as {others[0]}")
+    images = images_of(path, root, [row[column] for row in rows])
     labels = [columns[name] for name in data.COLUMNS["label"] if name in columns]
-    names = list(rows[0])
     if labels or (names[-1] != column and path.name != "test.csv"):
         return Template(path, names, rows, [*labels, names[-1]][0], images, column)
-    rows = [{"ID": str(i)} | row | {"target": ""} for i, row in enumerate(rows)]  # a test.csv has no label to fill in
+    rows = [{"ID": str(i)} | row | {"target": ""} for i, row in enumerate(rows)]  # a test.csv has no label column
     return Template(path, list(rows[0]), rows, "target", images, column)
 
 
+def find_template(folder: Path, template: str | None) -> Path | None:
+    """The template that the user named, or the first of TEMPLATES in the folder, its eval folder or its parent."""
+    if template:
+        if not Path(template).is_file():
+            raise BadInput(f"{template} is not a file")
+        return Path(template)
+    files = [place / name for name in TEMPLATES for place in (folder, folder / "eval", folder.parent)]
+    return next((file for file in files if file.is_file()), None)
+
+
+def images_of(path: Path, root: Path, names: list[str]) -> list[str]:
+    """The image file of each row of the template `path`; `names` are relative to root. Raises: see read_template."""
+    images = [data.find_file(root, name) for name in names]
+    missing = [name for name, image in zip(names, images, strict=True) if image is None]
+    if missing:
+        raise BadInput(f"{path}: {len(missing)} rows have no image file in {root}, such as {missing[0]}")
+    if len(set(images)) < len(images):
+        first = next(image for i, image in enumerate(images) if image in images[:i])
+        raise BadInput(f"{path}: {len(images) - len(set(images))} images are listed twice, such as {first}")
+    found = {
+        str(file)
+        for folder in {Path(image).parent for image in images}
+        for file in folder.iterdir()
+        if file.suffix.lower() in data.IMAGE_EXTENSIONS and not file.name.startswith(".")
+    }
+    extra = sorted(found - set(images))
+    if extra:
+        raise BadInput(f"{path}: {len(extra)} images in the same folders have no row, such as {extra[0]}")
+    return images
+
+
 def write_submission(path: Path, template: Template, labels: list[str]) -> None:
-    """Whole or not at all."""
+    """Writes the template's rows with these labels. The file is complete or not written at all."""
     filled = (row | {template.label: label} for row, label in zip(template.rows, labels, strict=True))
     runs.write_csv(path, template.columns, ([row[column] for column in template.columns] for row in filled))
 
@@ -191,24 +225,29 @@ def write_submission(path: Path, template: Template, labels: list[str]) -> None:
 
 
 def decoded(paths: list[str], shapes: set[tuple[int, int, str]], batch_size: int) -> Iterator[dict[tuple, Tensor]]:
-    """Batches of uint8 (n, 3, H, W) for every (H, W, fit), decoded in threads: one batch in memory, and the next."""
+    """Batches of decoded images: for each (H, W, fit) in shapes a uint8 tensor (n, 3, H, W).
 
-    def one(path: str) -> dict[tuple, np.ndarray] | str:
+    Threads decode the next batch while this one is used, so two batches are in memory.
+
+    Raises: BadInput that lists the images of a batch that cannot be decoded.
+    """
+
+    def decode(path: str) -> dict[tuple, np.ndarray] | str:
         try:
             image = pixels.decode_file(path)
             return {shape: pixels.fitted(image, *shape) for shape in shapes}
-        except Exception as error:  # whatever a decoder says of a broken file is for the list
-            return f"\n  {path}: {pixels.describe_error(error)}"
+        except Exception as error:  # decoders raise many kinds of exceptions: all are listed
+            return f"{path}: {pixels.describe_error(error)}"
 
     with ThreadPoolExecutor() as pool:
         batches = [paths[start : start + batch_size] for start in range(0, len(paths), batch_size)]
-        coming = [pool.submit(one, path) for path in batches[0]] if batches else []
-        for batch in [*batches[1:], []]:
-            now, coming = coming, [pool.submit(one, path) for path in batch]
-            results = [future.result() for future in now]
+        pending = [pool.submit(decode, path) for path in batches[0]] if batches else []
+        for next_batch in [*batches[1:], []]:
+            current, pending = pending, [pool.submit(decode, path) for path in next_batch]
+            results = [future.result() for future in current]
             bad = [result for result in results if isinstance(result, str)]
             if bad:
-                raise ValueError(f"{len(bad)} of {len(now)} images in one batch cannot be decoded:" + "".join(bad[:20]))
+                raise BadInput(f"{len(bad)} of {len(results)} images in one batch cannot be decoded:" + listed(bad))
             yield {
                 shape: torch.from_numpy(np.stack([result[shape] for result in results])).permute(0, 3, 1, 2)
                 for shape in shapes
@@ -218,7 +257,7 @@ def decoded(paths: list[str], shapes: set[tuple[int, int, str]], batch_size: int
 def predict_probs(
     groups: list[list[Predictor]], paths: list[str], batch_size: int, device: torch.device, tta: str, amp: bool
 ) -> np.ndarray:
-    """float32 (A, N, C): for each of A groups the mean of its networks' probabilities over the views of each image."""
+    """float32 (A, N, C): the probabilities of each of A groups, averaged over its networks and the views `tta`."""
     C = len(groups[0][0].saved["classes"])
     probs, done = np.zeros((len(groups), len(paths), C), np.float32), 0
     shapes = {predictor.shape for group in groups for predictor in group}
@@ -229,8 +268,8 @@ def predict_probs(
                 total = torch.zeros(n, C, device=device)
                 for predictor in group:
                     images, saved = batch[predictor.shape].to(device), predictor.saved
-                    made = augment.views(augment.normalize(images, saved["mean"], saved["std"]), tta)
-                    total += sum(predictor.logits(view, amp).softmax(1) for view in made) / len(made)
+                    views = augment.views(augment.normalize(images, saved["mean"], saved["std"]), tta)
+                    total += sum(predictor.logits(view, amp).softmax(1) for view in views) / len(views)
                 probs[g, done : done + n] = (total / len(group)).cpu().numpy()
             done += n
             bar.update(n)
@@ -238,7 +277,7 @@ def predict_probs(
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# Decisions that are tried on validation first
+# Changes that are measured on validation before they are used
 # ---------------------------------------------------------------------------------------------------------------------
 
 
@@ -247,27 +286,30 @@ def macro_f1(probs: np.ndarray, targets: np.ndarray) -> float:
 
 
 def validation_of(arguments: list[str]) -> list[dict[str, np.ndarray]]:
-    """paths, targets and probs of each argument's validation images (of all its folds).
+    """paths, targets and probs of the validation images of each argument; of several folds, all of them.
 
-    ValueError for a checkpoint that is no best_f1.pt: what a run keeps of its validation is that model's alone.
+    Raises: BadInput for a checkpoint other than best_f1.pt, or without its run folder.
     """
     found = []
     for argument in arguments:
-        checkpoints, loaded = checkpoints_of(argument), []
-        for path in checkpoints:
+        parts = []
+        for path in checkpoints_of(argument):
             if path.name != "best_f1.pt":
-                raise ValueError(f"{path}: what it says of validation images is known of best_f1.pt alone")
-            part = path.with_name("val_probs.npz")
-            if not part.is_file():
-                raise FileNotFoundError(f"{part} is not there: validation can only be had from run folders")
-            loaded.append(runs.read_predictions(part))
+                raise BadInput(f"{path}: validation predictions are stored only for best_f1.pt")
+            file = path.with_name("val_probs.npz")
+            if not file.is_file():
+                raise BadInput(f"{file} does not exist: validation predictions are read from the run folder")
+            parts.append(runs.read_predictions(file))
         keys = ("paths", "targets", "probs")
-        found.append({key: np.concatenate([getattr(part, key) for part in loaded]) for key in keys})
+        found.append({key: np.concatenate([getattr(part, key) for part in parts]) for key in keys})
     return found
 
 
 def adjust_prior(probs: np.ndarray, train_counts: list[int], tau: float) -> np.ndarray:
-    """softmax(log p - tau log prior), the post-hoc logit adjustment of Menon et al. 2020 (arXiv:2007.07314)."""
+    """softmax(log p - tau log prior): the post-hoc logit adjustment of Menon et al. 2020 (arXiv:2007.07314).
+
+    float32 (N, C) of probs (N, C). The prior is the share of each class in the training images.
+    """
     prior = np.maximum(np.array(train_counts, dtype=np.float64), 1)
     log_p = np.log(np.maximum(probs.astype(np.float64), 1e-30)) - tau * np.log(prior / prior.sum())
     p = np.exp(log_p - log_p.max(1, keepdims=True))
@@ -275,7 +317,7 @@ def adjust_prior(probs: np.ndarray, train_counts: list[int], tau: float) -> np.n
 
 
 def try_first(name: str, before: np.ndarray, after: np.ndarray, targets: np.ndarray, force: bool) -> bool:
-    """Whether a change helps macro F1 on validation, said in one line; with `force` it is used all the same."""
+    """Whether to use a change: if it raises macro F1 on the validation images, or with `force`. Prints one line."""
     old, new = macro_f1(before, targets), macro_f1(after, targets)
     use = new > old or force
     verdict = "used" if new > old else "does not help, used because of --force" if force else "does not help, not used"
@@ -284,46 +326,53 @@ def try_first(name: str, before: np.ndarray, after: np.ndarray, targets: np.ndar
 
 
 def choose_tta(
-    options: argparse.Namespace, groups: list[list[Predictor]], device: torch.device, amp: bool
-) -> Callable[[list[str]], np.ndarray]:
-    """What predicts (A, N, C) with the views asked for, if they help each fold on its own validation images."""
+    tta: str, groups: list[list[Predictor]], batch_size: int, device: torch.device, amp: bool, force: bool
+) -> str:
+    """The views to use: `tta` if they raise macro F1, each network measured on its own validation images; or "none".
 
-    def plain(paths: list[str], tta: str = "none") -> np.ndarray:
-        return predict_probs(groups, paths, options.batch_size, device, tta, amp)
-
-    if options.tta == "none":
-        return plain
-    if options.force:
-        print(f"--tta {options.tta}: not measured, used because of --force")
-        return lambda paths: plain(paths, options.tta)
-    with blaming("--tta"):
-        before, after, targets = [], [], []
-        for group in groups:
-            for predictor in group:
-                val = validation_of([str(predictor.path)])[0]
-                paths = val["paths"].tolist()
-                before.append(val["probs"])  # what the run itself said, without views
-                after.append(predict_probs([[predictor]], paths, options.batch_size, device, options.tta, amp)[0])
-                targets.append(val["targets"])
-    use = try_first(f"--tta {options.tta}", *map(np.concatenate, (before, after, targets)), force=False)
-    return (lambda paths: plain(paths, options.tta)) if use else plain
+    Raises: BadInput if a network's images are not square and the views need it, or validation predictions are missing.
+    """
+    predictors = [predictor for group in groups for predictor in group]
+    for predictor in predictors:
+        H, W, _ = predictor.shape
+        if tta in ("rot4", "d4") and H != W:
+            raise BadInput(f"{tta} needs square images, but {predictor.path} has {H} x {W}: choose flip or crops")
+    if tta == "none":
+        return "none"
+    if force:
+        print(f"--tta {tta}: not measured, used because of --force")
+        return tta
+    before, after, targets = [], [], []
+    for predictor in predictors:
+        val = validation_of([str(predictor.path)])[0]
+        before.append(val["probs"])  # of the run itself, without views
+        after.append(predict_probs([[predictor]], val["paths"].tolist(), batch_size, device, tta, amp)[0])
+        targets.append(val["targets"])
+    use = try_first(f"--tta {tta}", *map(np.concatenate, (before, after, targets)), force=False)
+    return tta if use else "none"
 
 
 def common_validation(arguments: list[str]) -> tuple[np.ndarray, np.ndarray]:
-    """(A, N, C) probabilities and (N,) targets of the validation images that all arguments have: the same for each."""
+    """Probabilities (A, N, C) and targets (N,) of the validation images, which must be the same for all arguments.
+
+    Raises: BadInput if they are not.
+    """
     parts = validation_of(arguments)
-    order = [np.argsort(part["paths"]) for part in parts]
-    for argument, part, own in zip(arguments, parts, order, strict=True):
-        if not np.array_equal(part["paths"][own], parts[0]["paths"][order[0]]):
-            raise ValueError(f"{argument} and {arguments[0]} were validated on other images: weights need the same")
-    probs = np.stack([part["probs"][own] for part, own in zip(parts, order, strict=True)])
-    return probs, parts[0]["targets"][order[0]]
+    orders = [np.argsort(part["paths"]) for part in parts]
+    for argument, part, order in zip(arguments, parts, orders, strict=True):
+        if not np.array_equal(part["paths"][order], parts[0]["paths"][orders[0]]):
+            raise BadInput(
+                f"{argument} and {arguments[0]} have different validation images: use runs with the same data, "
+                "--seed and split"
+            )
+    probs = np.stack([part["probs"][order] for part, order in zip(parts, orders, strict=True)])
+    return probs, parts[0]["targets"][orders[0]]
 
 
 def blend_weights(probs: np.ndarray, targets: np.ndarray, rounds: int = 200) -> np.ndarray:
-    """(A,) weights >= 0 that sum to 1 and maximise the likelihood of targets (N,) under the mixture of probs (A, N, C).
+    """(A,) weights >= 0 with sum 1 that maximise the likelihood of targets (N,) under the mixture of probs (A, N, C).
 
-    The problem is convex; expectation maximisation, w_a <- mean of w_a p_a / sum_b w_b p_b, never makes it worse.
+    The problem is convex. Expectation maximisation never makes it worse: w_a <- mean of w_a p_a / sum_b w_b p_b.
     """
     p = probs[:, np.arange(len(targets)), targets].astype(np.float64).clip(1e-12)  # (A, N) of the true class
     w = np.full(len(p), 1 / len(p))
@@ -333,64 +382,126 @@ def blend_weights(probs: np.ndarray, targets: np.ndarray, rounds: int = 200) -> 
     return w
 
 
+def f1_of_counts(tp: np.ndarray, predicted: np.ndarray, support: np.ndarray) -> np.ndarray:
+    """(B,) macro F1 of counts (B, C): true positives, predicted as c; support (C,)."""
+    return metrics._score("f1", "macro", *map(torch.from_numpy, (tp, predicted, support))).numpy()
+
+
 def fit_bias(log_p: np.ndarray, targets: np.ndarray, sweeps: int = 3) -> np.ndarray:
-    """(C,) biases b that raise the macro F1 of argmax(log_p + b), one class after the other, the smallest of equals."""
+    """(C,) biases b that raise the macro F1 of argmax(log_p + b), fitted one class at a time.
+
+    Each bias is one of 41 values from -2 to 2; of equally good ones, the one closest to 0. log_p (N, C), targets (N,).
+    """
     C = log_p.shape[1]
     bias, support = np.zeros(C), np.bincount(targets, minlength=C)
     candidates = np.array(sorted(np.linspace(-2, 2, 41), key=abs))
-
-    def f1(predicted: np.ndarray) -> float:
-        tp = np.bincount(targets[predicted == targets], minlength=C)
-        return (2 * tp / np.maximum(support + np.bincount(predicted, minlength=C), 1)).mean()
-
+    tp, predicted = np.zeros((2, len(candidates) + 1, C), np.int64)
     for _ in range(sweeps):
         for c in np.flatnonzero(support):
             scores = log_p + bias
             scores[:, c] = -np.inf
             best_other, other = scores.max(1), scores.argmax(1)
-            tried = [f1(np.where(log_p[:, c] + b > best_other, c, other)) for b in candidates]
-            if max(tried) > f1(np.where(log_p[:, c] + bias[c] > best_other, c, other)) + 1e-9:
+            for i, b in enumerate([*candidates, bias[c]]):
+                preds = np.where(log_p[:, c] + b > best_other, c, other)
+                tp[i] = np.bincount(targets[preds == targets], minlength=C)
+                predicted[i] = np.bincount(preds, minlength=C)
+            *tried, current = f1_of_counts(tp, predicted, support)
+            if max(tried) > current + 1e-9:
                 bias[c] = candidates[int(np.argmax(tried))]
     return bias
 
 
 def tune_bias(probs: np.ndarray, targets: np.ndarray, force: bool, seed: int = 0) -> np.ndarray:
-    """(C,) biases on log-probabilities, zeros unless they help where they were not fitted.
+    """(C,) biases to add to log-probabilities, for probs (N, C) and targets (N,); zeros if they do not help.
 
-    Each half of the images is judged with the biases fitted on the other half, so the macro F1 that is printed is an
-    honest one; what is returned is the mean of both fits.
+    Cross-fitted: biases are fitted on each half of the images and measured on the other half, so the printed macro F1
+    is not too optimistic. The result is the mean of the two fits.
     """
     log_p, N = np.log(probs.astype(np.float64).clip(1e-12)), len(targets)
     order = np.lexsort((np.random.default_rng(seed).random(N), targets))
     half = np.empty(N, dtype=bool)
     half[order] = np.arange(N) % 2 == 0  # every class in both halves
     fits = [fit_bias(log_p[half], targets[half]), fit_bias(log_p[~half], targets[~half])]
-    honest = np.where(half[:, None], log_p + fits[1], log_p + fits[0])
-    for what, scores in (("without", log_p), ("with, cross-fitted", honest)):
+    cross_fitted = np.where(half[:, None], log_p + fits[1], log_p + fits[0])
+    for name, scores in (("without biases", log_p), ("with cross-fitted biases", cross_fitted)):
         matrix = metrics.ConfusionMatrix(probs.shape[1]).update(scores.argmax(1), targets)
         low, high = matrix.f1_interval()
-        print(f"--tune-bias {what}: macro F1 {matrix.f1():.4f} (95 % interval {low:.4f} to {high:.4f})")
-    return np.mean(fits, 0) if try_first("--tune-bias", log_p, honest, targets, force) else np.zeros(probs.shape[1])
+        print(f"--tune-bias {name}: macro F1 {matrix.f1():.4f} (95 % interval {low:.4f} to {high:.4f})")
+    use = try_first("--tune-bias", log_p, cross_fitted, targets, force)
+    return np.mean(fits, 0) if use else np.zeros(probs.shape[1])
+
+
+def add_bias(probs: np.ndarray, bias: np.ndarray) -> np.ndarray:
+    """float32 (N, C): softmax(log p + bias) of probs (N, C) and bias (C,)."""
+    scaled = probs * np.exp(bias - bias.max())
+    return (scaled / scaled.sum(1, keepdims=True)).astype(np.float32)
+
+
+def weigh(
+    arguments: list[str],
+    probs: np.ndarray,
+    train_counts: list[int],
+    blend: bool = False,
+    prior_adjust: float | None = None,
+    tune: bool = False,
+    force: bool = False,
+) -> np.ndarray:
+    """Probabilities (A, N, C) of A arguments into one (N, C): mean or blend, then prior adjustment, then biases.
+
+    Each change is measured on the validation images that the arguments have in common, before it is used.
+
+    Raises: BadInput if it cannot be measured.
+    """
+    is_measured = blend or tune or (prior_adjust is not None and not force)
+    weights, targets = np.full(len(probs), 1 / len(probs)), np.zeros(0, np.int64)
+    if is_measured:
+        val_probs, targets = common_validation(arguments)
+    if blend:
+        fitted = blend_weights(val_probs, targets)
+        for argument, weight, own_probs in zip(arguments, fitted, val_probs, strict=True):
+            print(f"--blend: weight {weight:.3f}, macro F1 alone {macro_f1(own_probs, targets):.4f}, {argument}")
+        before, after = val_probs.mean(0), np.tensordot(fitted, val_probs, 1)
+        weights = fitted if try_first("--blend", before, after, targets, force) else weights
+    probs = np.tensordot(weights, probs, 1)
+    val = np.tensordot(weights, val_probs, 1) if is_measured else None
+    if prior_adjust is not None:
+        name, use = f"--prior-adjust {prior_adjust:g}", True
+        if is_measured:
+            after = adjust_prior(val, train_counts, prior_adjust)
+            use = try_first(name, val, after, targets, force)
+            val = after if use else val
+        probs = adjust_prior(probs, train_counts, prior_adjust) if use else probs
+    if tune:
+        probs = add_bias(probs, tune_bias(val, targets, force))
+    return probs
 
 
 def refine(
     probs: np.ndarray, saved: dict[str, Any], child_probs: np.ndarray, child: dict[str, Any], when: str
 ) -> tuple[np.ndarray, dict[str, Any]]:
-    """The parent's probability of a group of classes, shared out as the child says; and the classes that come of it.
+    """The parent's probability of a group of classes, divided among them by the child.
 
-    p(c) = p_parent(group) p_child(c). The parent has the group as one class (--merge) or as its single classes.
+    p(c) = p_parent(group) p_child(c). The parent has the group as one class (--merge) or as single classes.
+
+    Args:
+        probs, saved: parent probabilities (N, C), and the contents of its checkpoint.
+        child_probs, child: the same of the run that was trained on the group alone (--only).
+        when: the classes of the group, separated by commas.
+    Returns: the new probabilities, and `saved` with the new classes and labels.
+    Raises: BadInput if `when` is not the child's classes, or the parent does not have them.
     """
     chosen = [word.strip() for word in when.split(",")]
     by = next((by for by in ("labels", "classes") if set(chosen) == set(child[by])), None)
     if by is None:
-        raise ValueError(f"{when!r} are not the classes of the child, {', '.join(child['labels'])}")
+        raise BadInput(f"{when!r} are not the classes of the --refine run, which are {', '.join(child['labels'])}")
     merged = "+".join(child[by])
     if merged in saved[by]:
         group = [saved[by].index(merged)]
     elif set(chosen) <= set(saved[by]):
         group = [saved[by].index(name) for name in child[by]]
     else:
-        raise ValueError(f"the parent has neither a class {merged!r} nor all of {when}: {', '.join(saved[by][:20])}")
+        known = listed([str(name) for name in saved[by]])
+        raise BadInput(f"RUN_OR_CHECKPOINT has neither a merged class {merged!r} nor all of {when}; it has:{known}")
     rest = [c for c in range(len(saved[by])) if c not in group]
     within = probs[:, group].sum(1, keepdims=True) * child_probs
     names = {key: [saved[key][c] for c in rest] + list(child[key]) for key in ("classes", "labels")}
@@ -398,41 +509,54 @@ def refine(
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# Scoring against a file of answers
+# Scoring with known labels
 # ---------------------------------------------------------------------------------------------------------------------
 
 
-def score(answers: str, template: Template, probs: np.ndarray, saved: dict[str, Any]) -> None:
-    """Macro F1, accuracy, F1 of each class, and the most confused pairs with their files."""
-    rows = data.read_rows(Path(answers))
+def read_answers(answers: str, template: Template, saved: dict[str, Any]) -> tuple[np.ndarray, np.ndarray]:
+    """(K,) the template's rows that have a label in the CSV `answers`, and (K,) their class numbers.
+
+    Rows are matched by the image column, or by another column of the template.
+
+    Raises: BadInput if they cannot be matched, or a label is not a class of the model.
+    """
+    answer_rows = data.read_rows(Path(answers))
     names = [template.image, *(name for name in template.columns if name not in (template.image, template.label))]
-    key = next((name for name in names if name in rows[0]), None)
-    label = template.label if template.label in rows[0] else list(rows[0])[-1]
+    key = next((name for name in names if name in answer_rows[0]), None)
+    label = template.label if template.label in answer_rows[0] else list(answer_rows[0])[-1]
     if key is None or label == key:
-        raise ValueError(f"{answers} has the columns {list(rows[0])}: one of {template.columns} and a label are needed")
-    truth = {row[key]: row[label].strip() for row in rows}
-    if len(truth) < len(rows) or len({row[key] for row in template.rows}) < len(template.rows):
-        raise ValueError(f"{answers}: column {key} does not tell the rows apart")
-    names = saved["labels"] if set(truth.values()) <= set(saved["labels"]) else saved["classes"]
-    unknown = sorted(set(truth.values()) - set(names))
+        needed = f"it needs one of {', '.join(names)}, and a label column"
+        raise BadInput(f"{answers} has the columns {', '.join(answer_rows[0])}: {needed}")
+    truth = {row[key]: row[label].strip() for row in answer_rows}
+    if len(truth) < len(answer_rows) or len({row[key] for row in template.rows}) < len(template.rows):
+        raise BadInput(f"{answers}: column {key} has equal values in several rows, so rows cannot be matched by it")
+    classes = saved["labels"] if set(truth.values()) <= set(saved["labels"]) else saved["classes"]
+    unknown = sorted(set(truth.values()) - set(classes))
     if unknown:
-        raise ValueError(f"{answers}: {unknown[0]!r} is no class")
-    kept = [i for i, row in enumerate(template.rows) if row[key] in truth]
-    if not kept:
-        raise ValueError(f"{answers}: none of its {len(truth)} rows is in the template (column {key})")
-    targets = np.array([names.index(truth[template.rows[i][key]]) for i in kept])
-    probs, predicted, classes = probs[kept], probs[kept].argmax(1), saved["classes"]
+        known = listed([str(name) for name in classes])
+        raise BadInput(f"{answers}: {unknown[0]!r} in column {label} is not a class of the model; it has:{known}")
+    rows = [i for i, row in enumerate(template.rows) if row[key] in truth]
+    if not rows:
+        raise BadInput(f"{answers}: none of its {len(truth)} rows is in the template (matched by column {key})")
+    return np.array(rows), np.array([classes.index(truth[template.rows[i][key]]) for i in rows])
+
+
+def score(answers: str, template: Template, probs: np.ndarray, saved: dict[str, Any]) -> dict[str, float]:
+    """Prints macro F1, accuracy, the scores of each class, and the most confused classes. Returns the first two."""
+    rows, targets = read_answers(answers, template, saved)
+    probs, predicted, classes = probs[rows], probs[rows].argmax(1), saved["classes"]
     matrix = metrics.ConfusionMatrix(len(classes)).update(predicted, targets)
     low, high = matrix.f1_interval()
-    print(f"\n{len(kept):,} of {len(template.rows):,} images have an answer")
+    print(f"\n{len(rows):,} of {len(template.rows):,} images have a label in {answers}")
     print(f"macro F1 {matrix.f1():.4f} (95 % interval {low:.4f} to {high:.4f}), accuracy {matrix.accuracy():.4f}")
     print(matrix.report(classes))
-    print("most confused, true -> predicted, and the worst file of each:")
+    print("most confused, true -> predicted, and the image with the most confident error:")
     for target, wrong, count in matrix.most_confused(5):
-        those = np.flatnonzero((targets == target) & (predicted == wrong))
-        worst = those[probs[those, wrong].argmax()]
-        file, confidence = template.images[kept[worst]], probs[worst, wrong]
+        errors = np.flatnonzero((targets == target) & (predicted == wrong))
+        worst = errors[probs[errors, wrong].argmax()]
+        file, confidence = template.images[rows[worst]], probs[worst, wrong]
         print(f"{count:6d}  {classes[target]} -> {classes[wrong]}  {file} ({confidence:.2f})")
+    return {"macro_f1": matrix.f1(), "accuracy": matrix.accuracy()}
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -440,111 +564,107 @@ def score(answers: str, template: Template, probs: np.ndarray, saved: dict[str, 
 # ---------------------------------------------------------------------------------------------------------------------
 
 
-def parse_options(argv: list[str] | None = None) -> argparse.Namespace:
+def make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        usage="python predict.py RUN_OR_CHECKPOINT ... --data TEST [OPTION ...]", description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False,
-    )  # fmt: skip
-    add = parser.add_argument
-    add("runs", nargs="+", metavar="RUN_OR_CHECKPOINT", help="run folders or checkpoint files; their mean is predicted")
-    add("--data", required=True, help="folder of the test images, or a competition folder")
-    add("--template", help=f"CSV whose rows and columns to keep (default {', '.join(TEMPLATES)} in or beside --data)")
-    add("--out", default="submission.csv", help="the file to write (default %(default)s)")
-    add("--probs", metavar="FILE.npz", help="also write paths, classes and probs (N, C)")
-    add("--answers", metavar="CSV", help="score against these labels, in the template's columns")
-    add("--tta", choices=augment.VIEWS, default="none", help="views to average, if they help on validation")
-    add("--prior-adjust", type=float, metavar="TAU", help="take TAU times the training classes' log share off, e.g. 1")
-    add("--tune-bias", action="store_true", help="add to each class what raises macro F1 on validation, cross-fitted")
-    add("--blend", action="store_true", help="weigh the runs by their likelihood on their common validation images")
-    add("--refine", metavar="CHILD", help="run of --only CLASSES that decides inside a group of classes")
-    add("--when", metavar="CLASSES", help="the group that --refine decides in, e.g. 3,7,14")
-    add("--force", action="store_true", help="use --tta, --blend, --prior-adjust, --tune-bias though they do not help")
-    add("--batch-size", type=int, default=64, help="images at a time (default 64)")
+        usage="python predict.py RUN_OR_CHECKPOINT ... --data TEST [OPTION ...]",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("runs", nargs="+", metavar="RUN_OR_CHECKPOINT", help="run folders or checkpoint files")
+    group = parser.add_argument_group("files")
+    add = group.add_argument
+    add("--data", required=True, metavar="TEST", help="folder of the test images, or a competition folder")
+    add("--template", metavar="CSV", help="template of the submission (default: a template in or next to TEST)")
+    add("--out", metavar="CSV", default="submission.csv", help="submission file to write (default %(default)s)")
+    add("--probs", metavar="FILE.npz", help="also write the image paths, classes and probabilities (N, C)")
+    add("--answers", metavar="CSV", help="print scores against the true labels in this CSV")
+
+    about = "measured on the validation images first, used only if macro F1 rises"
+    group = parser.add_argument_group("improvements", about)
+    add = group.add_argument
+    add("--tta", choices=augment.VIEWS, default="none", help="test-time augmentation: average over these views")
+    add("--blend", action="store_true", help="weighted mean of the runs, fitted by maximum likelihood")
+    add("--prior-adjust", type=float, metavar="TAU", help="post-hoc logit adjustment: subtract TAU x log(class prior)")
+    add("--tune-bias", action="store_true", help="add a bias to each class's log-probability, tuned for macro F1")
+    add("--force", action="store_true", help="use the options above even if macro F1 does not rise")
+
+    group = parser.add_argument_group("two stages", "a second run decides between a few classes")
+    add = group.add_argument
+    add("--refine", metavar="CHILD", help="the second run, trained with --only CLASSES")
+    add("--when", metavar="CLASSES", help="the classes that it decides between, e.g. 3,7,14")
+
+    group = parser.add_argument_group("run")
+    add = group.add_argument
+    add("--batch-size", type=int, default=64, metavar="N", help="images per batch (default %(default)s)")
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    add("--device", default=device, help="cpu, cuda or cuda:1 (default %(default)s)")
+    add("--device", default=device, help="cpu, cuda or cuda:NUMBER (default %(default)s)")
+    return parser
+
+
+def parse_options(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """Options that are checked: a wrong value is one line that names its flag, and exit code 2."""
+    parser = make_parser()
     options = parser.parse_args(argv)
     if options.batch_size < 1:
         parser.error(f"--batch-size must be at least 1, got {options.batch_size}")
     if bool(options.refine) != bool(options.when):
-        parser.error("--refine CHILD and --when CLASSES go together")
+        parser.error("--refine CHILD and --when CLASSES must be given together")
     if options.blend and len(options.runs) < 2:
-        parser.error("--blend needs two runs or more")
+        parser.error("--blend needs at least two runs")
     for flag, file in (("--out", options.out), ("--probs", options.probs)):
         if file and Path(file).is_dir():
-            parser.error(f"{flag} {file} is a folder")
+            parser.error(f"{flag} {file} is a folder: give a file name")
         if file and not Path(file).parent.is_dir():
-            parser.error(f"{flag} {file}: there is no folder {Path(file).parent}")
+            parser.error(f"{flag} {file}: the folder {Path(file).parent} does not exist")
     if options.prior_adjust is not None and not math.isfinite(options.prior_adjust):
-        parser.error(f"--prior-adjust must be a number, got {options.prior_adjust}")
+        parser.error(f"--prior-adjust must be a finite number, got {options.prior_adjust}")
     return options
 
 
-def weigh(options: argparse.Namespace, each: np.ndarray, train_counts: list[int]) -> np.ndarray:
-    """(A, N, C) to (N, C): the mean or the blend, then prior and bias, each tried on validation before it is used."""
-    is_tried = options.blend or options.tune_bias or (options.prior_adjust is not None and not options.force)
-    weights, targets = np.full(len(each), 1 / len(each)), np.zeros(0, np.int64)
-    if is_tried:
-        with blaming("validation"):
-            val_each, targets = common_validation(options.runs)
-    if options.blend:
-        fitted = blend_weights(val_each, targets)
-        for run, weight, own in zip(options.runs, fitted, val_each, strict=True):
-            print(f"--blend: weight {weight:.3f}, macro F1 alone {macro_f1(own, targets):.4f}, {run}")
-        before, after = val_each.mean(0), np.tensordot(fitted, val_each, 1)
-        weights = fitted if try_first("--blend", before, after, targets, options.force) else weights
-    probs = np.tensordot(weights, each, 1)
-    val = np.tensordot(weights, val_each, 1) if is_tried else None
-    if options.prior_adjust is not None:
-        name, use = f"--prior-adjust {options.prior_adjust:g}", True
-        if is_tried:
-            after = adjust_prior(val, train_counts, options.prior_adjust)
-            use = try_first(name, val, after, targets, options.force)
-            val = after if use else val
-        probs = adjust_prior(probs, train_counts, options.prior_adjust) if use else probs
-    if options.tune_bias:
-        probs = add_bias(probs, tune_bias(val, targets, options.force))
-    return probs
+def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
+    """Predicts and writes the submission. In a notebook: predict.main(["runs/NAME", "--data", "TEST"])
 
-
-def add_bias(probs: np.ndarray, bias: np.ndarray) -> np.ndarray:
-    scaled = probs * np.exp(bias - bias.max())
-    return (scaled / scaled.sum(1, keepdims=True)).astype(np.float32)
-
-
-def main(argv: list[str] | None = None) -> None:
+    Returns: "out", the file; "rows", their number; with --answers also "macro_f1" and "accuracy".
+    """
     options = parse_options(argv)
     for stream in (sys.stdout, sys.stderr):
-        stream.reconfigure(errors="backslashreplace")  # a file name may hold bytes that are no text
+        if hasattr(stream, "reconfigure"):  # not in Jupyter
+            stream.reconfigure(errors="backslashreplace")  # a file name may have bytes that are not valid text
     with blaming("--device"):
-        try:
-            device = torch.empty(0, device=options.device).device
-        except (RuntimeError, AssertionError) as error:
-            raise ValueError(f"{options.device!r} cannot be used here") from error
+        device = cli.usable_device(options.device)
     with blaming("--template" if options.template else "--data"):
         template = read_template(Path(options.data), options.template)
-    with blaming("checkpoints"):
+    with blaming("RUN_OR_CHECKPOINT"):
         groups = load_all(options.runs, device)
-    saved, amp = groups[0][0].saved, device.type == "cuda"
-    print(f"{len(template.rows):,} images; {sum(map(len, groups))} networks, {len(saved['classes'])} classes")
-    predict = choose_tta(options, groups, device, amp)
+    saved, amp, batch_size = groups[0][0].saved, device.type == "cuda", options.batch_size
+    networks = sum(map(len, groups))
+    print(f"{len(template.rows):,} images, {len(saved['classes'])} classes, checkpoints used: {networks}")
+    with blaming("--tta"):
+        tta = choose_tta(options.tta, groups, batch_size, device, amp, options.force)
     with blaming("--data"):
-        each = predict(template.images)  # (A, N, C)
-    probs = weigh(options, each, saved["train_counts"])
+        probs = predict_probs(groups, template.images, batch_size, device, tta, amp)  # (A, N, C)
+    changes = (options.blend, options.prior_adjust, options.tune_bias, options.force)
+    is_given = (options.blend, options.prior_adjust is not None, options.tune_bias)
+    with blaming(", ".join(compress(("--blend", "--prior-adjust", "--tune-bias"), is_given))):
+        probs = weigh(options.runs, probs, saved["train_counts"], *changes)  # (N, C)
     if options.refine:
         with blaming("--refine"):
             children = load_all([options.refine], device)
-            shares = predict_probs(children, template.images, options.batch_size, device, "none", amp)[0]
+            child_probs = predict_probs(children, template.images, batch_size, device, "none", amp)[0]
         with blaming("--when"):
-            probs, saved = refine(probs, saved, shares, children[0][0].saved, options.when)
+            probs, saved = refine(probs, saved, child_probs, children[0][0].saved, options.when)
     with blaming("--out"):
         write_submission(Path(options.out), template, [saved["labels"][c] for c in probs.argmax(1)])
+    result = {"out": options.out, "rows": len(template.rows)}
     print(f"{options.out}: {len(template.rows):,} rows, column {template.label} filled in")
     if options.probs:
         with blaming("--probs"), checkpoint.replacing(options.probs) as file:
             np.savez(file, paths=np.array(template.images), classes=np.array(saved["classes"]), probs=probs)
     if options.answers:
         with blaming("--answers"):
-            score(options.answers, template, probs, saved)
+            result |= score(options.answers, template, probs, saved)
+    return result
 
 
 if __name__ == "__main__":
