@@ -2,6 +2,7 @@
 
     config.json          command, options, classes, images of each class, versions; before the first epoch
     log.csv              a row an epoch, LOG_COLUMNS
+    updates.csv          one row per optimizer update, UPDATE_COLUMNS; updates are counted from 1 over the whole run
     best_f1.pt, best_loss.pt, last.pt   see checkpoint.py
     val_predictions.csv  what best_f1.pt says of the validation images, for people
     val_probs.npz        the same as numbers: paths, targets, probs
@@ -46,6 +47,7 @@ LOG_COLUMNS = (
     "epoch", "lr", "train_loss", "train_ce", "val_loss", "val_ce", "val_f1", "val_f1_present", "val_accuracy",
     "skipped_steps", "nonfinite_steps", "images_per_second", "seconds",
 )  # fmt: skip
+UPDATE_COLUMNS = ("epoch", "update", "lr", "loss", "grad_norm")
 LEAK_COLUMNS = ("what", "validation", "validation_class", "training", "training_class")
 
 
@@ -188,10 +190,27 @@ class Run:
 
     @cached_property
     def predictions(self) -> Predictions | None:
-        """Of the validation images, or of all images out of fold; read when asked for. ValueError if damaged."""
+        """Of the validation images, or of all images out of fold; read when asked for. BadInput if damaged."""
         files = (self.folder / name for name in ("oof.npz", "val_probs.npz"))
         file = next((file for file in files if file.is_file()), None)
         return read_predictions(file) if file else None
+
+    @cached_property
+    def updates(self) -> dict[str, list[float]] | None:
+        """The columns of updates.csv by name, one number per optimizer update. None if there is no such file (old run).
+
+        A last line without its end, left by a kill, is ignored. BadInput if the file is damaged elsewhere.
+        """
+        file = self.folder / "updates.csv"
+        if not file.is_file():
+            return None
+        try:
+            text = file.read_text("utf-8")
+            rows = list(csv.DictReader(text[: text.rfind("\n") + 1].splitlines()))
+            return {name: [float(row[name]) for row in rows] for name in UPDATE_COLUMNS}
+        except (ValueError, TypeError, KeyError, csv.Error) as error:
+            columns = ", ".join(UPDATE_COLUMNS)
+            raise BadInput(f"{file} is damaged: every line must have a number for each of {columns}") from error
 
     @property
     def options(self) -> dict[str, Any]:
@@ -210,7 +229,7 @@ class Run:
 
 
 def read(folder: str | Path) -> Run:
-    """Reads what there is. Raises: ValueError if it is no run folder, or something in it is not readable."""
+    """Reads what there is. Raises: BadInput if it is no run folder, or something in it is not readable."""
     folder = Path(folder)
     config, log = read_config(folder), []
     try:
@@ -218,32 +237,32 @@ def read(folder: str | Path) -> Run:
             with open(folder / "log.csv", newline="", encoding="utf-8") as file:
                 log = [{key: float(value) for key, value in row.items()} for row in csv.DictReader(file)]
     except (ValueError, TypeError, OSError) as error:
-        raise ValueError(f"{folder} is no readable run: {error}") from error
+        raise BadInput(f"{folder} is no readable run: {error}") from error
     inner = sorted(folder.glob("fold*/config.json"), key=lambda path: int(path.parent.name.removeprefix("fold")))
     return Run(folder, config, log, [read(path.parent) for path in inner])
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    """ValueError if there is none, or it is damaged."""
+    """BadInput if there is none, or it is damaged."""
     file = folder / "config.json"
     if not file.is_file():
-        raise ValueError(f"{folder} is no run folder: there is no {file}")
+        raise BadInput(f"{folder} is no run folder: there is no {file}")
     try:
         config = json.loads(file.read_text("utf-8", "surrogateescape"))
         lacking = {"options", "classes", "data", "command", "versions"} - config.keys()
     except (ValueError, AttributeError, OSError) as error:
-        raise ValueError(f"{file} is damaged: {error}") from error
+        raise BadInput(f"{file} is damaged: {error}") from error
     if lacking:
-        raise ValueError(f"{file} is damaged: it lacks {', '.join(sorted(lacking))}")
+        raise BadInput(f"{file} is damaged: it lacks {', '.join(sorted(lacking))}")
     return config
 
 
 def read_predictions(file: Path) -> Predictions:
-    """What write_predictions or write_folds wrote. ValueError that names the file if it is damaged."""
+    """What write_predictions or write_folds wrote. BadInput that names the file if it is damaged."""
     try:
         return Predictions(**np.load(file))
     except (ValueError, TypeError, EOFError, zipfile.BadZipFile) as error:
-        raise ValueError(f"{file} is damaged: {error}") from error
+        raise BadInput(f"{file} is damaged: {error}") from error
 
 
 if __name__ == "__main__":
@@ -253,5 +272,5 @@ if __name__ == "__main__":
         for run in map(read, sys.argv[1:]):
             score = f"macro F1 {run.predictions.matrix.f1():.4f}" if run.predictions else "nothing predicted yet"
             print(f"{run.folder}: {len(run.log)} of {run.options['epochs']} epochs, {len(run.folds)} folds, {score}")
-    except ValueError as error:
+    except (BadInput, OSError) as error:
         sys.exit(f"runs.py: error: {error}")

@@ -35,10 +35,19 @@ def _make_run(folder, probs, targets, paths=None, epochs=5, classes=None, argv=(
             "val_accuracy": matrix.accuracy() * part, "images_per_second": 500.0, "seconds": 6.0,
         })  # fmt: skip
     runs.write_log(folder, log)
+    runs.write_csv(folder / "updates.csv", runs.UPDATE_COLUMNS, _updates(epochs, options.epochs))
     table = data.ImageTable(list(paths), np.asarray(targets), np.arange(len(targets)).astype(str), classes, "made")
     logits = torch.from_numpy(probs).clamp(min=1e-9).log()
     runs.write_predictions(folder, table, np.arange(len(targets)), logits)
     return folder
+
+
+def _updates(epochs, planned, per_epoch=10):
+    """Rows of updates.csv: cosine from 5e-3 over the planned epochs, as far as the run has got."""
+    total = planned * per_epoch
+    for i in range(epochs * per_epoch):
+        lr = 5e-3 * (1 + np.cos(np.pi * i / total)) / 2
+        yield i // per_epoch + 1, i + 1, lr, 1 / (i + 1), 1.0
 
 
 @pytest.fixture
