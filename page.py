@@ -1,11 +1,11 @@
-"""Numbers into one HTML file that needs nothing else: tables, line charts, heat maps, pictures.
+"""Tables, line charts, heat maps and pictures in one HTML file that needs no other file.
 
     chart = line_chart("Loss", [Series("training", [1, 2, 3], [0.9, 0.5, 0.4])], "epoch")
     print(document("My run", [("Curves", chart)]))
 
-Charts are inline SVG, pictures are PNG inside the file; there is no script, no font and no request, and the page itself
-forbids them (its Content-Security-Policy). Light or dark follows the reader's system. Lines differ by colour and by
-dashes, cells carry their number, so no colour has to be told from another. Text is escaped unless it is Html.
+Charts are inline SVG, pictures are PNG inside the file. There are no scripts, fonts or requests, and the page forbids
+them (Content-Security-Policy). The page is light or dark as the reader's system is. Lines differ in colour and in
+dashes, and cells contain their number, so nobody has to tell colours apart. Text is escaped unless it is Html.
 
     python page.py > page.html      # a page that shows every element
 """
@@ -29,27 +29,26 @@ from PIL import Image
 
 
 class Html(str):
-    """Text that is markup already."""
+    """Text that is already HTML: it is not escaped again."""
 
 
 def escaped(value: Any) -> str:
-    """A value as it may stand in markup. Bytes of a file name that are no text become visible escapes."""
+    """The value as HTML text. Bytes of a file name that are not valid text become visible escapes."""
     if isinstance(value, Html):
         return value
     return html.escape(str(value).encode("utf-8", "backslashreplace").decode("utf-8"))
 
 
 def text(value: Any) -> Html:
-    """Escaped: in a table cell it stands left, even if it looks like a number."""
+    """The value as HTML text. In a table cell it is left-aligned, even if it looks like a number."""
     return Html(escaped(value))
 
 
 def tag(name: str, /, *children: Any, **attributes: Any) -> Html:
-    """An element; class_ is class, aria_label is aria-label, and an attribute of None is left out."""
-    named = {key.rstrip("_").replace("_", "-"): value for key, value in attributes.items() if value is not None}
-    given = "".join(f' {key}="{escaped(value)}"' for key, value in named.items())
-    inner = "".join(map(escaped, children))
-    return Html(f"<{name}{given}>" if name in ("img", "meta", "br") else f"<{name}{given}>{inner}</{name}>")
+    """An HTML element. class_ means class, aria_label means aria-label; an attribute that is None is left out."""
+    pairs = {key.rstrip("_").replace("_", "-"): value for key, value in attributes.items() if value is not None}
+    start = f"<{name}" + "".join(f' {key}="{escaped(value)}"' for key, value in pairs.items()) + ">"
+    return Html(start if name in ("img", "meta", "br") else f"{start}{''.join(map(escaped, children))}</{name}>")
 
 
 def join(parts: Iterable[Any]) -> Html:
@@ -57,30 +56,31 @@ def join(parts: Iterable[Any]) -> Html:
 
 
 def cards(entries: Iterable[tuple[str, str, str]]) -> Html:
-    """Figures to be seen first: (name, value, what else there is to say of it)."""
+    """Key figures as large numbers: (name, value, remark)."""
     parts = ((tag("dt", name), tag("dd", tag("b", value), " ", tag("small", more))) for name, value, more in entries)
     return tag("dl", *(tag("div", *part) for part in parts), class_="cards")
 
 
 def folded(summary: str, *children: Any) -> Html:
+    """Content that is hidden until the reader opens it."""
     return tag("details", tag("summary", summary), *children)
 
 
 def named(c: int, names: Sequence[str]) -> Html:
-    """A class by number and name; a name that is written from right to left does not turn the rest around."""
+    """The number and name of class c. A name written from right to left does not change the order of the rest."""
     return join([f"{c} ", tag("bdi", names[c])])
 
 
 @dataclass
 class Bar:
-    """A table cell with a bar behind its text, `share` of the cell wide (0 to 1)."""
+    """A table cell with a bar behind its text. The bar fills `share` (0 to 1) of the cell's width."""
 
     text: str
     share: float
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[Any]], caption: str) -> Html:
-    """The first cell of a row is its heading. Numbers and bars stand right, text stands left. Scrolls if it is wide."""
+    """The first cell of a row is its heading. Numbers and bars are right-aligned, text is left-aligned."""
     lines, is_right = [], [False] * len(head)
     for first, *rest in rows:
         cells = [tag("th", first, scope="row")]
@@ -100,14 +100,14 @@ def table(head: Sequence[str], rows: Iterable[Sequence[Any]], caption: str) -> H
 
 
 def scrolling_table(titles: Iterable[Html], lines: Iterable[Html], caption: str, class_: str | None = None) -> Html:
-    """A table of th and tr elements that scrolls by itself, by keyboard too, where the page is narrower."""
-    top = tag("thead", tag("tr", *titles))
-    whole = tag("table", tag("caption", caption), top, tag("tbody", *lines), class_=class_)
-    return tag("div", whole, class_="wide", tabindex="0", role="region", aria_label=caption)
+    """A table from th and tr elements. If it is wider than the page, it scrolls, also by keyboard."""
+    head = tag("thead", tag("tr", *titles))
+    content = tag("table", tag("caption", caption), head, tag("tbody", *lines), class_=class_)
+    return tag("div", content, class_="wide", tabindex="0", role="region", aria_label=caption)
 
 
 def picture(image: Image.Image, alt: str, transparency: bytes | None = None, **attributes: Any) -> Html:
-    """The image as PNG inside the page; `transparency` is the alpha of each palette entry."""
+    """The image as PNG inside the page. `transparency` is the alpha value of each palette entry, 0 to 255."""
     content = io.BytesIO()
     image.save(content, "PNG", optimize=True, **({"transparency": transparency} if transparency else {}))
     source = "data:image/png;base64," + base64.b64encode(content.getvalue()).decode()
@@ -121,21 +121,21 @@ def picture(image: Image.Image, alt: str, transparency: bytes | None = None, **a
 
 @dataclass
 class Series:
-    """A line, or dots alone; NaN is a gap."""
+    """A line, or only dots. NaN is a gap in the line."""
 
     name: str
     x: Sequence[float]
     y: Sequence[float]
     dots: bool = False
-    titles: Sequence[str] | None = None  # what a dot says when pointed at (default: its numbers)
+    titles: Sequence[str] | None = None  # tooltip of each dot (default: its numbers)
 
 
 WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 420, 250, 48, 12, 10, 38
-COLOURS = 7  # of the style sheet, beside 4 kinds of dashes: 28 lines before one looks like another
+COLOURS = 7  # in the style sheet; with 4 kinds of dashes, 28 lines look different
 
 
 def ticks(low: float, high: float, most: int = 6) -> list[float]:
-    """Round numbers inside [low, high], in steps of 1, 2 or 5 times a power of ten."""
+    """Round numbers inside [low, high], about `most` of them, in steps of 1, 2 or 5 times a power of ten."""
     rough = (high - low) / most
     power = 10 ** math.floor(math.log10(rough))
     step = next(factor * power for factor in (1, 2, 5, 10) if factor * power >= rough * (1 - 1e-9))
@@ -143,9 +143,12 @@ def ticks(low: float, high: float, most: int = 6) -> list[float]:
 
 
 class Axis:
-    """Numbers to places from `start` to `end`, linear or logarithmic."""
+    """Maps values to positions from `start` to `end` in the drawing, linear or logarithmic.
 
-    def __init__(self, values: np.ndarray, start: float, end: float, log: bool = False, whole: bool = False):
+    `integers`: the axis begins and ends exactly at the values, and has ticks only at integers.
+    """
+
+    def __init__(self, values: np.ndarray, start: float, end: float, log: bool = False, integers: bool = False):
         values = values[np.isfinite(values) & ((values > 0) | (not log))]
         low, high = (float(values.min()), float(values.max())) if len(values) else (1.0, 2.0)
         self.log, self.start, self.end = log, start, end
@@ -154,26 +157,36 @@ class Axis:
             self.high = max(math.ceil(math.log10(high)), self.low + 1)
             self.ticks = [10.0**i for i in range(self.low, self.high + 1)]
         else:
-            room = 0.0 if whole else 0.04 * (high - low) or 0.1 * abs(high) or 1.0
-            self.low, self.high = (low, max(high, low + 1)) if whole else (low - room, high + room)
+            margin = 0.04 * (high - low) or 0.1 * abs(high) or 1.0
+            self.low, self.high = (low, max(high, low + 1)) if integers else (low - margin, high + margin)
             if low >= 0 > self.low:
                 self.low = 0.0
-            self.ticks = [tick for tick in ticks(self.low, self.high) if not whole or tick == round(tick)]
+            self.ticks = [tick for tick in ticks(self.low, self.high) if not integers or tick == round(tick)]
 
     def __call__(self, value: float) -> float:
-        place = math.log10(value) if self.log else value
-        return round(self.start + (place - self.low) / (self.high - self.low) * (self.end - self.start), 1)
+        value = math.log10(value) if self.log else value
+        return round(self.start + (value - self.low) / (self.high - self.low) * (self.end - self.start), 1)
 
 
 def line_chart(
-    caption: str, series: Sequence[Series], x_label: str, log_x: bool = False, log_y: bool = False,
-    mark: tuple[float, str] | None = None, about: str = "", with_legend: bool = True,
-) -> Html:  # fmt: skip
-    """A figure with a legend. `mark` is a vertical line with a word; `about` says in words what the chart shows."""
+    caption: str,
+    series: Sequence[Series],
+    x_label: str,
+    log_x: bool = False,
+    log_y: bool = False,
+    mark: tuple[float, str] | None = None,
+    about: str = "",
+    with_legend: bool = True,
+) -> Html:
+    """A figure with a legend.
+
+    Args:
+        mark: (x, label) of a vertical line.
+        about: what the chart shows, in words: below it, and for screen readers.
+    """
     all_x = np.array([x for one in series for x in one.x], dtype=float)
     all_y = np.array([y for one in series for y in one.y], dtype=float)
-    whole = not log_x and bool((all_x == all_x.round()).all())
-    to_x = Axis(all_x, LEFT, WIDTH - RIGHT, log_x, whole)
+    to_x = Axis(all_x, LEFT, WIDTH - RIGHT, log_x, integers=not log_x and bool((all_x == all_x.round()).all()))
     to_y = Axis(all_y, HEIGHT - BOTTOM, TOP, log_y)
     parts = []
     for tick in to_y.ticks:
@@ -185,48 +198,50 @@ def line_chart(
     parts.append(tag("text", x_label, x=(LEFT + WIDTH - RIGHT) / 2, y=HEIGHT - 4, class_="mid"))
     if mark:
         x, y = to_x(mark[0]), HEIGHT - BOTTOM - 5
-        place = {"x": x - 4, "class_": "end"} if x > WIDTH * 0.7 else {"x": x + 4}
-        parts += [tag("path", d=f"M{x} {TOP}V{HEIGHT - BOTTOM}", class_="mark"), tag("text", mark[1], y=y, **place)]
+        position = {"x": x - 4, "class_": "end"} if x > WIDTH * 0.7 else {"x": x + 4}
+        parts.append(tag("path", d=f"M{x} {TOP}V{HEIGHT - BOTTOM}", class_="mark"))
+        parts.append(tag("text", mark[1], y=y, **position))
     for i, one in enumerate(series):
-        parts += _drawn(one, line_style(i), to_x, to_y, with_dots=one.dots or len(all_x) <= 400)
-    says = f"{caption}. {about}" if about else caption
-    svg = tag("svg", *parts, viewBox=f"0 0 {WIDTH} {HEIGHT}", role="img", aria_label=says)
+        parts += _draw(one, line_style(i), to_x, to_y, with_dots=one.dots or len(all_x) <= 400)
+    description = f"{caption}. {about}" if about else caption
+    svg = tag("svg", *parts, viewBox=f"0 0 {WIDTH} {HEIGHT}", role="img", aria_label=description)
     names = legend([one.name for one in series]) if with_legend and len(series) > 1 else ""
     return tag("figure", tag("figcaption", caption), names, svg, tag("p", about, class_="about") if about else "")
 
 
 def line_style(i: int) -> str:
-    """Classes of the i-th line: its colour and dashes."""
+    """CSS classes of the i-th line: its colour and dashes."""
     return f"s{i % COLOURS} d{i % 4}"
 
 
 def legend(names: Sequence[str]) -> Html:
-    """Which line is whose, for one chart or several that have the same lines."""
+    """Names of the lines, for one chart or for several charts with the same lines."""
     samples = (tag("path", d="M0 5H22", class_=f"line {line_style(i)}") for i in range(len(names)))
     keys = (tag("svg", sample, viewBox="0 0 22 10", class_="key", aria_hidden="true") for sample in samples)
     return tag("ul", *(tag("li", key, name) for key, name in zip(keys, names, strict=True)), class_="legend")
 
 
-def _drawn(one: Series, style: str, to_x: Axis, to_y: Axis, with_dots: bool) -> list[Html]:
-    """The line of a series, broken at gaps, and a dot that says its numbers at each point."""
-    path, parts, pen = [], [], "M"
+def _draw(one: Series, style: str, to_x: Axis, to_y: Axis, with_dots: bool) -> list[Html]:
+    """The line of a series, broken at gaps, and a dot at each point with a tooltip."""
+    path, parts, command = [], [], "M"  # M moves the pen, L draws a line
     for i, (x, y) in enumerate(zip(one.x, one.y, strict=True)):
         if not (math.isfinite(x) and math.isfinite(y)) or (to_x.log and x <= 0) or (to_y.log and y <= 0):
-            pen = "M"
+            command = "M"
             continue
-        path.append(f"{pen}{to_x(x)} {to_y(y)}")
-        pen = "L"
+        path.append(f"{command}{to_x(x)} {to_y(y)}")
+        command = "L"
         if with_dots:
-            says = tag("title", one.titles[i] if one.titles else f"{one.name}, {x:g}: {y:.4g}")
-            parts.append(tag("circle", says, cx=to_x(x), cy=to_y(y), r=3.5 if one.dots else 2, class_=style))
+            tooltip = tag("title", one.titles[i] if one.titles else f"{one.name}, {x:g}: {y:.4g}")
+            parts.append(tag("circle", tooltip, cx=to_x(x), cy=to_y(y), r=3.5 if one.dots else 2, class_=style))
     line = [] if one.dots else [tag("path", d="".join(path), class_=f"line {style}")]
     return line + parts
 
 
-def strip(
-    scale: Sequence[float], dots: Sequence[float], alt: str, interval: tuple[float, float] | None = None
-) -> Html:
-    """A thin picture for a table cell: dots and an interval on a scale from min(scale) to max(scale), zero marked."""
+def strip(scale: Sequence[float], dots: Sequence[float], alt: str, interval: tuple[float, float] | None = None) -> Html:
+    """A small picture for a table cell: dots, and an interval if given, on an axis from min(scale) to max(scale).
+
+    A dotted line marks zero if it is between them. `alt` is the text for screen readers.
+    """
     to_x = Axis(np.array(scale), 4, 156)
     parts = [tag("path", d=f"M{to_x(0)} 0V20", class_="mark")] if min(scale) < 0 < max(scale) else []
     if interval:
@@ -241,33 +256,32 @@ def strip(
 
 
 def heat(text: str, share: float, title: str | None = None, diagonal: bool = False) -> Html:
-    """A table cell whose depth of colour is `share`, 0 to 1, in ten steps."""
+    """A table cell. A larger `share` (0 to 1) gives a stronger colour, in ten steps."""
     step = 0 if share <= 0 else min(1 + int(share * 9), 9)
     return tag("td", text, class_=f"h{step}" + (" on" if diagonal else ""), title=title)
 
 
 def heat_table(counts: np.ndarray, names: Sequence[str], caption: str, rows: Sequence[int] | None = None) -> Html:
-    """A confusion matrix (C, C) with its counts, coloured by the share of the row; `rows` picks some classes."""
+    """A confusion matrix (C, C) with its counts. The colour is the share of the row; `rows` selects classes."""
     rows = list(range(len(names))) if rows is None else list(rows)
     shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
     head = [tag("th", "true / predicted", scope="col")]
     head += [tag("th", tag("abbr", c, title=names[c]), scope="col") for c in rows]
     lines = []
     for t in rows:
-        cells = [
-            heat(f"{counts[t, p]}" if counts[t, p] else "·", shares[t, p],
-                 f"{names[t]} as {names[p]}: {counts[t, p]}" if counts[t, p] else None, t == p)
-            for p in rows
-        ]  # fmt: skip
-        lines.append(tag("tr", tag("th", named(t, names), scope="row"), *cells))
+        cells = [tag("th", named(t, names), scope="row")]
+        for p in rows:
+            title = f"true class {names[t]}, predicted {names[p]}: {counts[t, p]}" if counts[t, p] else None
+            cells.append(heat(str(counts[t, p] or "·"), shares[t, p], title, diagonal=t == p))
+        lines.append(tag("tr", *cells))
     return scrolling_table(head, lines, caption, "heat")
 
 
 def heat_picture(counts: np.ndarray, caption: str) -> Html:
-    """A confusion matrix of many classes: a pixel a cell, as deep as the fourth root of its share of the row."""
+    """A confusion matrix of many classes: one pixel per cell, its opacity the fourth root of the share of the row."""
     shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
     image = Image.fromarray((255 * shares**0.25).round().astype(np.uint8), "P")
-    image.putpalette([0, 103, 165] * 256)  # one blue, from clear to full: right on a light page and on a dark one
+    image.putpalette([0, 103, 165] * 256)  # one blue from transparent to opaque, for a light page and a dark one
     drawn = picture(image, caption, bytes(range(256)), class_="matrix")
     return tag("figure", tag("figcaption", caption), drawn)
 
@@ -342,8 +356,8 @@ STYLE += "".join(f".s{i}.line{{stroke:var(--c{i})}}circle.s{i}{{fill:var(--c{i})
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 
 
-def document(title: str, sections: Sequence[tuple[str, Any]], before: Any = "") -> str:
-    """The whole page: a heading, `before`, links to the sections, and the sections (heading, content)."""
+def document(title: str, sections: Sequence[tuple[str, Any]], intro: Any = "") -> str:
+    """The whole page: its title, `intro`, links to the sections, and the sections (heading, content)."""
     links = [tag("li", tag("a", name, href=f"#s{i}")) for i, (name, _) in enumerate(sections)]
     parts = [
         tag("section", tag("h2", name, id=f"h{i}"), content, id=f"s{i}", aria_labelledby=f"h{i}")
@@ -352,8 +366,8 @@ def document(title: str, sections: Sequence[tuple[str, Any]], before: Any = "") 
     metas = [{"charset": "utf-8"}, {"name": "viewport", "content": "width=device-width, initial-scale=1"}]
     metas.append({"http_equiv": "Content-Security-Policy", "content": POLICY})
     head = [tag("meta", **meta) for meta in metas] + [tag("title", title), tag("style", Html(STYLE))]
-    header = tag("header", tag("h1", title), before, tag("nav", tag("ul", *links), aria_label="sections"))
-    skip = tag("a", "To the content", href="#main", class_="skip")
+    header = tag("header", tag("h1", title), intro, tag("nav", tag("ul", *links), aria_label="sections"))
+    skip = tag("a", "Skip to the content", href="#main", class_="skip")
     body = tag("body", skip, header, tag("main", *parts, id="main"))
     return "<!doctype html>\n" + tag("html", tag("head", *head), body, lang="en") + "\n"
 
@@ -369,7 +383,7 @@ def main() -> None:
         ("Table", table(["class", "images", "F1"], rows, "Classes")),
         ("Heat map", heat_table(counts, [f"class {c}" for c in range(6)], "Confusion")),
         ("Picture", heat_picture(rng.integers(0, 9, (200, 200)), "200 classes")),
-        ("Fold", folded("more", tag("p", "what was folded"))),
+        ("Fold", folded("more", tag("p", "the folded content"))),
     ]
     print(document("Every element", sections), end="")
 

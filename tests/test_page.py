@@ -1,4 +1,4 @@
-"""page.py: what is written can be read by everyone, and stays text."""
+"""page.py: everyone can read the page, and text stays text."""
 
 import base64
 import io
@@ -53,14 +53,14 @@ def test_every_text_is_escaped_in_markup_and_in_attributes():
         page.folded(NASTY, NASTY),
     ]
     text = page.document(NASTY, [(NASTY, part) for part in parts], NASTY)
-    text.encode("utf-8")  # the byte that is no text has become a visible escape
+    text.encode("utf-8")  # the byte that is not valid text has become a visible escape
     checker = checked(text)
     assert "script" not in {name for name, _ in checker.tags}
     assert "<script>alert('x')</script> & \"q\" \\udcff 한글" in checker.words
 
 
 def test_without_the_escape_a_name_would_be_markup():
-    """The control: Html is what is not escaped."""
+    """The control: Html is not escaped."""
     assert "script" in {name for name, _ in checked(tag("p", page.Html("<script></script>"))).tags}
 
 
@@ -81,7 +81,7 @@ def test_ticks_are_few_round_and_inside(low, high):
 def test_an_axis_maps_its_ends_and_a_logarithm_halves():
     axis = page.Axis(np.array([1.0, 100.0]), 0, 200, log=True)
     assert [axis(1), axis(10), axis(100)] == [0, 100, 200] and axis.ticks == [1, 10, 100]
-    axis = page.Axis(np.array([1.0, 11.0]), 50, 0, whole=True)
+    axis = page.Axis(np.array([1.0, 11.0]), 50, 0, integers=True)
     assert [axis(1), axis(6), axis(11)] == [50, 25, 0]
 
 
