@@ -1,4 +1,4 @@
-"""report.py: the page says what the run's files say, whatever the run, in every browser."""
+"""report.py: the page shows the numbers of the run's files, for any run, in every browser."""
 
 import base64
 import csv
@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from test_page import NASTY, checked
+from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 import metrics
 import page
@@ -43,7 +44,7 @@ def photo(tmp_path_factory):
 
 @pytest.fixture
 def run17(tmp_path, make_run, photo):
-    """17 classes, 3,140 images, as the document competition has; the mistakes are big noisy photos."""
+    """17 classes and 3,140 images, as in the document competition; the misclassified images are large noisy photos."""
     probs, targets = predictions(17, 3140)
     paths = [str(photo)] * len(targets)
     return make_run(tmp_path / "run17", probs, targets, paths, epochs=30)
@@ -62,22 +63,30 @@ def words(text):
 
 def test_the_page_has_the_figures_of_the_log_and_of_the_matrix(run17):
     text = report.write([run17]).read_text("utf-8")
-    run, said = runs.read(run17), words(text)
+    run, shown = runs.read(run17), words(text)
     matrix = run.predictions.matrix
     for figure in (matrix.f1(), matrix.accuracy(), matrix.worst_class()[1]):
-        assert f"{figure:.4f}" in said
+        assert f"{figure:.4f}" in shown
     low, high = matrix.f1_interval()
-    assert f"95 % interval {low:.4f} to {high:.4f}" in said
+    assert f"95 % interval {low:.4f} to {high:.4f}" in shown
     for row in matrix.per_class():
-        assert re.search(rf"{row['class']} \nclass {row['class']}\n{row['f1']:.4f}\n{row['precision']:.4f}", said)
+        assert re.search(rf"{row['class']} \nclass {row['class']}\n{row['f1']:.4f}\n{row['precision']:.4f}", shown)
     counts = matrix.matrix
     for target, pred, count in matrix.most_confused(report.PAIRS):
-        assert f"{count} × \nclass {target}\n → \nclass {pred}" in said
-        assert f'title="class {target} as class {pred}: {counts[target, pred]}"' in text
-    for heading in ("Curves", "Classes", "Confusion", "Worst mistakes", "Calibration", "The run", "Every option"):
-        assert heading in said
-    assert all(f"--{name.replace('_', '-')}" in said for name in run.options)
-    assert "resnet8" in said and run.config["versions"]["torch"] in said and run.config["command"] in said
+        assert f"{count} × \nclass {target}\n → \nclass {pred}" in shown
+        assert f'title="true class class {target}, predicted class {pred}: {counts[target, pred]}"' in text
+    headings = (
+        "Curves",
+        "Classes",
+        "Confusion matrix",
+        "Most confused classes",
+        "Calibration",
+        "Settings",
+        "All options",
+    )
+    assert all(heading in shown for heading in headings)
+    assert all(f"--{name.replace('_', '-')}" in shown for name in run.options)
+    assert "resnet8" in shown and run.config["versions"]["torch"] in shown and run.config["command"] in shown
 
 
 def test_the_heat_table_counts_every_image_once(run17):
@@ -88,12 +97,12 @@ def test_the_heat_table_counts_every_image_once(run17):
 
 def test_the_worst_mistakes_are_the_surest_ones_and_shown_small(run17):
     text = report.write([run17]).read_text("utf-8")
-    said = runs.read(run17).predictions
-    target, pred, _ = said.matrix.most_confused(1)[0]
-    rows = (said.targets == target) & (said.probs.argmax(1) == pred)
-    surest = sorted(said.probs[rows].max(1), reverse=True)[: report.SHOTS]
-    first = text[text.index("Worst mistakes</h2>") :]
-    assert re.findall(r"([\d.]+%) sure</span>", first)[: report.SHOTS] == [f"{p:.1%}" for p in surest]
+    run_predictions = runs.read(run17).predictions
+    target, pred, _ = run_predictions.matrix.most_confused(1)[0]
+    rows = (run_predictions.targets == target) & (run_predictions.probs.argmax(1) == pred)
+    surest = sorted(run_predictions.probs[rows].max(1), reverse=True)[: report.SHOTS]
+    first = text[text.index("Most confused classes</h2>") :]
+    assert re.findall(r">confidence ([\d.]+%)</span>", first)[: report.SHOTS] == [f"{p:.1%}" for p in surest]
     sizes = re.findall(r'<img src="data:image/png;base64,[^"]+" alt="[^"]+" width="(\d+)" height="(\d+)"', first)
     assert sizes and set(sizes) == {("112", "75")}
 
@@ -126,14 +135,33 @@ def test_names_of_classes_and_files_stay_text(tmp_path, make_run):
     assert any("<script>alert('x')</script>" in word for word in checker.words)
 
 
+def test_notes_of_the_run_are_on_its_page(tmp_path, make_run):
+    note = "--sampler weighted and --class-weights sqrt both favour rare classes"
+    folder = make_run(tmp_path / "run", *predictions(3, 60), notes=[note])
+    assert note in words(report.write([folder]).read_text("utf-8"))
+    other = make_run(tmp_path / "other", *predictions(3, 60))
+    assert note not in words(report.write([other]).read_text("utf-8"))
+
+
+def test_images_sampled_per_epoch_are_shown_if_they_differ_from_the_training_set(tmp_path, make_run):
+    folder = make_run(tmp_path / "run", *predictions(3, 60), drawn_counts=[611, 611, 611])
+    text = report.write([folder]).read_text("utf-8")
+    shown = words(text)
+    assert "Images of each class in the training set" in shown and ">sampled per epoch</th>" in text
+    assert "sampled per epoch, 2: 611" in shown and "in the training set, 2: 500" in shown
+    assert "Largest class: 1,000 images. Smallest class: 333 images." in shown
+    plain = make_run(tmp_path / "plain", *predictions(3, 60))
+    assert "sampled per epoch" not in words(report.write([plain]).read_text("utf-8"))
+
+
 def test_an_image_that_is_gone_is_said_to_be(tmp_path, make_run):
     folder = make_run(tmp_path / "run", *predictions(3, 60))
-    assert "not readable: [Errno 2]" in report.write([folder]).read_text("utf-8")
+    assert "cannot read the image: [Errno 2]" in report.write([folder]).read_text("utf-8")
 
 
 def test_the_worst_class_stands_first_and_the_losses_are_not_swapped(run17):
     text = report.write([run17]).read_text("utf-8")
-    table = text[text.index("Every class, the lowest F1 first") :].split("</table>")[0]
+    table = text[text.index("All classes, lowest F1 first") :].split("</table>")[0]
     f1 = [float(value) for value in re.findall(r'<td class="n bar"[^>]*>([\d.]+)</td><td class="n">0', table)]
     assert len(f1) == 17 and f1 == sorted(f1) and f1[0] < f1[-1]
     loss = text[text.index("Loss (ce)") :].split("</figure>")[0]
@@ -145,13 +173,13 @@ def test_the_worst_class_stands_first_and_the_losses_are_not_swapped(run17):
 def test_the_classes_in_which_runs_differ_most_are_shown(tmp_path, make_run):
     C, targets = 60, np.repeat(np.arange(60), 4)
     same, other = targets.copy(), targets.copy()
-    same[targets < 10] = 0  # both wrong alike
+    same[targets < 10] = 0  # wrong in both runs
     other[targets < 10] = 0
-    other[targets >= 55] = 20  # and these in one alone
+    other[targets >= 55] = 20  # wrong in one run only
     eye = np.eye(C, dtype=np.float32)
     folders = [make_run(tmp_path / name, eye[preds], targets) for name, preds in (("a", same), ("b", other))]
     text = report.write(folders, tmp_path / "both.html").read_text("utf-8")
-    assert "F1 of the 40 classes in which the runs differ most" in text
+    assert "The 40 classes whose F1 differs most between the runs" in text
     assert all(f"<bdi>class {c}</bdi>" in text for c in (20, 55, 59)) and "<bdi>class 54</bdi>" not in text
 
 
@@ -161,8 +189,8 @@ def test_calibration_says_on_which_side_it_errs(tmp_path, make_run, sure, word):
     targets[:2] = 1
     probs = np.tile(np.float32([sure, 1 - sure, 0]), (100, 1))
     probs[:30] = probs[:30, [1, 0, 2]] if sure > 0.5 else probs[:30]  # right in 70 % or less, and in 98 %
-    said = words(report.write([make_run(tmp_path / "run", probs, targets)]).read_text("utf-8"))
-    assert word in said and ("under" if word.startswith("over") else "over") + "-confident" not in said
+    shown = words(report.write([make_run(tmp_path / "run", probs, targets)]).read_text("utf-8"))
+    assert word in shown and ("under" if word.startswith("over") else "over") + "-confident" not in shown
 
 
 def test_names_from_right_to_left_do_not_turn_the_arrow_around(tmp_path, make_run):
@@ -174,7 +202,7 @@ def test_a_run_started_elsewhere_still_shows_its_images(tmp_path, make_run, phot
     monkeypatch.chdir(photo.parent)
     folder = make_run(tmp_path / "run", *predictions(3, 60), [photo.name] * 60)
     monkeypatch.chdir("/")
-    assert "not readable" not in report.write([folder]).read_text("utf-8")
+    assert "cannot read the image" not in report.write([folder]).read_text("utf-8")
 
 
 @pytest.mark.parametrize("content", ['{"architectures": ["x"]}', "[]", "{"])
@@ -197,8 +225,8 @@ def test_damaged_probabilities_are_one_line(tmp_path, make_run, capsys, length):
 def test_a_perfect_run_a_class_without_images_and_a_run_without_an_epoch(tmp_path, make_run):
     targets = np.array([0, 0, 1, 1])
     folder = make_run(tmp_path / "perfect", np.eye(3, dtype=np.float32)[targets], targets, epochs=1)
-    said = words(report.write([folder]).read_text("utf-8"))
-    assert "There are none." in said and "0.6667" in said
+    shown = words(report.write([folder]).read_text("utf-8"))
+    assert "No image is misclassified." in shown and "0.6667" in shown
     for name in ("log.csv", "val_probs.npz"):
         (folder / name).unlink()
     assert "No epoch has been validated yet." in report.write([folder]).read_text("utf-8")
@@ -210,8 +238,9 @@ def test_a_run_of_an_older_kit_without_counts_still_gets_its_page(tmp_path, make
     for key in ("train_counts", "drawn_counts", "val_counts", "updates_an_epoch", "notes", "started"):
         del config[key]
     (folder / "config.json").write_text(json.dumps(config))
-    said = words(report.write([folder]).read_text("utf-8"))
-    assert "Learning rate at the start of each epoch" in said and "Images of each class" not in said
+    (folder / "updates.csv").unlink()
+    shown = words(report.write([folder]).read_text("utf-8"))
+    assert "Learning rate at the start of each epoch" in shown and "Images of each class" not in shown
 
 
 def test_several_runs_are_a_table_with_what_differs_and_curves(tmp_path, make_run):
@@ -228,7 +257,7 @@ def test_several_runs_are_a_table_with_what_differs_and_curves(tmp_path, make_ru
 def test_runs_that_cannot_be_compared_are_named(tmp_path, make_run, capsys):
     first = make_run(tmp_path / "a", *predictions(5, 300))
     second = make_run(tmp_path / "b", *predictions(4, 300))
-    for folders, message in (([first, second], "other classes"), ([tmp_path], "is no run folder")):
+    for folders, message in (([first, second], "different classes"), ([tmp_path], str(tmp_path))):
         with pytest.raises(SystemExit) as stop:
             report.main([*map(str, folders), "--out", str(tmp_path / "x.html")])
         assert stop.value.code == 2 and message in capsys.readouterr().err
@@ -255,51 +284,84 @@ def small_run(tmp_path, *more):
 @pytest.mark.parametrize(
     "more",
     [
-        [], ["--scheduler", "none"], ["--scheduler", "step", "--step-epochs", "1"],
-        ["--scheduler", "plateau", "--plateau-patience", "1", "--monitor", "loss"], ["--scheduler", "onecycle"],
+        [],
+        ["--scheduler", "none"],
+        ["--scheduler", "step", "--step-epochs", "1"],
+        ["--scheduler", "plateau", "--plateau-patience", "1", "--monitor", "loss"],
+        ["--scheduler", "onecycle"],
         ["--scheduler", "restarts", "--t0", "1", "--accum", "2", "--warmup", "1", "--optimizer", "sgd"],
     ],
-)  # fmt: skip
-def test_the_learning_rates_drawn_are_those_of_every_update(tmp_path, more, monkeypatch):
-    seen, real = [], train.backward_window
+)
+def test_the_learning_rates_drawn_are_those_of_every_update(tmp_path, more):
+    seen = []
 
-    def spy(*arguments):
-        seen.append(state.optimizer.param_groups[0]["lr"])
-        return real(*arguments)
+    def record(optimizer, *_):
+        seen.append(optimizer.param_groups[0]["lr"])
 
-    make, state = train.make_state, None
-
-    def remember(*arguments):
-        nonlocal state
-        state = make(*arguments)
-        return state
-
-    monkeypatch.setattr(train, "make_state", remember)
-    monkeypatch.setattr(train, "backward_window", spy)
-    folder = small_run(tmp_path, *more)
+    hook = register_optimizer_step_pre_hook(record)
+    try:
+        folder = small_run(tmp_path, *more)
+    finally:
+        hook.remove()
     x, y = report.learning_rates(runs.read(folder))
-    assert x == list(range(1, len(seen) + 1)) and y == pytest.approx(seen)
+    assert seen and x == list(range(1, len(seen) + 1)) and y == pytest.approx(seen)
     assert "Learning rate of each update" in (folder / "report.html").read_text("utf-8")
 
 
-def test_a_log_that_the_schedule_does_not_explain_is_drawn_as_it_is(tmp_path, make_run):
+def test_the_learning_rates_are_those_of_updates_csv(tmp_path, make_run):
     folder = make_run(tmp_path / "run", *predictions(3, 60))
-    run = runs.read(folder)
-    assert report.learning_rates(run)
-    run.log[2]["lr"] *= 1.01
-    assert report.learning_rates(run) is None
+    lines = list(csv.DictReader(open(folder / "updates.csv")))
+    x, y = report.learning_rates(runs.read(folder))
+    assert len(lines) == 50 and x == list(range(1, 51)) and y == [float(line["lr"]) for line in lines]
+    lines[30]["lr"] = 0.25  # no schedule gives this
+    runs.write_csv(folder / "updates.csv", runs.UPDATE_COLUMNS, [list(line.values()) for line in lines])
+    assert report.learning_rates(runs.read(folder))[1][30] == 0.25
+    assert "learning rate, 31: 0.25<" in report.write([folder]).read_text("utf-8")
+
+
+def test_many_learning_rates_are_thinned_and_stay_those_of_their_updates(tmp_path, make_run):
+    folder = make_run(tmp_path / "run", *predictions(3, 60))
+    runs.write_csv(folder / "updates.csv", runs.UPDATE_COLUMNS, ([1, i, i / 7, 1, 1] for i in range(1, 5001)))
+    x, y = report.learning_rates(runs.read(folder))
+    assert 500 <= len(x) <= report.POINTS and x[0] == 1 and x[-1] > 4980
+    assert y == [i / 7 for i in x]
+
+
+def test_a_line_that_a_kill_cut_is_ignored_and_a_damaged_file_is_one_line(tmp_path, make_run, capsys):
+    folder = make_run(tmp_path / "run", *predictions(3, 60))
+    file = folder / "updates.csv"
+    whole = file.read_text()
+    for cut in (1, 20):
+        file.write_text(whole[:-cut])
+        assert runs.read(folder).updates["update"] == list(range(1, 50))
+    file.write_text("epoch,upd")  # not even the header is complete
+    assert "Learning rate at the start of each epoch" in report.write([folder]).read_text("utf-8")
+    lines = whole.splitlines(keepends=True)
+    for damaged in (lines[:5] + ["1,5\n"] + lines[6:], lines[:5] + ["1,5,x,1,1\n"] + lines[6:], ["a,b\n"] + lines[1:]):
+        file.write_text("".join(damaged))
+        with pytest.raises(SystemExit) as stop:
+            report.main([str(folder)])
+        assert stop.value.code == 2 and "updates.csv is damaged" in capsys.readouterr().err
+
+
+def test_one_run_without_updates_csv_draws_all_runs_per_epoch(tmp_path, make_run):
+    folders = [make_run(tmp_path / name, *predictions(3, 60)) for name in "ab"]
+    assert "Learning rate of each update" in report.write(folders, tmp_path / "x.html").read_text("utf-8")
+    (folders[1] / "updates.csv").unlink()
+    text = report.write(folders, tmp_path / "x.html").read_text("utf-8")
+    assert "Learning rate at the start of each epoch" in text and "Learning rate of each update" not in text
 
 
 def test_several_folds_have_a_page_of_all_images(tmp_path):
     out = small_run(tmp_path, "--folds", "3", "--epochs", "2")
-    said = words((out / "report.html").read_text("utf-8"))
-    assert f"{runs.read(out).predictions.matrix.f1():.4f}" in said and "60 images" in said
-    assert "fold0" in said and "fold2" in said and (out / "fold1" / "report.html").exists()
+    shown = words((out / "report.html").read_text("utf-8"))
+    assert f"{runs.read(out).predictions.matrix.f1():.4f}" in shown and "60 images" in shown
+    assert "fold0" in shown and "fold2" in shown and (out / "fold1" / "report.html").exists()
     (out / "oof.npz").unlink()  # as if it had been cut in the last fold
     for name in ("log.csv", "val_probs.npz"):
         (out / "fold2" / name).unlink()
-    said = words(report.write([out]).read_text("utf-8"))
-    assert "2 folds have results" in said and "fold1" in said
+    shown = words(report.write([out]).read_text("utf-8"))
+    assert "2 folds have results" in shown and "fold1" in shown
     report.write([out, out / "fold0"], tmp_path / "both.html")
 
 
@@ -340,15 +402,15 @@ def test_calibration_refuses_logits():
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 needs_chromium = pytest.mark.skipif(not CHROMIUM, reason="needs Chromium")
-OWN = ("google.com", "googleapis.com", "gstatic.com")  # what the browser asks for itself
+OWN = ("google.com", "googleapis.com", "gstatic.com")  # the browser's own requests
 
 
 def opened(file, folder):
-    """(the page as it was built, what the console said, whom it asked for something) in headless Chromium."""
+    """(the page's elements, the console's messages, the hosts that were sent a request) in headless Chromium."""
     log = folder / "net.json"
     flags = "--headless --no-sandbox --disable-gpu --no-first-run --disable-background-networking --disable-sync"
-    command = [CHROMIUM, *flags.split(), "--enable-logging=stderr", f"--log-net-log={log}", "--dump-dom",
-               f"--user-data-dir={folder / 'profile'}", file.as_uri()]  # fmt: skip
+    flags += " --enable-logging=stderr --dump-dom"
+    command = [CHROMIUM, *flags.split(), f"--log-net-log={log}", f"--user-data-dir={folder / 'profile'}", file.as_uri()]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120)
     console = re.findall(r"CONSOLE.*", done.stderr)
     urls = set(re.findall(r'"url":"(https?://[^"/]+)', log.read_text("utf-8")))
@@ -360,7 +422,7 @@ def opened(file, folder):
 def test_a_browser_shows_the_page_without_an_error_or_a_request(which, request, tmp_path):
     file = report.write([request.getfixturevalue(which)])
     dom, console, requests = opened(file, tmp_path)
-    assert "The run</h2>" in dom and console == [] and requests == set()
+    assert "Settings</h2>" in dom and console == [] and requests == set()
 
 
 @needs_chromium
@@ -378,7 +440,7 @@ def test_an_image_from_elsewhere_is_an_error_and_without_the_policy_a_request(tm
 @needs_chromium
 @pytest.mark.parametrize("which", ["run17", "run1000"])
 def test_a_narrow_screen_scrolls_its_tables_not_the_page(which, request, tmp_path):
-    """An iframe of 390 pixels: a window of headless Chromium is never narrower than 500."""
+    """In an iframe of 390 pixels, because a window of headless Chromium is never narrower than 500."""
     file = report.write([request.getfixturevalue(which)])
     (file.parent / "frame.html").write_text(
         f"<iframe src='{file.name}' style='width:390px;height:800px'></iframe><script>onload = () => {{"
@@ -396,3 +458,43 @@ def test_the_command_line(tmp_path, make_run):
     folder = make_run(tmp_path / "run", *predictions(3, 60))
     done = subprocess.run([sys.executable, ROOT / "report.py", folder], capture_output=True, text=True, cwd=tmp_path)
     assert done.returncode == 0 and done.stdout.strip() == str(folder / "report.html"), done.stderr
+
+
+class Stream:
+    """As little as a notebook's sys.stdout may have: no reconfigure, no fileno, no isatty."""
+
+    def __init__(self):
+        self.text = ""
+
+    def write(self, text):
+        self.text += text
+
+    def flush(self):
+        pass
+
+
+def test_a_notebook_cell_gets_the_path(tmp_path, make_run, monkeypatch):
+    folder = make_run(tmp_path / "run", *predictions(3, 60))
+    stream = Stream()
+    monkeypatch.setattr(sys, "stdout", stream)
+    monkeypatch.setattr(sys, "stderr", Stream())
+    assert report.main([str(folder)]) == folder / "report.html"
+    assert stream.text == f"{folder / 'report.html'}\n"
+
+
+def test_a_bug_keeps_its_traceback(tmp_path, make_run, monkeypatch):
+    folder = make_run(tmp_path / "run", *predictions(3, 60))
+
+    def bug(*arguments):
+        raise ValueError("a bug")
+
+    monkeypatch.setattr(report, "of_one", bug)
+    with pytest.raises(ValueError, match="a bug"):
+        report.main([str(folder)])
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="file names are bytes only on Linux")
+def test_a_folder_whose_name_is_not_valid_text_has_a_page_too(tmp_path, make_run):
+    folder = make_run(tmp_path / "run", *predictions(3, 60)).rename(tmp_path / "run\udcff")
+    done = subprocess.run([sys.executable, ROOT / "report.py", folder], capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 0 and done.stdout.endswith("run\\udcff/report.html\n"), done.stderr
