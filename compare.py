@@ -1,25 +1,30 @@
-"""Train every combination of some options on several seeds, and say which differences are real.
+"""Train every combination of some options with several seeds, and report which differences are real.
 
     python compare.py --vary loss=ce,focal,label_smoothing,ce+f1 --seeds 0,1,2 -- --data FOLDER --epochs 10
     python compare.py --vary "loss=ce,ce --class-weights inverse" --vary accum=1,4 --out runs/weights -- --data FOLDER
 
-After -- stand options of train.py that all runs share. --vary NAME=A,B trains with --NAME A and with --NAME B; a value
-may bring further options after a blank, an empty one leaves the option out. Several --vary are combined. The same
-command again skips what is finished, resumes what was cut, and prints the tables.
+- --vary NAME=A,B trains with --NAME A and with --NAME B. A value can add more options after a space. An empty value
+  leaves the option out. Several --vary are combined.
+- Options of train.py after -- are used in all runs.
+- The same command again skips finished runs, resumes stopped runs, and prints the tables.
 
-Each run is a folder of train.py under --out. compare.md, compare.csv (a line a row), runs.csv (a line a run) and
-compare.html are written there after every run.
+Each run is a run folder of train.py under --out. After every run these files are written to --out:
+compare.md and compare.csv (one row per combination), runs.csv (one row per run), compare.html.
 
-What is compared: every row with the first, seed by seed, so that both are judged on the same images. The interval of
-the mean difference adds two kinds of chance. Other images: the difference on bootstrap samples of the validation
-images, the same samples for both (Efron & Tibshirani 1993). Other seeds: Student's t of the differences of the seeds,
-because resampling three seeds, as a bootstrap would, promises far too much. One seed cannot show a difference at all.
+Each combination is compared with the first one, the baseline, seed by seed on the same validation images. The 95 %
+interval of the mean difference covers two sources of chance:
+
+- different images: a paired bootstrap over the validation images (Efron & Tibshirani 1993);
+- different seeds: Student's t of the differences per seed. A bootstrap of three seeds would be far too optimistic.
+
+One seed cannot show a difference.
 """
 
 from __future__ import annotations
 
 import argparse
 import difflib
+import functools
 import hashlib
 import itertools
 import math
@@ -30,11 +35,12 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote
 
 import numpy as np
@@ -51,23 +57,24 @@ import cli
 import metrics
 import page
 import runs
+from runs import BadInput
 from stopping import SIGNALS, Stopped
 
 TRAIN = Path(__file__).with_name("train.py")
-SAMPLES = 1000  # of the bootstrap
+SAMPLES = 1000  # bootstrap samples
 
 # ---------------------------------------------------------------------------------------------------------------------
-# What is to be compared
+# What is compared
 # ---------------------------------------------------------------------------------------------------------------------
 
 
 @dataclass
 class Job:
-    """One run: its command line, and the folder that it has or will have."""
+    """One run: its options, its command line, and its folder, which may not exist yet."""
 
     seed: int
     folder: Path
-    options: argparse.Namespace
+    options: dict[str, Any]  # as cli.parse_options resolves them
     argv: list[str]
 
     def run(self) -> runs.Run | None:
@@ -79,8 +86,9 @@ class Job:
 
     @property
     def epochs(self) -> int:
-        every_fold = self.options.folds and self.options.fold in (None, "all")
-        return self.options.epochs * (self.options.folds if every_fold else 1)
+        """Planned epochs of all folds."""
+        every_fold = self.options["folds"] and self.options["fold"] in (None, "all")
+        return self.options["epochs"] * (self.options["folds"] if every_fold else 1)
 
     def epochs_done(self) -> int:
         """Rows of log.csv, of all folds."""
@@ -89,118 +97,138 @@ class Job:
 
 
 @dataclass
-class Row:
-    """One combination of the varied options."""
+class Combination:
+    """One value for each varied option: a row of the tables."""
 
     name: str
     jobs: list[Job]
-    results: dict[int, Result] = field(default_factory=dict)  # by seed, of the runs that are finished
+    results: dict[int, Result] = field(default_factory=dict)  # finished runs by seed
 
 
 def parse_options(argv: Sequence[str]) -> argparse.Namespace:
+    """The options vary [(name, values)], seeds, out, and shared, the words after --. BadInput if one is wrong."""
     parser = argparse.ArgumentParser(
         usage="python compare.py --vary NAME=VALUE,... [--vary ...] [--seeds 0,1,2] [--out FOLDER] -- [TRAIN OPTIONS]",
-        allow_abbrev=False, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter,
-    )  # fmt: skip
+        allow_abbrev=False,
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     add = parser.add_argument
-    add("--vary", action="append", default=[], metavar="NAME=A,B", help="an option of train.py and its values")
-    add("--seeds", default="0,1,2", help="seeds of every combination (default 0,1,2)")
-    add("--out", default=os.path.join("runs", "compare"), help="folder of the runs and tables (default %(default)s)")
+    add("--vary", action="append", default=[], metavar="NAME=A,B", help="option of train.py, and its values to compare")
+    add("--seeds", default="0,1,2", metavar="A,B", help="seeds for every combination (default 0,1,2)")
+    add(
+        "--out", default=os.path.join("runs", "compare"), help="folder of the runs and the tables (default %(default)s)"
+    )
     argv = list(argv)
     own, shared = (argv[: argv.index("--")], argv[argv.index("--") + 1 :]) if "--" in argv else (argv, [])
     options = parser.parse_args(own)
     options.shared = shared
     if not options.vary:
-        parser.error("--vary is missing: what is to be compared? For example --vary loss=ce,focal")
+        raise BadInput("--vary is missing: name an option and its values, for example --vary loss=ce,focal")
     if not re.fullmatch(r"\d+(,\d+)*", options.seeds):
-        parser.error(f"--seeds must be whole numbers such as 0,1,2, got {options.seeds}")
+        raise BadInput(f"--seeds must be integers separated by commas, such as 0,1,2; got {options.seeds}")
     options.seeds = [int(seed) for seed in options.seeds.split(",")]
-    if len(set(options.seeds)) < len(options.seeds):
-        parser.error(f"--seeds {options.seeds}: a seed stands there twice")
-    try:
-        options.vary = [parse_axis(axis) for axis in options.vary]
-        check_words(shared, "after --")
-    except ValueError as error:
-        parser.error(str(error))
+    for seed in listed_twice(options.seeds):
+        raise BadInput(f"--seeds: seed {seed} is listed twice")
+    options.vary = [parse_vary(text) for text in options.vary]
+    check_words(shared, "after --")
     used = destinations(shared)
     for name, values in options.vary:
         destination = FLAGS[flag_of(name)]
         if destination in used:
-            parser.error(f"--vary {name}={values}: {flag_of(name)} stands a second time; which one is meant?")
+            raise BadInput(
+                f"--vary {name}={','.join(values)}: {flag_of(name)} is listed twice; remove it from the other --vary, "
+                "or from the options after --"
+            )
         used.add(destination)
     return options
 
 
 FLAGS = {flag: action.dest for action in cli.make_parser()._actions for flag in action.option_strings}
-NOT_SHARED = {"seed", "out", "resume", "preview", "help"}  # every run has its own seed and folder
+NOT_ALLOWED = ("help", "out", "preview", "resume", "seed")  # compare.py sets the seed and the folder of every run
 
 
 def flag_of(name: str) -> str:
     return f"--{name.strip().replace('_', '-')}"
 
 
+def listed_twice(values: Sequence[Any]) -> list[Any]:
+    return [value for i, value in enumerate(values) if value in values[:i]]
+
+
 def destinations(words: Sequence[str]) -> set[str]:
-    """Which options of train.py stand among the words, whatever they are called: --criterion is --loss."""
+    """The options of train.py among the words. Names for the same option are one: --criterion is loss."""
     flags = (word.partition("=")[0].replace("_", "-") for word in words)
     return {FLAGS[flag] for flag in flags if flag in FLAGS}
 
 
 def check_words(words: Sequence[str], where: str) -> None:
-    for name in sorted(destinations(words) & NOT_SHARED):
-        raise ValueError(f"--{name} cannot stand {where}: every run has a seed and a folder of its own")
+    for name in sorted(destinations(words) & set(NOT_ALLOWED)):
+        others = ", ".join(f"--{other}" for other in NOT_ALLOWED)
+        raise BadInput(f"--{name} cannot be used {where}; choose options of train.py other than {others}")
 
 
-def parse_axis(axis: str) -> tuple[str, str]:
-    """("loss", "ce,focal") of "loss=ce,focal". ValueError that names --vary."""
-    name, equals, values = axis.partition("=")
+def parse_vary(text: str) -> tuple[str, list[str]]:
+    """("loss", ["ce", "focal"]) from "loss=ce,focal"."""
+    name, equals, values = text.partition("=")
     if not equals:
-        raise ValueError(f"--vary {axis}: write NAME=VALUE,VALUE")
-    if FLAGS.get(flag_of(name), "help") in NOT_SHARED:
+        raise BadInput(f"--vary {text}: write NAME=VALUE,VALUE")
+    if FLAGS.get(flag_of(name), "help") in NOT_ALLOWED:
         close = difflib.get_close_matches(flag_of(name), FLAGS, 1)
-        raise ValueError(f"--vary {axis}: choose an option of train.py" + (f", {close[0]}?" if close else ""))
-    if len(set(values.split(","))) != len(values.split(",")):
-        raise ValueError(f"--vary {axis}: a value stands there twice")
+        hint = f" Did you mean {close[0]}?" if close and close[0] != flag_of(name) else ""
+        raise BadInput(f"--vary {text}: {flag_of(name)} is not an option of train.py that can be varied.{hint}")
+    for value in listed_twice(values.split(",")):
+        raise BadInput(f"--vary {text}: the value {value!r} is listed twice")
     for value in values.split(","):
         try:
             words = shlex.split(value)
-        except ValueError as error:
-            raise ValueError(f"--vary {axis}: {error}") from error
-        check_words(words, f"in --vary {axis}")
-    return name, values
+        except ValueError as error:  # a quotation mark without its pair
+            raise BadInput(f"--vary {text}: {error}") from error
+        check_words(words, f"in --vary {text}")
+    return name, values.split(",")
 
 
-def make_rows(options: argparse.Namespace) -> list[Row]:
-    """Every combination, each command line checked. A bad one ends the program with its own message."""
-    rows = []
-    for values in itertools.product(*([(name, value) for value in values.split(",")] for name, values in options.vary)):
-        name = " ".join(f"{name}={value.strip() or '(default)'}" for name, value in values)
-        axes = [shlex.split(f"{flag_of(axis)} {value}") if value.strip() else [] for axis, value in values]
-        twice = [a & b for a, b in itertools.combinations(map(destinations, axes), 2) if a & b]
-        if twice:
-            raise ValueError(f"--vary {name}: {flag_of(min(twice[0]))} stands in two of them")
-        varied = [word for words in axes for word in words]
-        row = Row(name, [])
-        for seed in options.seeds:
-            folder = Path(options.out) / re.sub(r"[^\w.+=,-]", "_", name) / f"seed{seed}"
-            argv = [*options.shared, *varied, "--seed", str(seed), "--out", str(folder)]
-            parsed = cli.parse_options(argv)
-            cli.make_criterion(parsed, np.ones(2), torch.device("cpu"))
-            row.jobs.append(Job(seed, folder, parsed, argv))
-        rows.append(row)
-    folders = [job.folder for row in rows for job in row.jobs]
-    if len(set(folders)) < len(folders):
-        raise ValueError("two rows of --vary have names that differ only in characters that no folder may have")
-    return rows
+def make_combinations(
+    vary: Sequence[tuple[str, Sequence[str]]], seeds: Sequence[int], out: str | Path, shared: Sequence[str] = ()
+) -> list[Combination]:
+    """Every combination of the values, with a job per seed. train.py's parser exits if it refuses a command line.
+
+    Args:
+        vary: option names and values, as parse_vary returns them.
+        shared: further options of train.py for all runs.
+    """
+    combinations = []
+    for choice in itertools.product(*([(name, value) for value in values] for name, values in vary)):
+        name = " ".join(f"{option}={value.strip() or '(default)'}" for option, value in choice)
+        parts = [shlex.split(f"{flag_of(option)} {value}") if value.strip() else [] for option, value in choice]
+        for first, second in itertools.combinations(map(destinations, parts), 2):
+            if first & second:
+                flag = flag_of(min(first & second))
+                raise BadInput(f"--vary: {flag} is listed twice in the combination {name}; remove one of the two")
+        folder = Path(out) / re.sub(r"[^\w.+=,-]", "_", name)
+        combination = Combination(name, [])
+        for seed in seeds:
+            argv = [*shared, *itertools.chain(*parts), "--seed", str(seed), "--out", str(folder / f"seed{seed}")]
+            options = cli.parse_options(argv)
+            cli.make_criterion(options, np.ones(2), torch.device("cpu"))  # refuses a loss that does not exist
+            combination.jobs.append(Job(seed, folder / f"seed{seed}", vars(options), argv))
+        combinations.append(combination)
+    for folder in listed_twice([combination.jobs[0].folder.parent for combination in combinations]):
+        raise BadInput(
+            f"--vary: two combinations would share the folder {folder}, because special characters in its name become "
+            "_. Train them by two commands with a different --out"
+        )
+    return combinations
 
 
 def check_same(job: Job, run: runs.Run) -> None:
-    """ValueError if the folder holds a run with other options than those that are wanted now."""
-    wanted = {name: list(value) if isinstance(value, tuple) else value for name, value in vars(job.options).items()}
+    """BadInput if the folder contains a run with different options than this job's."""
+    wanted = {name: list(value) if isinstance(value, tuple) else value for name, value in job.options.items()}
     for name in sorted(wanted.keys() - cli.MAY_CHANGE - {"out"}):
         if run.options.get(name) != wanted[name]:
-            raise ValueError(
-                f"{job.folder} holds a run with --{name.replace('_', '-')} {run.options.get(name)}, not "
-                f"{wanted[name]}: choose another --out, or remove it"
+            raise BadInput(
+                f"{job.folder} contains a run with {flag_of(name)} {run.options.get(name)}, not {wanted[name]}. "
+                "Choose a different --out, or delete that folder"
             )
 
 
@@ -210,17 +238,17 @@ def check_same(job: Job, run: runs.Run) -> None:
 
 
 @contextmanager
-def started(command: list[str], output: Path) -> Iterator[subprocess.Popen]:
-    """A process that writes to a file; a signal that ends this program is handed on to it, once, and waited for.
+def launch(command: list[str], output: Path) -> Iterator[subprocess.Popen]:
+    """A process whose output is appended to a file. If this program is stopped, it sends SIGTERM and waits for the end.
 
-    The file is locked as long as the process lives, even if this program is killed: no run is trained twice at once.
+    The file is locked while the process lives, even if this program is killed: no run is trained by two processes.
     """
     with open(output, "ab") as file:
         if fcntl:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                raise ValueError(f"another process trains the run in {output.parent} now") from None
+                raise BadInput(f"another process is training the run in {output.parent}: wait until it ends") from None
         process = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT, start_new_session=True)
         try:
             yield process
@@ -231,58 +259,66 @@ def started(command: list[str], output: Path) -> Iterator[subprocess.Popen]:
 
 
 def train(job: Job, bar: tqdm) -> int:
-    """Begins the run or goes on with it, and moves the bar by its epochs. Returns train.py's exit code."""
-    run, argv, before = job.run(), job.argv, bar.n
+    """Starts or resumes the run, and advances the bar by its epochs. Returns the exit code of train.py."""
+    run, argv, start = job.run(), job.argv, bar.n
     if run:
-        argv = ["--resume", str(job.folder), *changed(job, run)]
+        argv = ["--resume", str(job.folder), *changed_arguments(job, run)]
     job.folder.mkdir(parents=True, exist_ok=True)
-    with started([sys.executable, os.path.relpath(TRAIN), *argv], job.folder / "output.txt") as process:
+    with launch([sys.executable, os.path.relpath(TRAIN), *argv], job.folder / "output.txt") as process:
         while process.poll() is None:
             time.sleep(0.2)
-            bar.update(before + min(job.epochs_done(), job.epochs) - bar.n)
-    bar.update(before + job.epochs - bar.n)  # also those that --patience or an error has saved
+            bar.update(start + min(job.epochs_done(), job.epochs) - bar.n)
+    bar.update(start + job.epochs - bar.n)  # also the epochs not trained because of --patience or an error
     return process.returncode
 
 
-def changed(job: Job, run: runs.Run) -> list[str]:
-    """The options that a resumed run may have otherwise, where they are asked for now."""
+def changed_arguments(job: Job, run: runs.Run) -> list[str]:
+    """Arguments for the options that may change on resume, and that the job sets to a different value than the run."""
     words = []
     for name in sorted(cli.MAY_CHANGE - {"resume"}):
-        value = getattr(job.options, name)
+        value = job.options[name]
         if value not in (None, False, run.options.get(name)):
             words += [flag_of(name)] if value is True else [flag_of(name), str(value)]
     return words
 
 
-def train_all(options: argparse.Namespace, rows: list[Row]) -> list[str]:
-    """Fills in every row's runs, and writes the tables after each; one that fails is a line, not the end.
+def train_all(combinations: list[Combination], after_run: Callable[[], Any]) -> list[str]:
+    """Trains all runs that are not finished, reads their results, and calls after_run() after each run.
 
-    Returns what failed.
+    Returns one line per failed run. A failed run does not stop the others.
     """
-    jobs = [(row, job, job.is_finished()) for row in rows for job in row.jobs]
+    jobs = [(combination, job, job.is_finished()) for combination in combinations for job in combination.jobs]
     total = sum(job.epochs for _, job, is_finished in jobs if not is_finished)
-    failed, width, digits = [], max(len(row.name) for row in rows), len(str(len(jobs)))
-    with open(os.devnull, "w") as nowhere, tqdm(
-        total=total, desc="epochs of all runs", smoothing=0, leave=False,
-        file=sys.stderr if sys.stderr.isatty() else nowhere,
-    ) as bar:  # fmt: skip
-        for number, (row, job, is_finished) in enumerate(jobs, 1):
-            said, code, output = "was finished", 0, job.folder / "output.txt"
+    failed, width, digits = [], max(len(combination.name) for combination in combinations), len(str(len(jobs)))
+    is_terminal = hasattr(sys.stderr, "isatty") and sys.stderr.isatty()
+    with (
+        open(os.devnull, "w") as nowhere,
+        tqdm(
+            total=total,
+            desc="epochs of all runs",
+            smoothing=0,
+            leave=False,
+            file=sys.stderr if is_terminal else nowhere,
+        ) as bar,
+    ):
+        for number, (combination, job, is_finished) in enumerate(jobs, 1):
+            status, code, output = "already finished", 0, job.folder / "output.txt"
             if not is_finished:
-                before = output.stat().st_size if output.exists() else 0
+                output_size = output.stat().st_size if output.exists() else 0
                 code = train(job, bar)
                 seconds = bar.format_dict["elapsed"] / bar.n * (total - bar.n)
-                said = f"about {duration(seconds)} left" if bar.n < total else ""
+                status = f"about {duration(seconds)} left" if bar.n < total else ""
             run = job.run()
             if code:
-                said = f"failed with exit code {code}: {last_line(output, before)}  {said}"
-                failed.append(f"{row.name} seed {job.seed}: see {output}")
+                status = f"failed with exit code {code}: {error_line(output, output_size)}  {status}"
+                failed.append(f"{combination.name} seed {job.seed}: see {output}")
             elif run and run.predictions:
-                row.results[job.seed] = result = make_result(run)
-                said = f"macro F1 {result.scores['f1']:.4f}  {result.scores['minutes']:6.1f} min  {said}"
+                combination.results[job.seed] = result = make_result(run)
+                status = f"macro F1 {result.scores['f1']:.4f}  {result.scores['minutes']:6.1f} min  {status}"
             with bar.external_write_mode(sys.stdout):
-                print(f"{number:{digits}}/{len(jobs)}  {row.name:{width}}  seed {job.seed}  {said}", flush=True)
-            write_all(options, rows)
+                name = f"{combination.name:{width}}  seed {job.seed}"
+                print(f"{number:{digits}}/{len(jobs)}  {name}  {status}", flush=True)
+            after_run()
     return failed
 
 
@@ -292,21 +328,21 @@ def duration(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
-def last_line(output: Path, start: int) -> str:
-    """What a run said of its error, from this byte of its output on."""
+def error_line(output: Path, start: int) -> str:
+    """The error message in a run's output, from byte `start` on; without one the last line."""
     text = output.read_bytes()[start:].decode("utf-8", "replace")
     lines = [line for line in text.splitlines() if line.strip()]
-    return next((line for line in reversed(lines) if ": error: " in line), lines[-1] if lines else "it said nothing")
+    return next((line for line in reversed(lines) if ": error: " in line), lines[-1] if lines else "no output")
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# Judging
+# Scores and differences
 # ---------------------------------------------------------------------------------------------------------------------
 
 
 @dataclass(eq=False)
-class Answers:
-    """What a run's best model says of images that it was not trained on."""
+class Predictions:
+    """The class that a run's best model predicts for each image that it was not trained on."""
 
     paths: np.ndarray  # (N,) of text
     targets: np.ndarray  # (N,) of int64
@@ -319,234 +355,272 @@ class Answers:
 
     @cached_property
     def images(self) -> bytes:
-        """A checksum of the images and their classes, in any order."""
+        """A checksum of the image paths and their true classes, independent of their order."""
         order = np.argsort(self.paths)
         lines = [f"{path}\n{target}" for path, target in zip(self.paths[order], self.targets[order], strict=True)]
         return hashlib.sha256("\n".join(lines).encode("utf-8", "surrogateescape")).digest()
 
     @cached_property
-    def resampled(self) -> np.ndarray:
-        """(SAMPLES,) macro F1 on images drawn with replacement. The same images are drawn alike, so runs make pairs."""
+    def resampled_f1(self) -> np.ndarray:
+        """(SAMPLES,) macro F1 of bootstrap samples; runs with the same images get the same samples: pairs."""
         order, rng = np.argsort(self.paths), np.random.default_rng(list(self.images))
         targets, preds = torch.from_numpy(self.targets[order]), torch.from_numpy(self.preds[order])
         N, block, scores = len(targets), max(1, 2**23 // len(targets)), []
         for size in [block] * (SAMPLES // block) + [SAMPLES % block]:
             drawn = torch.from_numpy(rng.integers(N, size=(N, size)))
-            times = torch.zeros(N, size).scatter_add_(0, drawn, torch.ones(N, size))  # how often each image is drawn
-            zeros = torch.zeros(self.num_classes, size)
+            ones = torch.ones(N, size, dtype=torch.int32)
+            times = torch.zeros_like(ones).scatter_add_(0, drawn, ones)  # how often each image is drawn
+            zeros = torch.zeros(self.num_classes, size, dtype=torch.int32)
             tp = zeros.index_add(0, targets, times * (preds == targets)[:, None])
-            both = zeros.index_add(0, targets, times).index_add(0, preds, times)  # support + predicted
-            scores.append((2 * tp / both.clamp(min=1)).mean(0))  # 0 / 0 = 0, as in metrics.py
-        return torch.cat(scores).double().numpy()
+            predicted, support = zeros.index_add(0, preds, times), zeros.index_add(0, targets, times)
+            scores.append(metrics._score("f1", "macro", tp.T, predicted.T, support.T))  # of counts (size, C)
+        return torch.cat(scores).numpy()
+
+
+SCORES = ("f1", "best_loss_f1", "last_f1", "minutes", "images_per_second")
 
 
 @dataclass
 class Result:
-    """What the tables need of a finished run."""
+    """The parts of a finished run that the tables need."""
 
     run: runs.Run  # without its folds and probabilities
-    answers: Answers
-    scores: dict[str, float]
+    predictions: Predictions
+    scores: dict[str, float]  # by SCORES
     curve: list[float]  # macro F1 of each epoch, mean over the folds
 
 
 def make_result(run: runs.Run) -> Result:
-    """The figures of a run; of several folds, the macro F1 of all images out of fold, and means of the folds."""
-    said, parts = run.predictions, run.folds or [run]
-    answers = Answers(said.paths, said.targets, said.probs.argmax(1), said.probs.shape[1])
-    epochs = zip(*(part.log for part in parts), strict=False)  # as far as all folds have got
+    """The scores of a run. With several folds: the out-of-fold macro F1 of all images, and means over the folds."""
+    stored, parts = run.predictions, run.folds or [run]
+    predictions = Predictions(stored.paths, stored.targets, stored.probs.argmax(1), stored.probs.shape[1])
+    epochs = zip(*(part.log for part in parts), strict=False)  # epochs that all folds have finished
     curve = [statistics.mean(row["val_f1"] for row in rows) for rows in epochs]
-    scores = {
-        "f1": answers.f1,
-        "best_loss_f1": statistics.mean(part.best("val_loss", "min")["val_f1"] for part in parts),
-        "last_f1": statistics.mean(part.log[-1]["val_f1"] for part in parts),
-        "minutes": sum(row["seconds"] for part in parts for row in part.log) / 60,
-        "images_per_second": statistics.mean(row["images_per_second"] for part in parts for row in part.log),
-    }
-    return Result(replace(run, folds=[]), answers, scores, curve)  # a new Run, which has not read them
+    scores = (
+        predictions.f1,
+        statistics.mean(part.best("val_loss", "min")["val_f1"] for part in parts),
+        statistics.mean(part.log[-1]["val_f1"] for part in parts),
+        sum(row["seconds"] for part in parts for row in part.log) / 60,
+        statistics.mean(row["images_per_second"] for part in parts for row in part.log),
+    )
+    light = replace(run, folds=[])  # a new Run, which has not read the probabilities
+    return Result(light, predictions, dict(zip(SCORES, scores, strict=True)), curve)
 
 
 @dataclass
 class Difference:
-    """Mean macro F1 of a row minus the first row's, over the seeds of both, with its 95 % interval."""
+    """Mean difference of the macro F1 to the baseline over the seeds that both have, with its 95 % interval."""
 
     mean: float
     low: float
     high: float
     seeds: int
-    on_the_same_images: bool
+    same_images: bool
 
     @property
     def verdict(self) -> str:
-        if not self.on_the_same_images:
-            return "judged on other images"
+        if not self.same_images:
+            return "different images"
         if self.seeds < 2:
-            return "one seed shows nothing"
+            return "one seed is not enough"
         return "better" if self.low > 0 else "worse" if self.high < 0 else "within noise"
 
 
-def difference(first: dict[int, Answers], other: dict[int, Answers]) -> Difference:
-    """Of answers by seed; only the seeds of both count. With one seed the interval is of the images alone.
+def difference(baseline: dict[int, Predictions], other: dict[int, Predictions]) -> Difference:
+    """`other` minus `baseline`, both by seed; only the seeds of both count.
 
-    ValueError if no seed is in both.
+    With one seed the interval covers different images only. ValueError if no seed is in both.
     """
-    seeds = sorted(first.keys() & other.keys())
+    seeds = sorted(baseline.keys() & other.keys())
     if not seeds:
-        raise ValueError("no seed has both runs")
-    observed = np.array([other[seed].f1 - first[seed].f1 for seed in seeds])
-    images = np.mean([other[seed].resampled - first[seed].resampled for seed in seeds], 0)
+        raise ValueError("the baseline and the other runs have no seed in common")
+    observed = np.array([other[seed].f1 - baseline[seed].f1 for seed in seeds])
+    images = np.mean([other[seed].resampled_f1 - baseline[seed].resampled_f1 for seed in seeds], 0)
     chance = np.resize(images - images.mean(), 100 * SAMPLES)
     if len(seeds) > 1:
         error = observed.std(ddof=1) / math.sqrt(len(seeds))
         chance += error * np.random.default_rng(0).standard_t(len(seeds) - 1, len(chance))
     low, high = observed.mean() + np.quantile(chance, [0.025, 0.975])
-    same = all(first[seed].images == other[seed].images for seed in seeds)
-    return Difference(float(observed.mean()), float(low), float(high), len(seeds), same)
+    same_images = all(baseline[seed].images == other[seed].images for seed in seeds)
+    return Difference(float(observed.mean()), float(low), float(high), len(seeds), same_images)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
 # The tables
 # ---------------------------------------------------------------------------------------------------------------------
 
-HEAD = ("row", "seeds", "macro F1", "std", "difference", "95 % interval", "verdict", "best-loss model", "last epoch",
-        "minutes", "images/s")  # fmt: skip
-LEFT = (0, 5, 6)  # columns of text
-
-
-def differences(rows: list[Row]) -> list[Difference | None]:
-    """Of each row to the first; None for the first, and where no seed has both."""
-    answers = [{seed: result.answers for seed, result in row.results.items()} for row in rows]
-    first, *others = answers
-    return [None, *(difference(first, other) if first.keys() & other.keys() else None for other in others)]
-
-
-def table(rows: list[Row], changes: list[Difference | None]) -> list[list[str]]:
-    """A line a row, HEAD's columns, as text; a row without a finished run has its name alone."""
-    lines = []
-    for row, change in zip(rows, changes, strict=True):
-        each = [result.scores for result in row.results.values()]
-        if not each:
-            lines.append([row.name, "0", *[""] * (len(HEAD) - 2)])
-            continue
-        mean = {key: statistics.mean(score[key] for score in each) for key in each[0]}
-        std = f"{statistics.stdev(score['f1'] for score in each):.4f}" if len(each) > 1 else ""
-        against = ["", "", "" if row is not rows[0] else "(first)"]
-        if change:
-            against = [f"{change.mean:+.4f}", f"{change.low:+.4f} to {change.high:+.4f}", change.verdict]
-        lines.append([
-            row.name, str(len(each)), f"{mean['f1']:.4f}", std, *against, f"{mean['best_loss_f1']:.4f}",
-            f"{mean['last_f1']:.4f}", f"{mean['minutes']:.1f}", f"{mean['images_per_second']:.0f}",
-        ])  # fmt: skip
-    return lines
-
-
+HEAD = (
+    "combination",
+    "seeds",
+    "macro F1",
+    "std",
+    "difference",
+    "95 % interval",
+    "verdict",
+    "best-loss model",
+    "last epoch",
+    "minutes",
+    "images/s",
+)
+TEXT_COLUMNS = ("combination", "95 % interval", "verdict")  # left-aligned
 NOTES = (
-    "macro F1 is of each run's best epoch, mean over seeds; the epoch was chosen on the same images, as was that of "
-    "the best-loss model (lowest validation loss); the last epoch's was not.",
-    "difference is to the first row, seed by seed; its interval covers other seeds and other validation images. Where "
-    "it holds 0 the difference is within noise: these runs do not show it. Of 20 rows that truly are equal, one will "
-    "be called different.",
+    "macro F1: the best epoch of each run, mean over the seeds. The best epoch was chosen on the same validation "
+    "images, so its score is a little too high. This is also true of the best-loss model (lowest validation loss), but "
+    "not of the last epoch.",
+    "difference: macro F1 minus that of the baseline (the first combination), mean over the seeds. The interval covers "
+    "different seeds and different validation images. Within noise: the interval contains 0, so these runs do not show "
+    "a difference. If 20 combinations are equal to the baseline, about one gets a wrong verdict by chance.",
 )
 
 
-def write_all(options: argparse.Namespace, rows: list[Row]) -> None:
-    """The tables, of what is finished so far."""
-    if not any(row.results for row in rows):
+def table(combinations: list[Combination]) -> list[dict[str, Any]]:
+    """One dict per combination; a value that is not known yet is None.
+
+    combination: its name; seeds: how many runs are finished; f1, best_loss_f1, last_f1, minutes, images_per_second:
+    means over these runs; std: standard deviation of f1 (n - 1); difference, low, high, verdict: see Difference.
+    """
+    lines, baseline = [], {seed: result.predictions for seed, result in combinations[0].results.items()}
+    for combination in combinations:
+        scores = [result.scores for result in combination.results.values()]
+        mean = {key: statistics.mean(score[key] for score in scores) if scores else None for key in SCORES}
+        std = statistics.stdev(score["f1"] for score in scores) if len(scores) > 1 else None
+        line = {"combination": combination.name, "seeds": len(scores), "f1": mean.pop("f1"), "std": std}
+        change = {"difference": None, "low": None, "high": None, "verdict": ""}
+        if combination is combinations[0] and scores:
+            change["verdict"] = "(baseline)"
+        elif baseline.keys() & combination.results.keys():
+            found = difference(baseline, {seed: result.predictions for seed, result in combination.results.items()})
+            change = {"difference": found.mean, "low": found.low, "high": found.high, "verdict": found.verdict}
+        lines.append(line | change | mean)
+    return lines
+
+
+def cells(line: dict[str, Any]) -> list[str]:
+    """A line of `table` as text, by HEAD."""
+    formats = {"f1": ".4f", "std": ".4f", "difference": "+.4f", "best_loss_f1": ".4f", "last_f1": ".4f"}
+    formats |= {"minutes": ".1f", "images_per_second": ".0f"}
+    text = {key: "" if line[key] is None else f"{line[key]:{spec}}" for key, spec in formats.items()}
+    interval = "" if line["low"] is None else f"{line['low']:+.4f} to {line['high']:+.4f}"
+    left = [line["combination"], str(line["seeds"]), text["f1"], text["std"], text["difference"], interval]
+    return [*left, line["verdict"], *(text[key] for key in SCORES[1:])]
+
+
+def write_tables(combinations: list[Combination], out: Path, title: str, command: str) -> None:
+    """compare.csv, runs.csv, compare.md and compare.html, as far as runs are finished."""
+    finished = [(c.name, seed, result) for c in combinations for seed, result in c.results.items()]
+    if not finished:
         return
-    changes, out = differences(rows), Path(options.out)
-    lines = table(rows, changes)
-    runs.write_csv(out / "compare.csv", HEAD, lines)
-    every = [(row.name, seed, result) for row in rows for seed, result in row.results.items()]
-    each = ([name, seed, *result.scores.values(), result.run.folder] for name, seed, result in every)
-    runs.write_csv(out / "runs.csv", ("row", "seed", *every[0][2].scores, "folder"), each)
-    config = every[0][2].run.config["versions"]
-    text = [f"# {', '.join(name for name, _ in options.vary)}, compared", "", "```", command(options), "```", ""]
-    text += [f"| {' | '.join(cells)} |" for cells in (HEAD, ["---"] * len(HEAD), *lines)]
-    text += ["", *(f"- {note}" for note in NOTES), "- " + ", ".join(f"{key} {value}" for key, value in config.items())]
+    lines = table(combinations)
+    rows = [cells(line) for line in lines]
+    runs.write_csv(out / "compare.csv", HEAD, rows)
+    each = ([name, seed, *result.scores.values(), result.run.folder] for name, seed, result in finished)
+    runs.write_csv(out / "runs.csv", ("combination", "seed", *SCORES, "folder"), each)
+    versions = ", ".join(f"{name} {version}" for name, version in finished[0][2].run.config["versions"].items())
+    text = [f"# {title}", "", "```", command, "```", ""]
+    text += [f"| {' | '.join(row)} |" for row in (HEAD, ["---"] * len(HEAD), *rows)]
+    text += ["", *(f"- {note}" for note in NOTES), f"- {versions}"]
     checkpoint.write_text(out / "compare.md", "\n".join(text) + "\n")
-    write_page(options, rows, changes, lines)
+    checkpoint.write_text(out / "compare.html", make_page(combinations, lines, out, title, command))
 
 
-def mean_curve(row: Row) -> page.Series:
-    """Macro F1 by epoch, mean over the row's seeds, as far as all have got."""
-    curves = [result.curve for result in row.results.values()]
+def mean_curve(combination: Combination) -> page.Series:
+    """Macro F1 of each epoch that all seeds have finished, mean over the seeds."""
+    curves = [result.curve for result in combination.results.values()]
     means = [statistics.mean(each) for each in zip(*curves, strict=False)]
-    return page.Series(row.name, list(range(1, len(means) + 1)), means)
+    return page.Series(combination.name, list(range(1, len(means) + 1)), means)
 
 
-def write_page(
-    options: argparse.Namespace, rows: list[Row], changes: list[Difference | None], cells: list[list[str]]
-) -> None:
-    """compare.html: the table with the seeds and intervals drawn, curves, and every run with its own page."""
-    done = [row for row in rows if row.results]
-    f1 = {row.name: [result.scores["f1"] for result in row.results.values()] for row in done}
-    scale = [value for values in f1.values() for value in values]
-    ends = [end for change in changes if change for end in (change.low, change.high, 0.0)]
-    lines = []
-    for line, row, change in zip(cells, rows, changes, strict=True):
-        dots = page.strip(scale, f1[row.name], "macro F1 of each seed") if row.results else ""
-        drawn = page.strip(ends, [change.mean], "difference", (change.low, change.high)) if change else ""
-        lines.append([*line[:4], dots, *line[4:6], drawn, *line[6:]])
-    head = [*HEAD[:4], "each seed", *HEAD[4:6], "drawn, with zero", *HEAD[6:]]
-    notes = [page.tag("li", note) for note in NOTES]
-    each = []
-    for row in done:
-        for seed, result in row.results.items():
-            href = quote(os.path.relpath(result.run.folder / "report.html", options.out))
-            numbers = [f"{result.scores[key]:.4f}" for key in ("f1", "best_loss_f1", "last_f1")]
-            link = page.tag("a", "report", href=href)
-            each.append([row.name, str(seed), *numbers, f"{result.scores['minutes']:.1f}", link])
-    names = ["row", "seed", "macro F1", "best-loss model", "last epoch", "minutes", "page"]
-    curves = page.line_chart("Macro F1 of validation, mean over the seeds", [mean_curve(row) for row in done], "epoch")
-    sections = [
-        ("Differences", page.join([page.table(head, lines, "Mean over the seeds"), page.tag("ul", *notes)])),
-        ("Curves", curves),
-        ("Runs", page.table(names, each, "Every run")),
-        ("The comparison", page.tag("pre", command(options))),
-    ]
-    checkpoint.write_text(Path(options.out) / "compare.html", page.document("Runs compared", sections))
-
-
-def command(options: argparse.Namespace) -> str:
-    own = [word for name, values in options.vary for word in ("--vary", f"{name}={values}")]
-    own += ["--seeds", ",".join(map(str, options.seeds)), "--out", options.out]
-    return shlex.join(["python", "compare.py", *own, "--", *options.shared])
-
-
-def print_table(rows: list[Row]) -> None:
-    lines = [list(HEAD), *table(rows, differences(rows))]
-    widths = [max(len(line[i]) for line in lines) for i in range(len(HEAD))]
+def make_page(combinations: list[Combination], lines: list[dict[str, Any]], out: Path, title: str, command: str) -> str:
+    """The table with seeds and intervals as pictures, curves, and a link to each run's own page."""
+    finished = [combination for combination in combinations if combination.results]
+    f1 = {c.name: [result.scores["f1"] for result in c.results.values()] for c in finished}
+    f1_scale = [value for values in f1.values() for value in values]
+    scale = [end for line in lines if line["low"] is not None for end in (line["low"], line["high"], 0.0)]
+    rows = []
     for line in lines:
-        cells = (f"{cell:{'<' if i in LEFT else '>'}{widths[i]}}" for i, cell in enumerate(line))
-        print("  ".join(cells).rstrip())
+        row, dots, interval = cells(line), "", ""
+        if line["seeds"]:
+            dots = page.strip(f1_scale, f1[line["combination"]], "macro F1 of each seed")
+        if line["low"] is not None:
+            alt = "difference and its 95 % interval"
+            interval = page.strip(scale, [line["difference"]], alt, (line["low"], line["high"]))
+        rows.append([*row[:4], dots, *row[4:6], interval, *row[6:]])
+    head = [*HEAD[:4], "each seed", *HEAD[4:6], "interval (dotted line: 0)", *HEAD[6:]]
+    notes = page.tag("ul", *(page.tag("li", note) for note in NOTES))
+    each = []
+    for combination in finished:
+        for seed, result in combination.results.items():
+            path = Path(os.path.relpath(result.run.folder / "report.html", out))
+            link = page.tag("a", "report", href=quote(os.fsencode(path.as_posix())))
+            numbers = [f"{result.scores[key]:.4f}" for key in ("f1", "best_loss_f1", "last_f1")]
+            each.append([combination.name, str(seed), *numbers, f"{result.scores['minutes']:.1f}", link])
+    names = ["combination", "seed", "macro F1", "best-loss model", "last epoch", "minutes", "page"]
+    curves = [mean_curve(combination) for combination in finished]
+    sections = [
+        ("Differences", page.join([page.table(head, rows, "Mean over the seeds"), notes])),
+        ("Curves", page.line_chart("Validation macro F1, mean over the seeds", curves, "epoch")),
+        ("Runs", page.table(names, each, "All runs")),
+        ("Command", page.tag("pre", command)),
+    ]
+    return page.document(title, sections)
+
+
+def command_line(
+    vary: Sequence[tuple[str, Sequence[str]]], seeds: Sequence[int], out: str, shared: Sequence[str]
+) -> str:
+    words = [word for name, values in vary for word in ("--vary", f"{name}={','.join(values)}")]
+    words += ["--seeds", ",".join(map(str, seeds)), "--out", out, "--", *shared]
+    return shlex.join(["python", "compare.py", *words])
+
+
+def print_table(lines: list[dict[str, Any]]) -> None:
+    rows = [list(HEAD), *map(cells, lines)]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        columns = zip(HEAD, row, widths, strict=True)
+        aligned = (f"{cell:{'<' if name in TEXT_COLUMNS else '>'}{width}}" for name, cell, width in columns)
+        print("  ".join(aligned).rstrip())
     print("\n" + "\n".join(NOTES))
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    options = parse_options(sys.argv[1:] if argv is None else argv)
+def main(argv: Sequence[str] | None = None) -> list[dict[str, Any]]:
+    """Trains, writes and prints the tables. Returns the rows of the table, see `table`.
+
+    Raises: SystemExit with code 2 if an option is wrong, 1 if a run failed (the tables are written), or 128 + N if
+        stopped by signal N.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):  # a notebook's streams do not have it
+            stream.reconfigure(errors="backslashreplace")  # a file name can contain bytes that are not valid text
     try:
-        rows = make_rows(options)
-        for job in (job for row in rows for job in row.jobs):
+        options = parse_options(sys.argv[1:] if argv is None else argv)
+        combinations = make_combinations(options.vary, options.seeds, options.out, options.shared)
+        for job in (job for combination in combinations for job in combination.jobs):
             run = job.run()
             if run:
                 check_same(job, run)
-        Path(options.out).mkdir(parents=True, exist_ok=True)
-        print(f"{len(rows)} rows x {len(options.seeds)} seeds in {options.out}")
+        out = Path(options.out)
+        out.mkdir(parents=True, exist_ok=True)
+        print(f"{len(combinations)} combinations x {len(options.seeds)} seeds in {out}")
+        command = command_line(options.vary, options.seeds, options.out, options.shared)
+        title = f"Comparison of {', '.join(name for name, _ in options.vary)}"
         with SIGNALS.installed():
-            failed = train_all(options, rows)
-    except (ValueError, OSError) as error:
+            failed = train_all(combinations, functools.partial(write_tables, combinations, out, title, command))
+    except (BadInput, OSError) as error:
         print(f"compare.py: error: {error}", file=sys.stderr)
         raise SystemExit(2) from error
     except Stopped:
-        print("compare.py: stopped; the same command goes on", file=sys.stderr)
+        print("compare.py: stopped. Run the same command again to continue", file=sys.stderr)
         raise SystemExit(128 + SIGNALS.asked) from None
+    lines = table(combinations)
     print()
-    print_table(rows)
-    if any(row.results for row in rows):
-        print(f"\nfiles: {options.out}/ with compare.html, compare.md, compare.csv, runs.csv, and a folder a run")
+    print_table(lines)
+    if any(line["seeds"] for line in lines):
+        print(f"\nfiles: {out}/ with compare.html, compare.md, compare.csv, runs.csv, and one folder per combination")
     if failed:
         print("\n".join([f"\n{len(failed)} runs failed:", *failed]), file=sys.stderr)
         raise SystemExit(1)
+    return lines
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""compare.py: differences that are real are found, others are not, and no run is trained twice or lost."""
+"""compare.py: real differences are found, others are not, and no run is trained twice or lost."""
 
 import csv
 import os
@@ -24,51 +24,56 @@ ROOT = Path(__file__).resolve().parent.parent
 # --- what is compared ------------------------------------------------------------------------------------------------
 
 
-def rows_of(*argv):
-    return compare.make_rows(compare.parse_options(argv))
+def combinations_of(*argv):
+    options = compare.parse_options(argv)
+    return compare.make_combinations(options.vary, options.seeds, options.out, options.shared)
 
 
 def test_every_combination_on_every_seed_in_the_order_given(tmp_path):
-    rows = rows_of("--vary", "loss=ce,focal", "--vary", "accum=1,4", "--seeds", "0,7", "--out", str(tmp_path), "--",
-                   "--epochs", "3")  # fmt: skip
+    argv = ("--vary", "loss=ce,focal", "--vary", "accum=1,4", "--seeds", "0,7", "--out", str(tmp_path))
+    found = combinations_of(*argv, "--", "--epochs", "3")
     names = [f"loss={loss} accum={accum}" for loss in ("ce", "focal") for accum in (1, 4)]
-    assert [row.name for row in rows] == names
-    options = [job.options for row in rows for job in row.jobs]
-    assert [(o.loss, o.accum, o.seed) for o in options[:4]] == [("ce", 1, 0), ("ce", 1, 7), ("ce", 4, 0), ("ce", 4, 7)]
-    assert {o.epochs for o in options} == {3} and len({o.out for o in options}) == 8
+    assert [combination.name for combination in found] == names
+    options = [job.options for combination in found for job in combination.jobs]
+    first = [(o["loss"], o["accum"], o["seed"]) for o in options[:4]]
+    assert first == [("ce", 1, 0), ("ce", 1, 7), ("ce", 4, 0), ("ce", 4, 7)]
+    assert {o["epochs"] for o in options} == {3} and len({o["out"] for o in options}) == 8
 
 
 def test_a_value_may_bring_options_and_an_empty_one_leaves_the_option_out():
-    rows = rows_of("--vary", "loss=ce,ce --class-weights inverse --smoothing 0.1", "--vary", "clip=,5")
-    found = [(o.class_weights, o.smoothing, o.clip) for o in (row.jobs[0].options for row in rows)]
-    assert found == [("none", None, None), ("none", None, 5), ("inverse", 0.1, None), ("inverse", 0.1, 5)]
-    assert rows[0].name == "loss=ce clip=(default)"
+    found = combinations_of("--vary", "loss=ce,ce --class-weights inverse --smoothing 0.1", "--vary", "clip=,5")
+    options = [combination.jobs[0].options for combination in found]
+    chosen = [(o["class_weights"], o["smoothing"], o["clip"]) for o in options]
+    assert chosen == [("none", None, None), ("none", None, 5), ("inverse", 0.1, None), ("inverse", 0.1, 5)]
+    assert found[0].name == "loss=ce clip=(default)"
 
 
 @pytest.mark.parametrize(
     "argv, message",
     [
         ([], "--vary is missing"),
-        (["--vary", "los=ce"], "choose an option of train.py, --loss?"),
-        (["--vary", "seed=0,1"], "choose an option of train.py"),
-        (["--vary", "loss=ce,ce"], "a value stands there twice"),
+        (["--vary", "los=ce"], "--los is not an option of train.py that can be varied. Did you mean --loss?"),
+        (["--vary", "seed=0,1"], "--seed is not an option of train.py that can be varied."),
+        (["--vary", "loss=ce,ce"], "--vary loss=ce,ce: the value 'ce' is listed twice"),
         (["--vary", "loss=ce,focl"], "unknown loss 'focl'"),
         (["--vary", "accum=1,none"], "invalid int value: 'none'"),
         (["--vary", "gamma=1,2", "--", "--loss", "ce"], "gamma"),
-        (["--vary", "loss=ce", "--seeds", "a"], "--seeds must be whole numbers"),
-        (["--vary", "loss=ce", "--seeds", "1,1"], "a seed stands there twice"),
+        (["--vary", "loss=ce", "--seeds", "a"], "--seeds must be integers separated by commas"),
+        (["--vary", "loss=ce", "--seeds", "1,1"], "--seeds: seed 1 is listed twice"),
         (["--vary", "loss=ce", "--epochs", "3"], "--epochs"),
-        (["--vary", "loss=ce", "--", "--preview", "x.png"], "--preview cannot stand after --"),
-        (["--vary", "loss=ce,ce --preview x.png"], "--preview cannot stand in --vary loss=ce,ce --preview x.png"),
-        (["--vary", "loss=ce,ce --seed 5"], "--seed cannot stand in --vary"),
+        (["--vary", "loss=ce", "--", "--preview", "x.png"], "--preview cannot be used after --"),
+        (["--vary", "loss=ce,ce --preview x.png"], "--preview cannot be used in --vary loss=ce,ce --preview x.png"),
+        (["--vary", "loss=ce,ce --seed 5"], "--seed cannot be used in --vary"),
         (["--vary", "loss"], "--vary loss: write NAME=VALUE,VALUE"),
         (["--vary", "loss=ce 'x"], "--vary loss=ce 'x: No closing quotation"),
-        (["--vary", "loss=ce", "--vary", "loss=focal"], "--loss stands a second time"),
-        (["--vary", "loss=ce,focal", "--", "--criterion", "f1"], "--loss stands a second time"),
-        (["--vary", "loss=ce --accum 4", "--vary", "accum=1,2"], "--accum stands in two of them"),
-        (["--vary", "loss=ce", "--", "--seed=3"], "--seed cannot stand after --"),
-        (["--vary", "batch_size=8,16", "--", "--batch-size", "4"], "--batch-size stands a second time"),
-        (["--vary", "model=a b,a_b"], "b"),
+        (["--vary", "loss=ce", "--vary", "loss=focal"], "--vary loss=focal: --loss is listed twice"),
+        (["--vary", "loss=ce,focal", "--", "--criterion", "f1"], "--vary loss=ce,focal: --loss is listed twice"),
+        (["--vary", "loss=ce --accum 4", "--vary", "accum=1,2"], "--accum is listed twice in the combination loss=ce"),
+        (["--vary", "loss=ce", "--", "--seed=3"], "--seed cannot be used after --"),
+        (["--vary", "batch_size=8,16", "--", "--batch-size", "4"], "--batch-size is listed twice"),
+        (["--vary", "model=a b,a_b"], "unrecognized arguments: b"),
+        (["--vary", "transform=a:f,a_f"], "two combinations would share the folder"),
+        (["--vary", "loss=ce,ce "], "two combinations would share the folder"),
     ],
 )
 def test_what_cannot_be_compared_is_refused_before_anything_is_trained(tmp_path, argv, message, capsys, monkeypatch):
@@ -82,19 +87,19 @@ def test_what_cannot_be_compared_is_refused_before_anything_is_trained(tmp_path,
 # --- the judgement ---------------------------------------------------------------------------------------------------
 
 
-def said_by(rng, targets, paths, skill, C):
-    """Predictions of one training: right with a chance of its own for each class, around `skill`."""
+def predictions_of(rng, targets, paths, skill, C):
+    """Predictions of one run, correct with a probability that is around `skill` and differs by class."""
     right = rng.random(len(targets)) < (skill + 0.04 * rng.standard_normal(C))[targets]
     preds = np.where(right, targets, rng.integers(C, size=len(targets)))
-    return compare.Answers(paths, targets, preds, C)
+    return compare.Predictions(paths, targets, preds, C)
 
 
 def experiment(number, seeds=3, gain=0.0, N=400, C=8):
-    """Two rows of `seeds` trainings, judged on the same images."""
+    """Predictions of two combinations, `seeds` runs each, on the same images."""
     rng = np.random.default_rng([number, seeds])
     targets = rng.choice(C, N, p=np.arange(1, C + 1) / (C * (C + 1) / 2))
     paths = np.array([f"{number}/{i}" for i in range(N)])
-    return [{s: said_by(rng, targets, paths, skill, C) for s in range(seeds)} for skill in (0.6, 0.6 + gain)]
+    return [{s: predictions_of(rng, targets, paths, skill, C) for s in range(seeds)} for skill in (0.6, 0.6 + gain)]
 
 
 def test_rows_that_differ_only_by_seed_are_within_noise_in_nine_of_ten():
@@ -103,7 +108,7 @@ def test_rows_that_differ_only_by_seed_are_within_noise_in_nine_of_ten():
 
 
 def test_resampling_the_seeds_too_would_call_noise_a_difference():
-    """The control: the percentile bootstrap of three differences, as comparisons usually do it."""
+    """The control: the percentile bootstrap of three differences, as it is often used."""
     rng, wrong = np.random.default_rng(0), 0
     for number in range(100):
         first, other = experiment(number)
@@ -131,37 +136,37 @@ def test_more_seeds_make_the_interval_shorter():
 
 def test_runs_on_other_images_are_said_to_be_so():
     first, other = experiment(0, gain=0.3)
-    changed = {s: compare.Answers(np.char.add(o.paths, "x"), o.targets, o.preds, 8) for s, o in other.items()}
+    changed = {s: compare.Predictions(np.char.add(o.paths, "x"), o.targets, o.preds, 8) for s, o in other.items()}
     assert compare.difference(first, other).verdict == "better"
-    assert compare.difference(first, changed).verdict == "judged on other images"
-    relabelled = {s: compare.Answers(o.paths, (o.targets + 1) % 8, o.preds, 8) for s, o in other.items()}
-    assert compare.difference(first, relabelled).verdict == "judged on other images"
+    assert compare.difference(first, changed).verdict == "different images"
+    relabelled = {s: compare.Predictions(o.paths, (o.targets + 1) % 8, o.preds, 8) for s, o in other.items()}
+    assert compare.difference(first, relabelled).verdict == "different images"
 
 
 def test_one_seed_shows_nothing_however_large_the_difference():
     change = compare.difference(*experiment(0, seeds=1, gain=0.3))
-    assert change.low > 0 and change.verdict == "one seed shows nothing"
+    assert change.low > 0 and change.verdict == "one seed is not enough"
 
 
 def test_only_seeds_of_both_rows_count():
     first, other = experiment(0, seeds=5)
     del first[0], other[4]
     assert compare.difference(first, other).seeds == 3
-    with pytest.raises(ValueError, match="no seed has both"):
+    with pytest.raises(ValueError, match="no seed in common"):
         compare.difference({0: first[1]}, {1: other[1]})
 
 
 def test_the_same_images_in_another_order_are_the_same_draws():
-    said = experiment(0)[0][0]
-    order = np.random.default_rng(1).permutation(len(said.targets))
-    shuffled = compare.Answers(said.paths[order], said.targets[order], said.preds[order], 8)
-    assert np.array_equal(said.resampled, shuffled.resampled)
-    others = compare.Answers(np.char.add(said.paths, "x"), said.targets, said.preds, 8)
-    assert not np.array_equal(said.resampled, others.resampled)
+    one = experiment(0)[0][0]
+    order = np.random.default_rng(1).permutation(len(one.targets))
+    shuffled = compare.Predictions(one.paths[order], one.targets[order], one.preds[order], 8)
+    assert np.array_equal(one.resampled_f1, shuffled.resampled_f1)
+    others = compare.Predictions(np.char.add(one.paths, "x"), one.targets, one.preds, 8)
+    assert not np.array_equal(one.resampled_f1, others.resampled_f1)
 
 
 def test_a_resample_is_scored_as_metrics_scores_it(monkeypatch):
-    said, drawn = experiment(0)[0][0], []
+    one, drawn = experiment(0)[0][0], []
 
     class Spy:
         def __init__(self, seed):
@@ -172,27 +177,44 @@ def test_a_resample_is_scored_as_metrics_scores_it(monkeypatch):
             return drawn[-1]
 
     monkeypatch.setattr(np.random, "default_rng", Spy)
-    scores = said.resampled
-    order = np.argsort(said.paths)
+    scores = one.resampled_f1
+    order = np.argsort(one.paths)
     draws = np.concatenate(drawn, 1)
     assert draws.shape == (400, compare.SAMPLES)
     for b in range(0, compare.SAMPLES, 20):
         rows = order[draws[:, b]]
-        expected = metrics.f1_score(said.preds[rows], said.targets[rows], 8)
-        assert scores[b] == pytest.approx(expected, abs=1e-6)
+        expected = metrics.f1_score(one.preds[rows], one.targets[rows], 8)
+        assert scores[b] == pytest.approx(expected, abs=1e-12)
 
 
 def test_runs_on_the_same_images_are_compared_pair_by_pair():
-    """Two almost equal models differ by little on every sample; with other images for one of them that is lost."""
+    """Two almost equal models differ little on every sample, but not if their samples have different images."""
     first = experiment(0, seeds=2)[0]
     other = {}
-    for seed, said in first.items():
-        preds = said.preds.copy()
+    for seed, one in first.items():
+        preds = one.preds.copy()
         preds[:4] = (preds[:4] + 1) % 8
-        other[seed] = compare.Answers(said.paths, said.targets, preds, 8)
-    apart = {s: compare.Answers(np.char.add(o.paths, "x"), o.targets, o.preds, 8) for s, o in other.items()}
+        other[seed] = compare.Predictions(one.paths, one.targets, preds, 8)
+    apart = {s: compare.Predictions(np.char.add(o.paths, "x"), o.targets, o.preds, 8) for s, o in other.items()}
     paired, unpaired = compare.difference(first, other), compare.difference(first, apart)
     assert paired.mean == unpaired.mean and paired.high - paired.low < 0.7 * (unpaired.high - unpaired.low)
+
+
+def test_the_table_has_means_over_the_seeds_and_differences_to_the_baseline():
+    both = experiment(0, seeds=5, gain=0.2)
+    combinations = [compare.Combination(name, []) for name in "abc"]  # c has no finished run
+    for combination, predictions in zip(combinations, both, strict=False):
+        for seed, one in predictions.items():
+            scores = dict.fromkeys(compare.SCORES, 2.0) | {"f1": one.f1}
+            combination.results[seed] = compare.Result(None, one, scores, [])
+    first, other, empty = compare.table(combinations)
+    change = compare.difference(*both)
+    assert first["verdict"] == "(baseline)" and first["difference"] is None and first["seeds"] == 5
+    assert other["f1"] == pytest.approx(np.mean([one.f1 for one in both[1].values()])) and other["last_f1"] == 2
+    assert (other["difference"], other["low"], other["high"]) == (change.mean, change.low, change.high)
+    assert other["difference"] == pytest.approx(other["f1"] - first["f1"]) and other["verdict"] == "better"
+    assert compare.cells(other)[4:7] == [f"{change.mean:+.4f}", f"{change.low:+.4f} to {change.high:+.4f}", "better"]
+    assert compare.cells(empty) == ["c", "0", *[""] * 9] and len(compare.HEAD) == 11
 
 
 # --- the whole -------------------------------------------------------------------------------------------------------
@@ -208,10 +230,14 @@ def images(tmp_path_factory):
     return folder
 
 
-def started(images, out, *argv, more=()):
-    command = [sys.executable, str(ROOT / "compare.py"), *argv, "--out", str(out), "--", "--data", str(images / "data"),
-               "--size", "16", "--model", "resnet8", "--batch-size", "8", "--cache", str(images / "cache"), "--threads",
-               "1", *more]  # fmt: skip
+def arguments(images, out, *argv, more=()):
+    shared = ["--data", str(images / "data"), "--size", "16", "--model", "resnet8", "--batch-size", "8"]
+    shared += ["--cache", str(images / "cache"), "--threads", "1", *more]
+    return [*argv, "--out", str(out), "--", *shared]
+
+
+def launch(images, out, *argv, more=()):
+    command = [sys.executable, str(ROOT / "compare.py"), *arguments(images, out, *argv, more=more)]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=images)
 
 
@@ -223,19 +249,19 @@ def finished(process, code=0):
 
 @pytest.fixture(scope="module")
 def comparison(images):
-    """Two rows that train and one that cannot, on two seeds."""
+    """Two combinations that train and two that cannot, each with two seeds."""
     out = images / "out"
     argv = ("--vary", "augment=none,light", "--vary", "transform=,nowhere.py:f", "--seeds", "0,1")
-    said, err = finished(started(images, out, *argv, more=["--epochs", "2"]), code=1)
-    return out, argv, said, err
+    printed, err = finished(launch(images, out, *argv, more=["--epochs", "2"]), code=1)
+    return out, argv, printed, err
 
 
 def test_the_tables_hold_the_runs_figures(comparison):
-    out, _, said, _ = comparison
+    out, _, printed, _ = comparison
     names = ["augment=none transform=(default)", "augment=light transform=(default)"]
     with open(out / "runs.csv", newline="") as file:
         each = list(csv.DictReader(file))
-    assert [(row["row"], row["seed"]) for row in each] == [(name, seed) for name in names for seed in "01"]
+    assert [(row["combination"], row["seed"]) for row in each] == [(name, seed) for name in names for seed in "01"]
     for row in each:
         run = runs.read(row["folder"])
         assert float(row["f1"]) == pytest.approx(max(line["val_f1"] for line in run.log))
@@ -244,11 +270,11 @@ def test_the_tables_hold_the_runs_figures(comparison):
     with open(out / "compare.csv", newline="") as file:
         rows = list(csv.DictReader(file))
     for name, row in zip(names, (rows[0], rows[2]), strict=True):
-        f1 = [float(line["f1"]) for line in each if line["row"] == name]
-        assert row["row"] == name and row["seeds"] == "2"
+        f1 = [float(line["f1"]) for line in each if line["combination"] == name]
+        assert row["combination"] == name and row["seeds"] == "2"
         assert (row["macro F1"], row["std"]) == (f"{np.mean(f1):.4f}", f"{np.std(f1, ddof=1):.4f}")
-        assert name in said and row["macro F1"] in said
-    assert rows[0]["verdict"] == "(first)" and rows[2]["verdict"] in ("better", "worse", "within noise")
+        assert name in printed and row["macro F1"] in printed
+    assert rows[0]["verdict"] == "(baseline)" and rows[2]["verdict"] in ("better", "worse", "within noise")
     change = [float(each[2 + s]["f1"]) - float(each[s]["f1"]) for s in (0, 1)]
     assert rows[2]["difference"] == f"{np.mean(change):+.4f}"
     text = (out / "compare.md").read_text("utf-8")
@@ -256,8 +282,8 @@ def test_the_tables_hold_the_runs_figures(comparison):
 
 
 def test_a_run_that_fails_is_named_and_the_rest_goes_on(comparison):
-    out, _, said, err = comparison
-    assert said.count("failed with exit code 2: train.py: error: --transform") == 4
+    out, _, printed, err = comparison
+    assert printed.count("failed with exit code 2: train.py: error: --transform") == 4
     assert "4 runs failed:" in err and str(out / "augment=none_transform=nowhere.py_f" / "seed0" / "output.txt") in err
     with open(out / "compare.csv", newline="") as file:
         assert [row["seeds"] for row in csv.DictReader(file)] == ["2", "0", "2", "0"]
@@ -273,51 +299,104 @@ def test_the_page_is_well_formed_and_links_to_every_run(comparison):
 
 def test_the_same_command_again_trains_nothing_and_another_is_refused(images, comparison):
     out, argv, _, _ = comparison
-    argv = [*argv[:2], *argv[4:]]  # without the row that fails: its folders have other names
+    argv = [*argv[:2], *argv[4:]]  # without the combinations that fail: so the folders have different names
     before = {path: path.stat().st_mtime_ns for path in out.glob("*/seed*/last.pt")}
     renamed = images / "renamed"
     renamed.mkdir()
     for name in ("none", "light"):
         (renamed / f"augment={name}").symlink_to(out / f"augment={name}_transform=_default_")
-    said, _ = finished(started(images, renamed, *argv, more=["--epochs", "2"]))
-    assert said.count("was finished") == 4
+    printed, _ = finished(launch(images, renamed, *argv, more=["--epochs", "2"]))
+    assert printed.count("already finished") == 4
     assert before == {path: path.stat().st_mtime_ns for path in out.glob("*/seed*/last.pt")} and len(before) == 4
-    _, err = finished(started(images, renamed, *argv, more=["--epochs", "3"]), code=2)
-    assert re.search(r"compare.py: error: .*seed0 holds a run with --epochs 2, not 3", err)
+    _, err = finished(launch(images, renamed, *argv, more=["--epochs", "3"]), code=2)
+    assert re.search(r"compare.py: error: .*seed0 contains a run with --epochs 2, not 3", err)
+
+
+class Stream:
+    """As little as a notebook's sys.stdout may have: no reconfigure, no fileno, no isatty."""
+
+    def __init__(self):
+        self.text = ""
+
+    def write(self, text):
+        self.text += text
+
+    def flush(self):
+        pass
+
+
+def test_a_notebook_cell_gets_the_table(images, comparison, monkeypatch):
+    out, argv, _, _ = comparison
+    folder = images / "notebook"
+    folder.mkdir()
+    for name in ("none", "light"):
+        (folder / f"augment={name}").symlink_to(out / f"augment={name}_transform=_default_")
+    streams = Stream(), Stream()
+    monkeypatch.setattr(sys, "stdout", streams[0])
+    monkeypatch.setattr(sys, "stderr", streams[1])
+    table = compare.main(arguments(images, folder, *argv[:2], *argv[4:], more=["--epochs", "2"]))
+    assert [(line["combination"], line["seeds"]) for line in table] == [("augment=none", 2), ("augment=light", 2)]
+    each = {(row["combination"], row["seed"]): float(row["f1"]) for row in csv.DictReader(open(folder / "runs.csv"))}
+    f1 = [[each[f"augment={name}", seed] for seed in "01"] for name in ("none", "light")]
+    assert [line["f1"] for line in table] == pytest.approx([np.mean(values) for values in f1])
+    assert [line["std"] for line in table] == pytest.approx([np.std(values, ddof=1) for values in f1])
+    assert table[1]["difference"] == pytest.approx(np.mean(f1[1]) - np.mean(f1[0]))
+    assert table[1]["low"] <= table[1]["difference"] <= table[1]["high"]
+    assert table[0]["difference"] is None and table[0]["verdict"] == "(baseline)"
+    assert "already finished" in streams[0].text and f"{table[1]['f1']:.4f}" in streams[0].text
+    assert streams[1].text == ""
+
+
+def test_a_bug_keeps_its_traceback(monkeypatch):
+    def bug(*arguments):
+        raise ValueError("a bug")
+
+    monkeypatch.setattr(compare, "make_combinations", bug)
+    with pytest.raises(ValueError, match="a bug"):
+        compare.main(["--vary", "loss=ce"])
+
+
+def test_a_damaged_run_is_one_line(tmp_path, capsys):
+    job = combinations_of("--vary", "loss=ce", "--seeds", "0", "--out", str(tmp_path))[0].jobs[0]
+    job.folder.mkdir(parents=True)
+    (job.folder / "config.json").write_text("{")
+    with pytest.raises(SystemExit) as stop:
+        compare.main(["--vary", "loss=ce", "--seeds", "0", "--out", str(tmp_path)])
+    assert stop.value.code == 2 and "config.json is damaged" in capsys.readouterr().err
 
 
 def test_a_run_is_blamed_for_its_last_attempt_alone_and_no_table_is_promised_without_a_result(images, tmp_path):
     argv, out = ("--vary", "loss=ce", "--seeds", "0"), tmp_path / "out"
-    said, _ = finished(started(images, out, *argv, more=["--transform", "nowhere.py:f"]), code=1)
-    assert "train.py: error: --transform" in said and "files:" not in said and not (out / "compare.md").exists()
+    printed, _ = finished(launch(images, out, *argv, more=["--transform", "nowhere.py:f"]), code=1)
+    assert "train.py: error: --transform" in printed and "files:" not in printed and not (out / "compare.md").exists()
     output = out / "loss=ce" / "seed0" / "output.txt"
-    assert compare.last_line(output, 0).startswith("train.py: error: --transform")
-    assert compare.last_line(output, output.stat().st_size) == "it said nothing"
+    assert compare.error_line(output, 0).startswith("train.py: error: --transform")
+    assert compare.error_line(output, output.stat().st_size) == "no output"
 
 
 def test_a_cut_run_goes_on_with_what_may_change(images, tmp_path):
     argv, more, out = ("--vary", "loss=ce", "--seeds", "0"), ["--epochs", "3"], tmp_path / "out"
-    finished(started(images, out, *argv, more=more))
+    finished(launch(images, out, *argv, more=more))
     log = out / "loss=ce" / "seed0" / "log.csv"
     log.write_text("".join(log.read_text().splitlines(keepends=True)[:2]))  # as if it had been cut after epoch 1
-    finished(started(images, out, *argv, more=[*more, "--tensorboard", "--save-every", "2"]))
+    finished(launch(images, out, *argv, more=[*more, "--tensorboard", "--save-every", "2"]))
     assert list(log.parent.glob("tensorboard/*")) and log.read_text().count("\n") == 4
     assert runs.read(log.parent).options["save_every"] == 2
 
 
 def test_what_was_stopped_is_resumed_and_ends_the_same(images, tmp_path):
     argv, more = ("--vary", "loss=ce", "--seeds", "0"), ["--epochs", "40"]
-    process = started(images, tmp_path / "cut", *argv, more=more)
+    process = launch(images, tmp_path / "cut", *argv, more=more)
     log = tmp_path / "cut" / "loss=ce" / "seed0" / "log.csv"
     deadline = time.time() + 120
     while not log.exists() and time.time() < deadline:
         time.sleep(0.05)
     process.send_signal(signal.SIGTERM)
     _, err = finished(process, code=128 + signal.SIGTERM)
-    assert "the same command goes on" in err and log.read_text().count("\n") < 41
+    assert "Run the same command again to continue" in err and log.read_text().count("\n") < 41
     assert "train.py: stopped by SIGTERM" in (log.parent / "output.txt").read_text()
-    finished(started(images, tmp_path / "cut", *argv, more=more))
-    finished(started(images, tmp_path / "whole", *argv, more=more))
+    finished(launch(images, tmp_path / "cut", *argv, more=more))
+    finished(launch(images, tmp_path / "whole", *argv, more=more))
     logs = [list(csv.reader(open(tmp_path / name / "loss=ce" / "seed0" / "log.csv"))) for name in ("cut", "whole")]
     assert len(logs[0]) == 41 and [row[:-2] for row in logs[0]] == [row[:-2] for row in logs[1]]
 
@@ -329,33 +408,33 @@ import os, sys
 from pathlib import Path
 import compare
 sleep = [sys.executable, "-c", "import time; time.sleep(600)"]
-with compare.started(sleep, Path({str(output)!r})) as process:
+with compare.launch(sleep, Path({str(output)!r})) as process:
     print(process.pid, flush=True)
     os._exit(9)  # as SIGKILL would: nothing is cleaned up
 """
     killed = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert killed.returncode == 9
-    with pytest.raises(ValueError, match=f"another process trains the run in {tmp_path} now"):
-        with compare.started([sys.executable, "-c", ""], output):
+    with pytest.raises(runs.BadInput, match=f"another process is training the run in {tmp_path}"):
+        with compare.launch([sys.executable, "-c", ""], output):
             pass
     os.kill(int(killed.stdout), signal.SIGKILL)
     deadline = time.time() + 60
-    while time.time() < deadline:  # until the system has let go of the lock
+    while time.time() < deadline:  # until the system has released the lock
         try:
-            with compare.started([sys.executable, "-c", ""], output) as process:
+            with compare.launch([sys.executable, "-c", ""], output) as process:
                 assert process.wait() == 0
             return
-        except ValueError:
+        except runs.BadInput:
             time.sleep(0.1)
     pytest.fail("still locked")
 
 
 def test_several_folds_are_one_run(images, tmp_path):
-    said, _ = finished(
-        started(images, tmp_path / "out", "--vary", "loss=ce", "--seeds", "0", more=["--folds", "2", "--epochs", "1"])
+    printed, _ = finished(
+        launch(images, tmp_path / "out", "--vary", "loss=ce", "--seeds", "0", more=["--folds", "2", "--epochs", "1"])
     )
     run = runs.read(tmp_path / "out" / "loss=ce" / "seed0")
-    assert len(run.predictions.targets) == 60 and f"macro F1 {run.predictions.matrix.f1():.4f}" in said
+    assert len(run.predictions.targets) == 60 and f"macro F1 {run.predictions.matrix.f1():.4f}" in printed
 
 
 def test_the_time_that_is_left_is_said_shortly():
