@@ -1,4 +1,4 @@
-"""pixels.py: decoding, the cache, copies, batches. Small files are made here."""
+"""pixels.py: decoding, the cache, batches, samplers. Small files are made here."""
 
 import csv
 import errno
@@ -17,11 +17,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from PIL import Image, ImageEnhance, ImageFilter
+from PIL import Image
 from torch.utils.data import DataLoader
 
 import pixels
-from pixels import Batches, ImageArray, decode, decode_file
+from pixels import BadInput, Batches, decode, decode_file
 
 
 def picture(seed=0, size=(12, 10), mode="RGB"):
@@ -110,9 +110,13 @@ def test_a_truncated_jpeg_is_refused_wherever_it_is_cut(tmp_path, part):
     assert decode_file(str(tmp_path / "x.jpg")).shape == (3, 200, 300)
 
 
-@pytest.mark.parametrize("fit, expected", [
-    ("squash", [[0, 0, 255, 255], [0, 0, 255, 255]]), ("crop", [[0, 0, 255, 255], [0, 0, 255, 255]]),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "fit, expected",
+    [
+        ("squash", [[0, 0, 255, 255], [0, 0, 255, 255]]),
+        ("crop", [[0, 0, 255, 255], [0, 0, 255, 255]]),
+    ],
+)
 def test_a_wide_photo_is_squashed_or_cropped(fit, expected):
     half = torch.zeros(3, 20, 80, dtype=torch.uint8)
     half[:, :, 40:] = 255
@@ -219,16 +223,34 @@ def test_a_full_disk_is_one_clear_line(tmp_path, monkeypatch):
     usage = shutil.disk_usage(tmp_path)
     with monkeypatch.context() as patch:
         patch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=1000))
-        with pytest.raises(OSError, match=r"cache has 0.00 GB free, 4 decoded images take 0.00 GB"):
+        with pytest.raises(OSError, match=r"cache has 0.00 GB free, but 4 decoded images need 0.00 GB"):
             decode(paths, targets(4), 32, tmp_path / "cache")
 
     def full(file):
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full)  # another program took the space meanwhile
-    with pytest.raises(OSError, match="GB free, 4 decoded images take"):
+    with pytest.raises(OSError, match="GB free, but 4 decoded images need"):
         decode(paths, targets(4), 32, tmp_path / "cache")
     assert list((tmp_path / "cache").iterdir()) == []
+
+
+def test_another_error_of_the_cache_folder_is_not_called_a_full_disk(tmp_path, monkeypatch):
+    def broken(file):
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(os, "fsync", broken)
+    with pytest.raises(OSError, match="Input/output error") as error:
+        decode(write_images(tmp_path / "d", 4), targets(4), 32, tmp_path / "cache")
+    assert "GB" not in str(error.value) and list((tmp_path / "cache").iterdir()) == []
+
+
+def test_an_array_knows_its_cache_file(tmp_path):
+    images = decode(write_images(tmp_path / "d", 4), targets(4), (8, 16), tmp_path / "cache")
+    assert [images.file] == list((tmp_path / "cache").iterdir())
+    assert np.array_equal(np.load(images.file), images.pixels)
+    assert pixels.ImageArray(np.array(images.pixels), targets(4), images.paths).file is None
+    assert pixels.sides(12) == (12, 12) and pixels.sides((8, 16)) == pixels.sides([8, 16]) == (8, 16)
 
 
 def test_memory_is_flat_in_the_number_of_images(tmp_path):
@@ -270,9 +292,7 @@ def png16(values):
 
     rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in values)
     header = struct.pack(">IIBBBBB", w, h, 16, 2, 0, 0, 0)
-    return (
-        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
-    )
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
 
 
 def without_adobe_marker(content):
@@ -370,7 +390,7 @@ def test_a_zoo_of_bad_and_unusual_images_each_has_its_pixels_or_is_refused_by_na
             assert re.search(value, str(error.value)), (name, error.value)
     paths = [str(tmp_path / "zoo" / name) for name in expected]
     bad = [path for path in paths if expected[os.path.basename(path)][0] == "refused"]
-    with pytest.raises(ValueError) as error:
+    with pytest.raises(BadInput) as error:
         decode(paths, targets(len(paths)), 16, tmp_path / "cache")
     message = str(error.value)
     assert message.startswith(f"{len(bad)} of {len(paths)} images cannot be decoded") and bad[0] in message
@@ -387,12 +407,12 @@ def test_a_zoo_of_bad_and_unusual_images_each_has_its_pixels_or_is_refused_by_na
 def test_a_directory_and_a_file_without_read_permission_are_refused_by_name(tmp_path):
     paths = write_images(tmp_path, 4)
     (tmp_path / "x.jpg").mkdir()
-    with pytest.raises(ValueError, match=r"1 of 5 images.*\n.*x.jpg: .*directory"):
+    with pytest.raises(BadInput, match=r"1 of 5 images.*\n.*x.jpg: .*directory"):
         decode([*paths, str(tmp_path / "x.jpg")], targets(5), 16, tmp_path / "cache")
     os.chmod(paths[1], 0)
     if os.access(paths[1], os.R_OK):
         pytest.skip("this user may read every file")
-    with pytest.raises(ValueError, match="001.png: .*Permission denied"):
+    with pytest.raises(BadInput, match="001.png: .*Permission denied"):
         decode(paths, targets(4), 16, tmp_path / "cache")
 
 
@@ -405,7 +425,7 @@ def test_bad_files_left_out_once_are_tried_again(tmp_path):
     os.utime(paths[2], ns=(state.st_atime_ns, state.st_mtime_ns))
     assert len(decode(paths, targets(6), 16, cache, bad="skip")) == 5
     assert len(decode(paths, targets(6), 16, cache, bad="skip")) == 5
-    with pytest.raises(ValueError, match="1 of 6 images cannot be decoded"):
+    with pytest.raises(BadInput, match="1 of 6 images cannot be decoded"):
         decode(paths, targets(6), 16, cache)
     open(paths[2], "wb").write(good)  # the same size and time: a permission mended, a disk come back
     os.utime(paths[2], ns=(state.st_atime_ns, state.st_mtime_ns))
@@ -414,84 +434,68 @@ def test_bad_files_left_out_once_are_tried_again(tmp_path):
 
 def test_images_that_are_all_bad_are_an_error_even_with_skip(tmp_path):
     (tmp_path / "a.jpg").write_bytes(b"")
-    with pytest.raises(ValueError, match="1 of 1 images cannot be decoded"):
+    with pytest.raises(BadInput, match="1 of 1 images cannot be decoded"):
         decode([str(tmp_path / "a.jpg")], targets(1), 16, tmp_path / "cache", bad="skip")
 
 
-@pytest.mark.parametrize("options, said", [
-    ({"size": 7}, "at least 8 pixels, got 7"), ({"size": (32, 4)}, "at least 8 pixels, got 4"),
-    ({"size": 16, "fit": "stretch"}, "unknown fit 'stretch': choose from squash, crop, pad"),
-])  # fmt: skip
+def test_an_image_that_vanishes_after_listing_is_bad_input_or_left_out(tmp_path):
+    paths = write_images(tmp_path / "d", 6)
+    content = Path(paths[2]).read_bytes()
+    os.remove(paths[2])
+    with pytest.raises(BadInput, match=r"1 of 6 images cannot be decoded:\n.*002.png: No such file or directory\n"):
+        decode(paths, targets(6), 16, tmp_path / "cache")
+    for _ in range(2):  # from the cache too
+        images = decode(paths, targets(6), 16, tmp_path / "cache", bad="skip")
+        assert images.kept.tolist() == [0, 1, 3, 4, 5]
+    Path(paths[2]).write_bytes(content)
+    assert len(decode(paths, targets(6), 16, tmp_path / "cache")) == 6
+
+
+@pytest.mark.parametrize(
+    "error, said",
+    [
+        (FileNotFoundError(errno.ENOENT, "No such file or directory", "x.png"), "No such file or directory"),
+        (OSError("image file is truncated (3 bytes not processed)"), "image file is truncated (3 bytes not processed)"),
+        (ValueError("first line\nsecond line"), "first line"),
+        (MemoryError(), "MemoryError"),
+    ],
+)
+def test_an_error_is_described_in_one_line(error, said):
+    assert pixels.describe_error(error) == said
+
+
+def test_more_than_20_bad_images_are_20_and_a_number():
+    message = pixels.describe_bad({i: "cut" for i in range(1, 24)}, [f"{i}.png" for i in range(1200)])
+    assert message.startswith("23 of 1200 images cannot be decoded:\n  1.png: cut\n  2.png: cut\n")
+    assert message.endswith("\n  20.png: cut\n  and 3 more")
+
+
+@pytest.mark.parametrize("folder, code", [("d", 0), ("empty", 2)])
+def test_alone_in_a_folder_it_lists_what_cannot_be_decoded(tmp_path, folder, code):
+    shutil.copy(pixels.__file__, tmp_path)
+    write_images(tmp_path / "d", 5)
+    (tmp_path / "d" / "text.png").write_text("no image")
+    (tmp_path / "empty").mkdir()
+    done = subprocess.run([sys.executable, "pixels.py", folder], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == code and "Traceback" not in done.stderr
+    if code:
+        assert done.stderr == "pixels.py: error: empty holds no image\n"
+    else:
+        assert done.stdout.startswith("1 of 6 images cannot be decoded:\n  d/text.png: not an image")
+        assert "\n5 of 6 images can be decoded (" in done.stdout
+
+
+@pytest.mark.parametrize(
+    "options, said",
+    [
+        ({"size": 7}, "at least 8 pixels, got 7"),
+        ({"size": (32, 4)}, "at least 8 pixels, got 4"),
+        ({"size": 16, "fit": "stretch"}, "unknown fit 'stretch': choose from squash, crop, pad"),
+    ],
+)
 def test_a_bad_option_is_an_error_that_names_it(tmp_path, options, said):
     with pytest.raises(ValueError, match=said):
         decode(write_images(tmp_path / "d", 2), targets(2), cache=tmp_path / "cache", **options)
-
-
-# --- copies ----------------------------------------------------------------------------------------------------------
-
-
-def scene(seed):
-    """A picture with large and small things in it, as photographs have."""
-    coarse = np.random.default_rng(seed).integers(0, 256, (7, 7, 3), dtype=np.uint8)
-    return Image.fromarray(coarse).resize((96, 80), Image.Resampling.BICUBIC)
-
-
-def array_of(pictures, size=64):
-    values = np.stack([np.asarray(picture.resize((size, size))) for picture in pictures])
-    return ImageArray(values, targets(len(values)), [f"{i}.png" for i in range(len(values))])
-
-
-COPIES = {
-    "saved at quality 30": lambda image: Image.open(io.BytesIO(jpeg(image, quality=30))),
-    "half the size": lambda image: image.resize((48, 40)),
-    "brighter": lambda image: ImageEnhance.Brightness(image).enhance(1.2),
-    "more contrast": lambda image: ImageEnhance.Contrast(image).enhance(1.3),
-    "blurred": lambda image: image.filter(ImageFilter.GaussianBlur(2)),
-    "noisy": lambda image: Image.fromarray(
-        (np.asarray(image, int) + np.random.default_rng(0).normal(0, 20, (80, 96, 3))).clip(0, 255).astype(np.uint8)
-    ),
-    "cropped": lambda image: image.crop((2, 2, 94, 78)),
-    "mirrored": lambda image: image.transpose(Image.Transpose.FLIP_LEFT_RIGHT),
-    "turned and noisy": lambda image: COPIES["noisy"](image).transpose(Image.Transpose.ROTATE_90),
-    "turned and mirrored": lambda image: image.transpose(Image.Transpose.TRANSVERSE),
-}
-
-
-@pytest.mark.parametrize("name", COPIES)
-def test_copies_are_found_and_different_images_are_not(name):
-    originals = [scene(i) for i in range(60)]
-    images = array_of([*originals, *(COPIES[name](image) for image in originals[:20])])
-    same, alike = pixels.find_copies(images)
-    assert (same == np.arange(80)).all()
-    assert (alike[:60] == np.arange(60)).all()  # none of 1,770 pairs of different images
-    assert (alike[60:] == np.arange(20)).mean() > 0.9
-
-
-def test_identical_images_are_found_and_one_grey_level_makes_another():
-    originals = [scene(i) for i in range(5)]
-    changed = np.array(originals[1].resize((64, 64)))
-    changed[3, 3, 0] ^= 1
-    images = array_of([*originals, originals[0], originals[0]])
-    images.pixels = np.concatenate([images.pixels, changed[None]])
-    images.paths.append("changed")
-    same, alike = pixels.find_copies(images)
-    assert same.tolist() == [0, 1, 2, 3, 4, 0, 0, 7] and alike.tolist() == [0, 1, 2, 3, 4, 0, 0, 1]
-
-
-def test_blank_pages_are_not_alike_unless_identical():
-    rng = np.random.default_rng(0)
-    pages = [Image.fromarray((250 + rng.integers(0, 3, (64, 64, 3))).astype(np.uint8)) for _ in range(30)]
-    same, alike = pixels.find_copies(array_of([*pages, pages[0]]))
-    assert (alike[:30] == np.arange(30)).all() and alike[30] == same[30] == 0
-
-
-def test_what_was_found_is_kept_beside_the_cache(tmp_path, monkeypatch):
-    paths = write_images(tmp_path / "d", 5)
-    shutil.copy(paths[1], paths[4])
-    first = pixels.find_copies(decode(paths, targets(5), 20, tmp_path / "cache"))
-    monkeypatch.setattr(pixels, "_find_copies", lambda *_: pytest.fail("searched again"))
-    again = pixels.find_copies(decode(paths, targets(5), 20, tmp_path / "cache"))
-    assert again[0].tolist() == again[1].tolist() == first[0].tolist() == [0, 1, 2, 3, 1]
 
 
 # --- batches ---------------------------------------------------------------------------------------------------------
@@ -597,29 +601,18 @@ def test_a_transform_gets_each_image_with_a_generator_of_its_own(images):
     assert np.array_equal(images.pixels, before)
 
 
-@pytest.mark.parametrize("transform, said", [
-    (lambda image, rng: 1 / 0, "ZeroDivisionError"),
-    (lambda image, rng: image / 255, r"must return uint8 \(height, width, 3\), got float64 \(12, 12, 3\)"),
-    (lambda image, rng: image[:, :, 0], r"got uint8 \(12, 12\)"),
-    (lambda image, rng: None, "got NoneType"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "transform, said",
+    [
+        (lambda image, rng: 1 / 0, "ZeroDivisionError"),
+        (lambda image, rng: image / 255, r"must return uint8 \(height, width, 3\), got float64 \(12, 12, 3\)"),
+        (lambda image, rng: image[:, :, 0], r"got uint8 \(12, 12\)"),
+        (lambda image, rng: None, "got NoneType"),
+    ],
+)
 def test_a_transform_that_fails_names_the_file(images, transform, said):
-    with pytest.raises(pixels.TransformError, match=f"transform of .*000.png: .*{said}"):
+    with pytest.raises(BadInput, match=f"transform of .*000.png: .*{said}"):
         next(iter(Batches(images, np.arange(21), 4, transform=transform)))
-
-
-def test_what_was_found_alike_is_forgotten_when_a_file_is_mended(tmp_path):
-    paths = [str(tmp_path / f"{i}.png") for i in range(3)]
-    for i, path in enumerate(paths):
-        Image.effect_noise((16, 16), 50 + i).convert("RGB").save(path)
-    good, status = Path(paths[0]).read_bytes(), os.stat(paths[0])
-    Path(paths[0]).write_bytes(b"\0" * len(good))
-    os.utime(paths[0], ns=(status.st_atime_ns, status.st_mtime_ns))
-    targets = np.zeros(3, np.int64)
-    assert len(pixels.find_copies(pixels.decode(paths, targets, 16, tmp_path / "cache", bad="skip"))[0]) == 2
-    Path(paths[0]).write_bytes(good)
-    os.utime(paths[0], ns=(status.st_atime_ns, status.st_mtime_ns))
-    assert len(pixels.find_copies(pixels.decode(paths, targets, 16, tmp_path / "cache", bad="skip"))[0]) == 3
 
 
 def test_a_batch_thread_ends_with_the_program_though_its_generator_is_left_open(tmp_path):
@@ -632,3 +625,46 @@ def test_a_batch_thread_ends_with_the_program_though_its_generator_is_left_open(
     root = Path(pixels.__file__).parent
     done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0 and done.stdout == "1\n" and done.stderr == ""
+
+
+# --- samplers --------------------------------------------------------------------------------------------------------
+
+
+TARGETS = np.repeat([0, 1, 3], [80, 15, 5])  # class 2 has no image
+
+
+def drawn(name, seed=0, per_class=None):
+    places = pixels.SAMPLERS[name](TARGETS, np.random.default_rng(seed), per_class)
+    return places, np.bincount(TARGETS[places], minlength=4).tolist()
+
+
+def test_shuffle_draws_every_image_once():
+    places, _ = drawn("shuffle")
+    assert sorted(places) == list(range(100)) and places.tolist() != list(range(100))
+
+
+def test_weighted_has_the_semantics_of_torchs_weighted_random_sampler():
+    draws = np.concatenate([drawn("weighted", seed)[0] for seed in range(200)])
+    assert len(draws) == 20_000
+    weights = 1 / np.bincount(TARGETS)[TARGETS]
+    generator = torch.Generator().manual_seed(0)
+    theirs = torch.utils.data.WeightedRandomSampler(weights, 20_000, generator=generator)
+    ours, theirs = (np.bincount(list(places), minlength=100) / 20_000 for places in (draws, theirs))
+    for share in (ours, theirs):  # a third for each class: standard error 0.0033, and 0.0018 for an image of class 3
+        by_class = np.bincount(TARGETS, share, minlength=4)
+        assert np.abs(by_class - [1 / 3, 1 / 3, 0, 1 / 3]).max() < 0.017
+        assert np.abs(share - weights / 3).max() < 0.009
+
+
+def test_balanced_takes_as_many_of_each_class_anew_each_epoch():
+    assert drawn("balanced")[1] == [5, 5, 0, 5]
+    places, n = drawn("balanced", per_class=20)
+    assert n == [20, 15, 0, 5] and len(set(places)) == 40  # all of a smaller class, none twice
+    assert set(places) != set(drawn("balanced", seed=1, per_class=20)[0])
+
+
+def test_oversample_repeats_every_image_as_evenly_as_can_be():
+    places, n = drawn("oversample")
+    assert n == [80, 80, 0, 80]
+    repeats = np.bincount(places, minlength=100)
+    assert set(repeats[:80]) == {1} and set(repeats[80:95]) == {5, 6} and set(repeats[95:]) == {16}
