@@ -5,6 +5,7 @@ Looked for in $F1KIT_CIFAR10_LT, else in ../shared/cifar10-lt; without it these 
 
 import csv
 import os
+import re
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ import pytest
 from PIL import Image
 
 import data
+import leaks
 import pixels
 import train
 
@@ -58,12 +60,21 @@ def test_the_folder_and_a_csv_of_the_same_files_train_to_the_same_log(cache, tmp
 def test_near_duplicates_of_the_test_images_are_found_in_the_training_images(cache):
     table = data.join(data.read(str(FOLDER / "train")), data.read(str(FOLDER / "test"), train=False))
     images = pixels.decode(table.paths, table.targets, 32, cache)
-    same, alike = pixels.find_copies(images)
-    leaks = data.find_leaks(table, same, alike, *data.split(table))
+    same, alike = leaks.find_copies(images.pixels)
+    pairs = leaks.find_leaks(table.paths, table.targets, table.classes, same, alike, *data.split(table))
     # CIFAR-10 is known for it: 3.3 % of its test images, with all 50,000 training images (arXiv:1902.00423)
-    assert 50 < len(leaks) < 150 and {leak[0] for leak in leaks} == {"alike"}
-    same_class = sum(leak[2] == leak[4] for leak in leaks)
-    assert same_class > 0.85 * len(leaks)
+    assert 50 < len(pairs) < 150 and {pair.what for pair in pairs} == {"alike"}
+    same_class = sum(pair.label == pair.other_label for pair in pairs)
+    assert same_class > 0.85 * len(pairs)
+
+
+def test_leaks_py_answers_as_train_py_does_and_takes_the_numbers_of_the_files_for_no_groups(cache, capsys):
+    leaks.answer(str(FOLDER / "train"), str(FOLDER / "test"))
+    said = capsys.readouterr().out
+    n = int(re.search(r"near-duplicates of a TRAIN image: (\d+) of 10,000", said)[1])
+    assert 50 < n < 150 and "identical to a TRAIN image: 0 of 10,000 (0.0%)" in said
+    assert said.endswith(f"\n\nleak: {n} of 10,000 VAL images ({n / 10_000:.1%}) have a copy in TRAIN\n")
+    assert "group" not in said and max(map(len, said.splitlines())) <= 80
 
 
 def test_an_epoch_on_real_images_beats_chance(cache, tmp_path):
