@@ -26,6 +26,7 @@ from torch import nn
 import augment
 import data
 import demo
+import leaks
 import losses
 import metrics
 import models
@@ -74,7 +75,7 @@ def make_parser(description: str | None = None) -> argparse.ArgumentParser:
     group = parser.add_argument_group("training images", "e.g. --sampler weighted --augment strong --mixup 0.2")
     add = group.add_argument
     add("--imbalance", type=float, metavar="FACTOR", help="cut balanced training images to a long tail, e.g. 100")
-    add("--sampler", choices=data.SAMPLERS, default="shuffle", help="which images make an epoch (default shuffle)")
+    add("--sampler", choices=pixels.SAMPLERS, default="shuffle", help="which images make an epoch (default shuffle)")
     add("--samples-per-class", type=int, help="of the balanced sampler, an epoch (default the smallest class's size)")
     add("--augment", choices=augment.AUGMENTS, default="none", help="each image by its own draw (default none)")
     add("--transform", metavar="FILE.py:FUNCTION", help="your function before it: (image, rng) -> uint8 (H, W, 3)")
@@ -258,7 +259,7 @@ def read_table(options: argparse.Namespace) -> data.ImageTable:
             source = str(demo.draw(Path(options.cache) / f"demo-{demo.VERSION}"))
         columns = given(options, "image_col", "label_col", "group_col", "fold_col")
         columns = {flag.removesuffix("_col"): column for flag, column in columns.items()}
-        table = data.read(source, options.csv, options.cache, True, columns, options.group_regex)
+        table = name_groups(options, data.read(source, options.csv, options.cache, True, columns))
     if options.val_data:
         with blaming("--fold-col"):
             if options.fold_col:
@@ -266,14 +267,22 @@ def read_table(options: argparse.Namespace) -> data.ImageTable:
         with blaming("--val-data"):
             has_csv = any((Path(options.val_data) / name).is_file() for name in ("train.csv", "train/train.csv"))
             named = columns if has_csv else {}
-            val = data.read(options.val_data, None, options.cache, False, named, options.group_regex)
-            table = data.join(table, val)
+            val = data.read(options.val_data, None, options.cache, False, named)
+            table = data.join(table, name_groups(options, val))
     if options.only:
         with blaming("--only"):
             table = data.only(table, options.only)
     if options.merge:
         with blaming("--merge"):
             table = data.merge(table, options.merge)
+    return table
+
+
+def name_groups(options: argparse.Namespace, table: data.ImageTable) -> data.ImageTable:
+    """The table with the groups of --group-regex, if it is given."""
+    if options.group_regex is not None:
+        table.groups = leaks.groups_by_regex(table.paths, options.group_regex)
+        table.layout += f", groups by {options.group_regex}"
     return table
 
 
@@ -327,20 +336,27 @@ def check_leaks(
 
     Without known groups, file names that look like copies or people are a note: after the last word on the splits.
     """
-    same, alike = pixels.find_copies(images, device=options.device)
+    kept = images.file and images.file.with_suffix(".copies.npy")
+    same, alike = leaks.find_copies(images.pixels, options.device, kept)
     if options.leaks == "group":
         with blaming("--leaks"):
             if table.is_val is not None or table.fold_of is not None:
                 raise ValueError("group cannot change a split that the data fixes: choose error or warn")
         table.groups = data.tied(table.groups, alike)
         splits = make_splits(options, table)
-    twice = data.find_two_labels(table, same)
+    twice = leaks.find_two_labels(table.paths, table.targets, table.classes, same)
     if twice:
         table.notes.append(f"{len(twice)} images are identical to one of another class:" + listed(twice))
     for split in splits:
-        suspicion = data.suspect_groups(table, split.train, split.val)
-        split.notes += [suspicion] if suspicion else []
-        split.leaks = data.find_leaks(table, same, alike, split.train, split.val)
+        images_of = table.paths, table.targets, table.classes
+        guess = leaks.suspect_groups(*images_of, table.groups, split.train, split.val)
+        if guess:
+            split.notes.append(
+                f"no group is known, and {len(table)} file names look like {guess.count} times {guess.what}: "
+                f"{guess.share:.0%} of the validation images would have a sibling in training. If so, --group-regex "
+                f"'{guess.regex}'"
+            )
+        split.leaks = leaks.find_leaks(*images_of, same, alike, split.train, split.val)
         contradictions = [leak for leak in split.leaks if leak[0] == "identical" and leak[2] != leak[4]]
         refused = {"error": split.leaks, "warn": [], "group": [], None: contradictions}[options.leaks]
         if refused:
@@ -348,11 +364,11 @@ def check_leaks(
                 what = "" if options.leaks else " with another label"
                 raise ValueError(f"{len(refused)} validation images have a copy{what} in training:" + listed(refused))
         for what in ("identical", "alike"):
-            leaks = [leak for leak in split.leaks if leak[0] == what]
-            if leaks:
+            of_kind = [leak for leak in split.leaks if leak[0] == what]
+            if of_kind:
                 split.notes.append(
-                    f"{len(leaks)} validation images have one in training that is {what} (see leaks.csv), such as "
-                    f"{leaks[0][1]} and {leaks[0][3]}; --leaks group keeps copies on one side"
+                    f"{len(of_kind)} validation images have one in training that is {what} (see leaks.csv), such as "
+                    f"{of_kind[0][1]} and {of_kind[0][3]}; --leaks group keeps copies on one side"
                 )
     return splits
 
@@ -394,7 +410,7 @@ def make_batches(
 ) -> tuple[pixels.Batches, pixels.Batches]:
     """Batches for training, sampled and transformed, and for validation, neither."""
     targets = images.targets.cpu().numpy()[split.train]  # weights from the training rows alone
-    sampler = functools.partial(data.SAMPLERS[options.sampler], targets, per_class=options.samples_per_class)
+    sampler = functools.partial(pixels.SAMPLERS[options.sampler], targets, per_class=options.samples_per_class)
     transform = None
     if options.transform:
         with blaming("--transform"):

@@ -483,7 +483,7 @@ def clear_errors(options: argparse.Namespace, folder: Path, state: State) -> Ite
     """What can go wrong in the middle of a run, as a message that says what to do, and exit code 2."""
     try:
         yield
-    except (NonFinite, pixels.TransformError, OSError) as error:
+    except (NonFinite, pixels.BadInput, OSError) as error:
         said = str(error)
     except (torch.cuda.OutOfMemoryError, MemoryError, RuntimeError) as error:
         is_memory = isinstance(error, (torch.cuda.OutOfMemoryError, MemoryError)) or "t allocate memory" in str(error)
