@@ -156,7 +156,7 @@ def test_images_sampled_per_epoch_are_shown_if_they_differ_from_the_training_set
 
 def test_an_image_that_is_gone_is_said_to_be(tmp_path, make_run):
     folder = make_run(tmp_path / "run", *predictions(3, 60))
-    assert "cannot read the image: [Errno 2]" in report.write([folder]).read_text("utf-8")
+    assert "cannot read the image: No such file" in report.write([folder]).read_text("utf-8")
 
 
 def test_the_worst_class_stands_first_and_the_losses_are_not_swapped(run17):

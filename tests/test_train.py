@@ -551,22 +551,22 @@ def test_defaults_of_the_demo_and_of_real_data_differ_and_are_resolved():
         (["--csv", "latin.csv"], "--csv: latin.csv is neither UTF-8 nor UTF-16 nor cp949"),
         (["--csv", "ragged.csv"], "--csv: ragged.csv: line 3 does not have the header's 2 columns"),
         (["--csv", "twice.csv"], "--csv: twice.csv: 1 images have two labels:\n  d/class0/00.png: 0 and 1"),
-        (["--csv", "huge.csv"], "--csv: huge.csv: 30000000000000000000 in column 'label' is no class number"),
+        (["--csv", "huge.csv"], "--csv: huge.csv: 30000000000000000000 in column 'label' is not a valid class number"),
         (["--data", "untrained"], "--data: class 'class2' is in the validation images and not in training"),
         (["--data", "constant", "--val-data", "d"], "constant with train and val holds validation images already"),
         (["--folds", "1"], "--folds must be at least 2, got 1"),
-        (["--folds", "50"], "--folds: the number of folds must be from 2 to the 42 groups, got 50"),
+        (["--folds", "50"], "--folds: the number of folds must be from 2 to 42, the number of groups, got 50"),
         (["--fold", "1"], "--fold: 1 has no effect: there are no folds"),
         (["--folds", "3", "--fold", "3"], "--fold: '3' is no fold: choose from 0 to 2, or all"),
         (["--folds", "3", "--val-frac", "0.3"], "--val-frac: 0.3 has no effect: there are folds"),
         (["--folds", "3", "--val-data", "other"], "--folds: the validation images are given"),
-        (["--fold-col", "part"], "there is no CSV that could have a column 'part'"),
+        (["--fold-col", "part"], "image folder d has no CSV, so it has no column 'part'"),
         (["--only", "0"], "--only: '0' names fewer than two classes"),
-        (["--only", "0,9"], "--only: '9' is no class: choose from 0 class0, 1 class1, 2 class2"),
+        (["--only", "0,9"], "--only: '9' is not a valid class: choose from 0 class0, 1 class1, 2 class2"),
         (["--merge", "0,1,2"], "--merge: '0,1,2' are all classes"),
         (["--imbalance", "0.5"], "--imbalance: the imbalance factor must be at least 1, got 0.5"),
         (["--imbalance", "nan"], "--imbalance: the imbalance factor must be at least 1, got nan"),
-        (["--imbalance", "2"], "--imbalance: class 'class1' has 10 training images and would keep 13"),
+        (["--imbalance", "2"], "--imbalance: class 'class1' has 10 training images, and with imbalance 2 it would"),
         (["--sampler", "fair"], "argument --sampler: invalid choice: 'fair'"),
         (["--samples-per-class", "5"], "--samples-per-class is of --sampler balanced, not of shuffle"),
         (["--mixup", "-0.1"], "--mixup, --cutmix: mixup must be a number >= 0, got -0.1"),
@@ -924,7 +924,7 @@ def test_a_fold_column_beside_given_validation_images_is_refused_or_a_note(works
     said = refused(capsys, *base_words(), *words, "--fold-col", "fold", "--out", "no")
     assert "--fold-col: fold has no effect: the validation images are given" in said
     start("--csv", "with_folds.csv", "--val-data", "v", "--label-col", "label", "--epochs", 1, out="noted")
-    assert "folds left alone: validation images are given" in capsys.readouterr().out
+    assert "ignored: the fold column, because validation images are given" in capsys.readouterr().out
 
 
 def test_resuming_one_fold_names_the_run_that_it_is_of(workspace, capsys):
