@@ -66,7 +66,7 @@ def load(path: str | Path) -> dict[str, Any]:
 
     If the file is missing or damaged, the previous one is loaded, and one line on standard error says so.
 
-    Raises: BadInput if there is no file, or none of the two is an undamaged checkpoint; OSError if reading fails.
+    Raises: BadInput if neither file exists or can be loaded; OSError if reading fails.
     """
     path = Path(path)
     if not path.exists() and not previous(path).exists():

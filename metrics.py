@@ -45,9 +45,9 @@ AVERAGES = ("macro", "macro_present", "micro", "weighted", "none")
 # From counts to scores
 
 
-def _ratio(part: Tensor, whole: Tensor) -> Tensor:
-    """part / whole in float64, with 0 / 0 = 0. Where whole is 0, part is 0 too, and 0 / 1 is 0."""
-    return part.double() / whole.masked_fill(whole == 0, 1)
+def _ratio(numerator: Tensor, denominator: Tensor) -> Tensor:
+    """numerator / denominator in float64, with 0 / 0 = 0. The numerator must be 0 where the denominator is 0."""
+    return numerator.double() / denominator.masked_fill(denominator == 0, 1)
 
 
 def score_from_counts(
@@ -55,7 +55,7 @@ def score_from_counts(
 ) -> Tensor:
     """The score of many confusion matrices at once, each given by three counts per class.
 
-    Every score in this file is computed here. Use it for a bootstrap, or to try many decision rules.
+    Every precision, recall and F1 in this file is computed here. Use it for a bootstrap, or to try many decision rules.
 
     Args:
         true_positives: (..., C), samples of class c that were predicted as c.
@@ -75,14 +75,14 @@ def score_from_counts(
         raise ValueError(f"average must be one of {', '.join(AVERAGES)}; got {average!r}")
     tp, predicted, support = (torch.as_tensor(counts) for counts in (true_positives, predicted, support))
     if metric == "f1":
-        part, whole = 2 * tp, predicted + support  # 2PR / (P + R) = 2TP / (2TP + FP + FN)
+        numerator, denominator = 2 * tp, predicted + support  # 2PR / (P + R) = 2TP / (2TP + FP + FN)
     elif metric in ("precision", "recall"):
-        part, whole = tp, predicted if metric == "precision" else support  # TP / (TP + FP), TP / (TP + FN)
+        numerator, denominator = tp, predicted if metric == "precision" else support  # TP / (TP + FP), TP / (TP + FN)
     else:
         raise ValueError(f"metric must be one of f1, precision, recall; got {metric!r}")
     if average == "micro":
-        return _ratio(part.sum(-1), whole.sum(-1))
-    score = _ratio(part, whole)  # (..., C)
+        return _ratio(numerator.sum(-1), denominator.sum(-1))
+    score = _ratio(numerator, denominator)  # (..., C)
     if average == "none":
         return score
     present = (predicted + support > 0).long()

@@ -48,17 +48,6 @@ TEMPLATES = ("sample_submission.csv", "info.csv", "test.csv")
 blaming = functools.partial(cli.blaming, program="predict.py")
 
 
-def listed(lines: Sequence[str], most: int = 20) -> str:
-    """One line each for the first `most`, then "and N more"."""
-    more = [f"and {len(lines) - most} more"] if len(lines) > most else []
-    return "".join(f"\n  {line}" for line in [*lines[:most], *more])
-
-
-def sides(size: int | Sequence[int]) -> tuple[int, int]:
-    """(H, W) of an image size: the side of a square, or (H, W)."""
-    return (size, size) if isinstance(size, int) else tuple(size)
-
-
 # ---------------------------------------------------------------------------------------------------------------------
 # Checkpoints
 # ---------------------------------------------------------------------------------------------------------------------
@@ -247,7 +236,8 @@ def decoded(paths: list[str], shapes: set[tuple[int, int, str]], batch_size: int
             results = [future.result() for future in current]
             bad = [result for result in results if isinstance(result, str)]
             if bad:
-                raise BadInput(f"{len(bad)} of {len(results)} images in one batch cannot be decoded:" + listed(bad))
+                count = f"{len(bad)} of {len(results)}"
+                raise BadInput(f"{count} images in one batch cannot be decoded:" + pixels.listed(bad))
             yield {
                 shape: torch.from_numpy(np.stack([result[shape] for result in results])).permute(0, 3, 1, 2)
                 for shape in shapes
@@ -382,11 +372,6 @@ def blend_weights(probs: np.ndarray, targets: np.ndarray, rounds: int = 200) -> 
     return w
 
 
-def f1_of_counts(tp: np.ndarray, predicted: np.ndarray, support: np.ndarray) -> np.ndarray:
-    """(B,) macro F1 of counts (B, C): true positives, predicted as c; support (C,)."""
-    return metrics._score("f1", "macro", *map(torch.from_numpy, (tp, predicted, support))).numpy()
-
-
 def fit_bias(log_p: np.ndarray, targets: np.ndarray, sweeps: int = 3) -> np.ndarray:
     """(C,) biases b that raise the macro F1 of argmax(log_p + b), fitted one class at a time.
 
@@ -405,7 +390,7 @@ def fit_bias(log_p: np.ndarray, targets: np.ndarray, sweeps: int = 3) -> np.ndar
                 preds = np.where(log_p[:, c] + b > best_other, c, other)
                 tp[i] = np.bincount(targets[preds == targets], minlength=C)
                 predicted[i] = np.bincount(preds, minlength=C)
-            *tried, current = f1_of_counts(tp, predicted, support)
+            *tried, current = metrics.score_from_counts(tp, predicted, support).tolist()
             if max(tried) > current + 1e-9:
                 bias[c] = candidates[int(np.argmax(tried))]
     return bias
@@ -500,7 +485,7 @@ def refine(
     elif set(chosen) <= set(saved[by]):
         group = [saved[by].index(name) for name in child[by]]
     else:
-        known = listed([str(name) for name in saved[by]])
+        known = pixels.listed([str(name) for name in saved[by]])
         raise BadInput(f"RUN_OR_CHECKPOINT has neither a merged class {merged!r} nor all of {when}; it has:{known}")
     rest = [c for c in range(len(saved[by])) if c not in group]
     within = probs[:, group].sum(1, keepdims=True) * child_probs
@@ -533,7 +518,7 @@ def read_answers(answers: str, template: Template, saved: dict[str, Any]) -> tup
     classes = saved["labels"] if set(truth.values()) <= set(saved["labels"]) else saved["classes"]
     unknown = sorted(set(truth.values()) - set(classes))
     if unknown:
-        known = listed([str(name) for name in classes])
+        known = pixels.listed([str(name) for name in classes])
         raise BadInput(f"{answers}: {unknown[0]!r} in column {label} is not a class of the model; it has:{known}")
     rows = [i for i, row in enumerate(template.rows) if row[key] in truth]
     if not rows:

@@ -1,26 +1,26 @@
-"""A run is a folder: what lies in it, written and read in one place. Programs know of each other only through it.
+"""A run is a folder. All files in it are written and read here, and programs exchange data only through them.
 
-    config.json          command, options, classes, images of each class, versions; before the first epoch
-    log.csv              a row an epoch, LOG_COLUMNS
-    updates.csv          one row per optimizer update, UPDATE_COLUMNS; updates are counted from 1 over the whole run
+    config.json          command, options, classes, images per class, versions; written before the first epoch
+    log.csv              one row per epoch, LOG_COLUMNS
+    updates.csv          one row per optimizer update, UPDATE_COLUMNS
     best_f1.pt, best_loss.pt, last.pt   see checkpoint.py
-    val_predictions.csv  what best_f1.pt says of the validation images, for people
-    val_probs.npz        the same as numbers: paths, targets, probs
-    leaks.csv            validation images that have a copy in training, if there are any
+    val_predictions.csv  predictions of best_f1.pt for the validation images, as text
+    val_probs.npz        the same as arrays: paths, targets, probs
+    leaks.csv            validation images with a near-duplicate in the training set, if there are any
     report.html          see report.py
 
-A run of several folds holds a run in fold0, fold1, ..., and beside them folds.csv (each one's best row) and oof.npz
-(paths, targets and probs of all images, each judged by the run that did not see it).
+A cross-validation run holds one run per fold in fold0, fold1, ... Beside them are folds.csv (the best row of each fold)
+and oof.npz (out-of-fold paths, targets and probs of all images).
 
-    python runs.py RUN ...      # a line for each
+    python runs.py RUN ...      # one line per run
 """
 
 from __future__ import annotations
 
-import argparse
 import csv
 import io
 import json
+import math
 import os
 import platform
 import re
@@ -29,8 +29,8 @@ import subprocess
 import sys
 import time
 import zipfile
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -41,12 +41,24 @@ import torchvision
 
 import checkpoint
 import data
+import loop
 import metrics
 
 LOG_COLUMNS = (
-    "epoch", "lr", "train_loss", "train_ce", "val_loss", "val_ce", "val_f1", "val_f1_present", "val_accuracy",
-    "skipped_steps", "nonfinite_steps", "images_per_second", "seconds",
-)  # fmt: skip
+    "epoch",
+    "lr",
+    "train_loss",
+    "train_ce",
+    "val_loss",
+    "val_ce",
+    "val_f1",
+    "val_f1_present",
+    "val_accuracy",
+    "skipped_steps",
+    "nonfinite_steps",
+    "images_per_second",
+    "seconds",
+)
 UPDATE_COLUMNS = ("epoch", "update", "lr", "loss", "grad_norm")
 LEAK_COLUMNS = ("what", "validation", "validation_class", "training", "training_class")
 
@@ -56,58 +68,96 @@ class BadInput(ValueError):
 
 
 # ---------------------------------------------------------------------------------------------------------------------
+# The state of a run
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class State(loop.State):
+    """Everything that changes during a run. last.pt holds all of it, so a resumed run ends the same."""
+
+    epoch: int = 0  # epochs that are finished, validation included
+    trained: dict[str, float] = field(default_factory=dict)  # results of train_epoch until the epoch is validated
+    updates: list[list[float]] = field(default_factory=list)  # lr, loss and grad_norm of this epoch's updates
+    best: dict[str, float] = field(
+        default_factory=lambda: {"f1": -math.inf, "loss": math.inf, "monitored": -math.inf, "epoch": 0}
+    )
+    best_counts: torch.Tensor | None = None  # the confusion matrix of the best epoch
+    epochs_without_improvement: int = 0
+    top: list[list[Any]] = field(default_factory=list)  # [score, file name] of --save-top
+    log: list[dict[str, Any]] = field(default_factory=list)  # the rows of log.csv
+
+    PLAIN = ("epoch", "trained", "updates", "best", "best_counts", "epochs_without_improvement", "top", "log")
+
+    @property
+    def judged(self) -> torch.nn.Module:
+        """The model that is evaluated and saved as best: the EMA, if there is one."""
+        return getattr(self.ema, "model", self.model)
+
+    def state_dict(self) -> dict[str, Any]:
+        return super().state_dict() | {name: getattr(self, name) for name in self.PLAIN}
+
+    def load_state_dict(self, saved: dict[str, Any]) -> None:
+        super().load_state_dict(saved)
+        for name in self.PLAIN:
+            setattr(self, name, saved[name] if name in saved else getattr(self, name))
+
+
+# ---------------------------------------------------------------------------------------------------------------------
 # Writing
 # ---------------------------------------------------------------------------------------------------------------------
 
 
 def check_out(out: str | None) -> None:
-    """ValueError if a new run cannot begin in this folder."""
+    """BadInput if a new run cannot begin in this folder."""
     if out and (Path(out) / "config.json").exists():
-        raise ValueError(f"{out} already holds a run; choose another folder, or go on with --resume {out}")
+        raise BadInput(f"{out} already holds a run: choose a different folder, or continue it with --resume {out}")
     if out and Path(out).exists() and not Path(out).is_dir():
-        raise ValueError(f"{out} is a file")
+        raise BadInput(f"{out} is a file: choose a folder")
 
 
-def new_folder(options: argparse.Namespace) -> Path:
-    """The folder of --out, or one named by time, model and loss; what it is becomes options.out."""
-    name = re.sub(r"[^\w.+-]", "_", f"{time.strftime('%Y%m%d-%H%M%S')}-{options.model}-{options.loss}")
-    folder = Path(options.out or os.path.join("runs", name))
-    while not options.out and folder.exists():  # another run began in the same second
+def new_folder(out: str | None, model: str, loss: str) -> Path:
+    """Creates the folder `out`, or one in runs/ named by time, model and loss."""
+    name = re.sub(r"[^\w.+-]", "_", f"{time.strftime('%Y%m%d-%H%M%S')}-{model}-{loss}")
+    folder = Path(out or os.path.join("runs", name))
+    while not out and folder.exists():  # another run began in the same second
         folder = folder.with_name(folder.name + "_")
-    folder.mkdir(parents=True, exist_ok=bool(options.out))
-    options.out = str(folder)
+    folder.mkdir(parents=True, exist_ok=bool(out))
     return folder
 
 
 def write_config(
-    folder: Path, options: argparse.Namespace, classes: list[str], digest: str, facts: dict[str, Any]
+    folder: Path, options: dict[str, Any], classes: list[str], digest: str, facts: dict[str, Any]
 ) -> dict[str, Any]:
-    """Writes and returns config.json, before the first epoch: a run that dies can still be told apart, and resumed.
+    """Writes and returns config.json. It is written before the first epoch, so that an interrupted run can be resumed.
 
-    A resumed run keeps what it began with. ValueError if its data are others now.
+    A resumed run keeps the command, versions and start time of its beginning. BadInput if its data have changed.
     """
     config = {
         "command": shlex.join(["python", *sys.argv]),
         "started": time.strftime("%Y-%m-%d %H:%M:%S"),
         "cwd": os.getcwd(),  # what relative paths are relative to
-        "options": vars(options),
+        "options": options,
         "classes": classes,
         "data": digest,
-        "versions": versions(options.device),
+        "versions": versions(options["device"]),
     } | facts
     path = folder / "config.json"
     folder.mkdir(parents=True, exist_ok=True)
     if path.exists():  # resumed
         began = read_config(folder)
         if began["data"] != digest:
-            raise ValueError(f"the images, labels or split are not those that the run in {folder} began with")
+            raise BadInput(
+                f"cannot resume {folder}: its images, labels or split have changed since the run started; restore them "
+                "or start a new run"
+            )
         config |= {key: began[key] for key in ("command", "started", "cwd", "versions") if key in began}
     checkpoint.write_text(path, json.dumps(config, indent=2, ensure_ascii=False))
     return config
 
 
 def versions(device: str) -> dict[str, str]:
-    """What a figure depends on and no option says."""
+    """Versions and hardware, on which the figures depend."""
     git = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
     try:
         commit = subprocess.run(git, capture_output=True, text=True, timeout=10).stdout.strip()
@@ -133,8 +183,29 @@ def write_log(folder: Path, log: list[dict[str, Any]]) -> None:
     write_csv(folder / "log.csv", LOG_COLUMNS, ([row[key] for key in LOG_COLUMNS] for row in log))
 
 
+def append_updates(folder: Path, epoch: int, first: int, updates: list[list[float]]) -> None:
+    """Adds the updates of an epoch to updates.csv; `first` is the number of the first one in the run."""
+    file = folder / "updates.csv"
+    lines = [] if file.exists() else [",".join(UPDATE_COLUMNS)]
+    lines += [f"{epoch},{first + i},{lr!r},{loss!r},{norm!r}" for i, (lr, loss, norm) in enumerate(updates)]
+    with open(file, "a", encoding="utf-8") as out:
+        out.writelines(line + "\n" for line in lines)
+        out.flush()
+        os.fsync(out.fileno())
+
+
+def remove_unfinished(folder: Path, epochs: int) -> None:
+    """Removes temporary files, and the rows of updates.csv after these epochs: a resumed run writes them again."""
+    checkpoint.remove_stray(folder)
+    file = folder / "updates.csv"
+    if file.exists():
+        head, *lines = file.read_text("utf-8").splitlines(keepends=True) or [",".join(UPDATE_COLUMNS) + "\n"]
+        kept = [line for line in lines if line.endswith("\n") and int(line.partition(",")[0]) <= epochs]
+        checkpoint.write_text(file, "".join([head, *kept]))
+
+
 def write_predictions(folder: Path, table: data.ImageTable, rows: np.ndarray, logits: torch.Tensor) -> None:
-    """val_predictions.csv and val_probs.npz, of logits (N, C) for N rows of the table."""
+    """val_predictions.csv and val_probs.npz, from logits (N, C) of these N rows of the table."""
     probs, targets = logits.softmax(1).cpu().numpy(), table.targets[rows]
     paths, predicted = [table.paths[i] for i in rows], probs.argmax(1)
     names, labels = table.classes, ("image", "class", "predicted", "confidence")
@@ -154,11 +225,73 @@ def write_folds(folder: Path, best_rows: list[dict[str, Any]], folds: Sequence[i
 
 
 def keep_top(folder: Path, kept: set[str]) -> None:
-    """Removes checkpoints of --save-top, such as 012_f1_0.9123.pt, that are not among the best any more."""
+    """Removes checkpoints of --save-top, such as 012_f1_0.9123.pt, that are no longer among the best."""
     for path in folder.glob("[0-9]*.pt*"):
         is_ours = re.fullmatch(r"\d{3,}_(f1|accuracy|loss|ce)_\d+\.\d{4}\.pt(\.sha256)?", path.name)
         if is_ours and path.name.removesuffix(".sha256") not in kept:
             path.unlink()
+
+
+def end_epoch(
+    folder: Path,
+    state: State,
+    row: dict[str, Any],
+    counts: torch.Tensor,
+    about: dict[str, Any],
+    monitor: str = "f1",
+    mode: str = "max",
+    min_delta: float = 0.0,
+    save_top: int | None = None,
+    write_predictions: Callable[[], None] = lambda: None,
+) -> None:
+    """Counts an epoch. Writes the checkpoints in which it is best, updates.csv, last.pt, log.csv, in this order.
+
+    A kill between two of them loses nothing. `counts` is the confusion matrix of the epoch, `about` goes into every
+    checkpoint, `mode` is "max" if a larger val_MONITOR is better, else "min".
+    """
+    state.epoch, state.trained = row["epoch"], {}
+    state.log.append(row)
+    state.schedule.epoch_end(row[f"val_{monitor}"])
+    scores = {key: value for key, value in row.items() if key.startswith("val_")}
+    for_prediction = about | {"model": state.judged.state_dict(), "epoch": state.epoch, "scores": scores}
+    if row["val_f1"] > state.best["f1"]:
+        state.best |= {"f1": row["val_f1"], "epoch": state.epoch}
+        state.best_counts = counts
+        write_predictions()
+        checkpoint.save(folder / "best_f1.pt", for_prediction)
+    if row["val_loss"] < state.best["loss"]:
+        state.best["loss"] = row["val_loss"]
+        checkpoint.save(folder / "best_loss.pt", for_prediction)
+    monitored = row[f"val_{monitor}"] * {"max": 1, "min": -1}[mode]
+    state.epochs_without_improvement += 1
+    if monitored > state.best["monitored"] + min_delta:
+        state.best["monitored"], state.epochs_without_improvement = monitored, 0
+    if save_top:
+        name = f"{state.epoch:03d}_{monitor}_{row[f'val_{monitor}']:.4f}.pt"
+        state.top = sorted([*state.top, [monitored, name]], key=lambda entry: -entry[0])[:save_top]
+        if [monitored, name] in state.top:
+            checkpoint.save(folder / name, for_prediction)
+    append_updates(folder, state.epoch, state.schedule.updates - len(state.updates) + 1, state.updates)
+    state.updates = []
+    save_last(folder, state, about)
+    write_log(folder, state.log)
+    keep_top(folder, {name for _, name in state.top})
+
+
+def save_last(folder: Path, state: State, about: dict[str, Any]) -> None:
+    checkpoint.save(folder / "last.pt", about | state.state_dict(), keep_previous=True)
+
+
+def has_last(folder: Path) -> bool:
+    """Whether the run got as far as its first last.pt."""
+    return (folder / "last.pt").exists() or checkpoint.previous(folder / "last.pt").exists()
+
+
+def load_last(folder: Path, state: State) -> None:
+    """Restores the state of last.pt, and the files as they were with it."""
+    state.load_state_dict(checkpoint.load(folder / "last.pt"))
+    write_log(folder, state.log)
+    keep_top(folder, {name for _, name in state.top})
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -168,7 +301,7 @@ def keep_top(folder: Path, kept: set[str]) -> None:
 
 @dataclass
 class Predictions:
-    """What a run's best model says of images that it was not trained on."""
+    """Predictions of a run's best model for images that it was not trained on."""
 
     paths: np.ndarray  # (N,) of text
     targets: np.ndarray  # (N,) of int64
@@ -181,7 +314,7 @@ class Predictions:
 
 @dataclass
 class Run:
-    """A run folder, as far as it has got."""
+    """A run folder; the run may be unfinished."""
 
     folder: Path
     config: dict[str, Any]
@@ -190,7 +323,7 @@ class Run:
 
     @cached_property
     def predictions(self) -> Predictions | None:
-        """Of the validation images, or of all images out of fold; read when asked for. BadInput if damaged."""
+        """For the validation images, or out-of-fold for all images; read on first use. BadInput if damaged."""
         files = (self.folder / name for name in ("oof.npz", "val_probs.npz"))
         file = next((file for file in files if file.is_file()), None)
         return read_predictions(file) if file else None
@@ -218,18 +351,18 @@ class Run:
 
     @property
     def is_finished(self) -> bool:
-        """Whether nothing is left to do; a run that --patience ended may be finished and not known to be."""
+        """Whether all planned epochs are done. A run that --patience stopped early is not known to be finished."""
         if self.folds:
             return (self.folder / "folds.csv").exists()
         return len(self.log) >= self.options["epochs"]
 
     def best(self, column: str = "val_f1", mode: str = "max") -> dict[str, float]:
-        """The epoch's row that is best by a column, the first of equals."""
+        """The row of the epoch that is best by a column, the first one of equals."""
         return (max if mode == "max" else min)(self.log, key=lambda row: row[column])
 
 
 def read(folder: str | Path) -> Run:
-    """Reads what there is. Raises: BadInput if it is no run folder, or something in it is not readable."""
+    """Reads a run folder. BadInput if it is not one, or if a file in it is damaged."""
     folder = Path(folder)
     config, log = read_config(folder), []
     try:
@@ -237,28 +370,28 @@ def read(folder: str | Path) -> Run:
             with open(folder / "log.csv", newline="", encoding="utf-8") as file:
                 log = [{key: float(value) for key, value in row.items()} for row in csv.DictReader(file)]
     except (ValueError, TypeError, OSError) as error:
-        raise BadInput(f"{folder} is no readable run: {error}") from error
+        raise BadInput(f"{folder / 'log.csv'} is damaged: {error}") from error
     inner = sorted(folder.glob("fold*/config.json"), key=lambda path: int(path.parent.name.removeprefix("fold")))
     return Run(folder, config, log, [read(path.parent) for path in inner])
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    """BadInput if there is none, or it is damaged."""
+    """BadInput if there is no config.json, or it is damaged."""
     file = folder / "config.json"
     if not file.is_file():
-        raise BadInput(f"{folder} is no run folder: there is no {file}")
+        raise BadInput(f"{folder} is not a run folder: there is no {file}")
     try:
         config = json.loads(file.read_text("utf-8", "surrogateescape"))
         lacking = {"options", "classes", "data", "command", "versions"} - config.keys()
     except (ValueError, AttributeError, OSError) as error:
         raise BadInput(f"{file} is damaged: {error}") from error
     if lacking:
-        raise BadInput(f"{file} is damaged: it lacks {', '.join(sorted(lacking))}")
+        raise BadInput(f"{file} is damaged: it has no {', '.join(sorted(lacking))}")
     return config
 
 
 def read_predictions(file: Path) -> Predictions:
-    """What write_predictions or write_folds wrote. BadInput that names the file if it is damaged."""
+    """Reads what write_predictions or write_folds wrote. BadInput that names the file if it is damaged."""
     try:
         return Predictions(**np.load(file))
     except (ValueError, TypeError, EOFError, zipfile.BadZipFile) as error:
@@ -270,7 +403,7 @@ if __name__ == "__main__":
         sys.exit(__doc__)
     try:
         for run in map(read, sys.argv[1:]):
-            score = f"macro F1 {run.predictions.matrix.f1():.4f}" if run.predictions else "nothing predicted yet"
+            score = f"macro F1 {run.predictions.matrix.f1():.4f}" if run.predictions else "no predictions yet"
             print(f"{run.folder}: {len(run.log)} of {run.options['epochs']} epochs, {len(run.folds)} folds, {score}")
     except (BadInput, OSError) as error:
         sys.exit(f"runs.py: error: {error}")

@@ -44,12 +44,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import augment
 import data
+import loop
 import losses
 import metrics
 import models
 import optim
 import pixels
-import train
 
 Times = dict[str, list[float]]  # seconds per call of each row of a table, one number per round
 
@@ -244,13 +244,15 @@ def kit_epochs(
     """A call that trains one epoch with the kit's loop."""
     optimizer = optim.build_optimizer("sgd", model, lr=0.01)
     batches = pixels.Batches(images, np.arange(len(images)), batch_size, shuffle=True, device=device)
-    schedule = optim.build_schedule("none", optimizer, 1, len(batches))
-    state = train.State(model, None, optimizer, schedule, torch.amp.GradScaler(device, enabled=False))
+    state = loop.State(model, optimizer, optim.build_schedule("none", optimizer, 1, len(batches)))
     criterion, transform = losses.build_loss("ce"), augment.Augment(augmentation)
+
+    def forward(numbers: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+        return model(transform(x, numbers, batches.epoch))
 
     def epoch() -> None:
         batches.epoch += 1
-        train.train_epoch(state, batches, criterion, transform)
+        loop.train_epoch(state, batches.indexed(), criterion, forward)
 
     return epoch
 
@@ -327,15 +329,25 @@ def pillow_decode(path: str, row: np.ndarray) -> None:
 def per_image_strong() -> v2.Compose:
     """torchvision's per-image transforms most similar to the kit's "strong": crop, flip, then one of nine."""
     one = [
-        v2.Identity(), v2.RandomRotation(30), v2.RandomAffine(0, shear=17), v2.ColorJitter(saturation=0.9),
-        v2.ColorJitter(contrast=0.7), v2.ColorJitter(brightness=0.3), v2.GaussianBlur(17, (0.1, 2.8)),
+        v2.Identity(),
+        v2.RandomRotation(30),
+        v2.RandomAffine(0, shear=17),
+        v2.ColorJitter(saturation=0.9),
+        v2.ColorJitter(contrast=0.7),
+        v2.ColorJitter(brightness=0.3),
+        v2.GaussianBlur(17, (0.1, 2.8)),
         v2.Lambda(lambda image: (image + 20 * torch.randn(image.shape)).clamp_(0, 255).byte()),
         v2.RandomErasing(p=1, scale=(0.01, 0.25)),
-    ]  # fmt: skip
-    return v2.Compose([
-        v2.RandomResizedCrop(224, (0.35, 1), antialias=True), v2.RandomHorizontalFlip(), v2.RandomChoice(one),
-        v2.ToDtype(torch.float32, scale=True), v2.Normalize(augment.IMAGENET_MEAN, augment.IMAGENET_STD),
-    ])  # fmt: skip
+    ]
+    return v2.Compose(
+        [
+            v2.RandomResizedCrop(224, (0.35, 1), antialias=True),
+            v2.RandomHorizontalFlip(),
+            v2.RandomChoice(one),
+            v2.ToDtype(torch.float32, scale=True),
+            v2.Normalize(augment.IMAGENET_MEAN, augment.IMAGENET_STD),
+        ]
+    )
 
 
 def bench_decoding(paths: list[str], rounds: int) -> list[str]:

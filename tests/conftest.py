@@ -23,17 +23,27 @@ def _make_run(folder, probs, targets, paths=None, epochs=5, classes=None, argv=(
     options = cli.parse_options([*argv, "--epochs", str(more.pop("planned", epochs)), "--out", str(folder)])
     counts = (1000 / np.arange(1, C + 1)).round().astype(int).tolist()
     facts = {"train_counts": counts, "drawn_counts": counts, "val_counts": counts, "updates_an_epoch": 10, "notes": []}
-    runs.write_config(folder, options, classes, "0123456789abcdef0", facts | more)
+    runs.write_config(folder, vars(options), classes, "0123456789abcdef0", facts | more)
     matrix = metrics.ConfusionMatrix(C).update(probs.argmax(1), targets)
     log = []
     for epoch in range(1, epochs + 1):
         part = epoch / epochs
-        log.append(dict.fromkeys(runs.LOG_COLUMNS, 0) | {
-            "epoch": epoch, "lr": 5e-3 * (1 + np.cos(np.pi * (epoch - 1) / options.epochs)) / 2,
-            "train_loss": 1 / epoch, "train_ce": 1 / epoch, "val_loss": 1.2 / epoch, "val_ce": 1.2 / epoch,
-            "val_f1": matrix.f1() * part, "val_f1_present": matrix.f1("macro_present") * part,
-            "val_accuracy": matrix.accuracy() * part, "images_per_second": 500.0, "seconds": 6.0,
-        })  # fmt: skip
+        log.append(
+            dict.fromkeys(runs.LOG_COLUMNS, 0)
+            | {
+                "epoch": epoch,
+                "lr": 5e-3 * (1 + np.cos(np.pi * (epoch - 1) / options.epochs)) / 2,
+                "train_loss": 1 / epoch,
+                "train_ce": 1 / epoch,
+                "val_loss": 1.2 / epoch,
+                "val_ce": 1.2 / epoch,
+                "val_f1": matrix.f1() * part,
+                "val_f1_present": matrix.f1("macro_present") * part,
+                "val_accuracy": matrix.accuracy() * part,
+                "images_per_second": 500.0,
+                "seconds": 6.0,
+            }
+        )
     runs.write_log(folder, log)
     runs.write_csv(folder / "updates.csv", runs.UPDATE_COLUMNS, _updates(epochs, options.epochs))
     table = data.ImageTable(list(paths), np.asarray(targets), np.arange(len(targets)).astype(str), classes, "made")

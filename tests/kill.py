@@ -29,7 +29,9 @@ import torch
 from PIL import Image
 
 import checkpoint
+import metrics
 import optim
+import runs
 import train
 
 NET = """
@@ -134,16 +136,16 @@ def in_write(n: int) -> None:
 # 48 training images in batches of 4, 4 a window: 12 micro-batches, 3 windows an epoch, 2 validation batches of 4
 SEAMS = {
     "inside a window": lambda k: at_call(train.SIGNALS, "check", 7 + 13 * k),
-    "between windows": lambda k: at_call(train.State, "state_dict", 4 + k),
+    "between windows": lambda k: at_call(runs.State, "state_dict", 4 + k),
     "at an epoch's last step": lambda k: at_call(optim.Schedule, "step", 3 * (k % 3) + 2, after=True),
-    "in validation": lambda k: at_call(train.metrics.ConfusionMatrix, "update", 3 + k),
+    "in validation": lambda k: at_call(metrics.ConfusionMatrix, "update", 1 + k),
     "between step and schedule": lambda k: at_call(optim.Schedule, "step", 1 + k),
 }
 
 
 def forgets(what: str) -> None:
     """The control: a resumed run that leaves one thing out of what it saved."""
-    load = train.State.load_state_dict
+    load = runs.State.load_state_dict
 
     def forgetful(self, saved):
         fresh = self.state_dict()
@@ -165,7 +167,7 @@ def forgets(what: str) -> None:
             saved["optimizer"]["state"] = {}
         load(self, saved)
 
-    train.State.load_state_dict = forgetful
+    runs.State.load_state_dict = forgetful
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -198,8 +200,9 @@ def differences(a, b, name: str = "") -> list[str]:
 def ending(folder: str) -> dict:
     """All that a run leaves: model, BatchNorm, EMA, optimizer, schedule, random states, scores, log; without timing."""
     files = {path.name: checkpoint.load(path) for path in Path(folder).glob("*.pt") if "previous" not in path.name}
-    with open(Path(folder) / "log.csv", newline="") as file:
-        files["log.csv"] = list(csv.DictReader(file))
+    for name in ("log.csv", "updates.csv"):
+        with open(Path(folder) / name, newline="") as file:
+            files[name] = list(csv.DictReader(file))
     return without_timing(files)
 
 
@@ -229,8 +232,8 @@ def kill_and_resume(kind: str, k: int, out: str, seconds: float, more: str) -> i
         arms = [lambda: in_write(20 + 3 * k), lambda: SEAMS["in validation"](k)]
         arms += [lambda: at_call(optim.Schedule, "step", k)]
     elif kind == "during the resume":
-        arms = [lambda: at_call(train, "end_epoch", 1 + k % 2)]
-        arms += [lambda: at_call(train.State, "load_state_dict", 0, after=k % 2 == 1)]
+        arms = [lambda: at_call(runs, "end_epoch", 1 + k % 2)]
+        arms += [lambda: at_call(runs.State, "load_state_dict", 0, after=k % 2 == 1)]
     words = new_run(out, more)
     if kind == "at a random time":
         child = start(words)
@@ -287,6 +290,7 @@ def terminate(terms: int, seconds: float, more: str, reference: dict) -> tuple[i
     rng, ended, exact, equal = random.Random(1), 0, 0, 0
     for i in range(terms):
         out = f"term{i}"
+        Path("updates.txt").write_text("0")
         child = start(new_run(out, more), count_updates)
         time.sleep(rng.uniform(0.2, 1.0) * seconds)
         os.kill(child, signal.SIGTERM)

@@ -12,7 +12,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 PROGRAMS = {"train", "predict", "compare", "report"}
-HELPERS = {"cli", "runs"}  # of programs
+HELPERS = {"cli", "inputs", "runs"}  # of programs
 MODULES = sorted(path.stem for path in ROOT.glob("*.py") if path.stem not in PROGRAMS | HELPERS)
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
@@ -25,7 +25,7 @@ def imports(name):
 
 
 def test_the_house_has_the_modules_it_should():
-    expected = "augment checkpoint data demo leaks loggers losses metrics models optim page pixels stopping"
+    expected = "augment checkpoint data demo leaks loggers loop losses metrics models optim page pixels stopping"
     assert MODULES == expected.split()
 
 
@@ -36,7 +36,7 @@ def test_no_module_imports_a_sibling_or_anything_but_the_runtime_packages(name):
     assert outside <= {"torch", "torchvision", "numpy", "PIL", "tqdm"} | asked_for
 
 
-@pytest.mark.parametrize("name", ["losses", "metrics", "models", "optim", "demo", "page", "loggers"])
+@pytest.mark.parametrize("name", ["loop", "losses", "metrics", "models", "optim", "demo", "page", "loggers"])
 def test_each_module_alone_in_an_empty_folder_prints_its_table(name, tmp_path):
     shutil.copy(ROOT / f"{name}.py", tmp_path)
     more = ["--people", "20"] if name == "demo" else []
@@ -116,10 +116,47 @@ def test_every_predict_command_in_the_readme_parses():
 
 
 def test_the_arrows_between_programs_and_their_helpers():
-    allowed = {"train": {"cli", "runs", "report"}, "predict": {"cli", "runs"}, "compare": {"cli", "runs"}}
-    allowed |= {"report": {"cli", "runs"}, "cli": {"runs"}, "runs": set()}
+    allowed = {"train": {"cli", "inputs", "runs", "report"}, "predict": {"cli", "runs"}, "compare": {"cli", "runs"}}
+    allowed |= {"report": {"cli", "runs"}, "inputs": {"cli", "runs"}, "cli": {"runs"}, "runs": set()}
     for name, others in allowed.items():
         assert imports(name) & (PROGRAMS | HELPERS) == others
+
+
+def test_a_namespace_is_known_to_train_cli_and_inputs_alone():
+    """Elsewhere a program's own parse_options may return one; no function takes, builds or changes one."""
+    takes = re.compile(r"\w+: argparse\.Namespace|argparse\.Namespace\(|setattr\(options")
+    for path in ROOT.glob("*.py"):
+        assert path.stem in ("train", "cli", "inputs") or not takes.search(path.read_text(encoding="utf-8")), path
+
+
+def test_the_readmes_list_of_files_is_the_folder():
+    section = README[README.index("## The files") : README.index("## Copy one file")]
+    listed = re.findall(r"^(\S+\.py) +\S", section, re.M)
+    assert len(set(listed)) == len(listed) and set(listed) == {path.name for path in ROOT.glob("*.py")}
+
+
+def test_files_and_functions_are_short_enough_to_be_read():
+    lines = {path.stem: len(path.read_text(encoding="utf-8").splitlines()) for path in ROOT.glob("*.py")}
+    assert lines["train"] <= 300 and lines["loop"] <= 350
+    for path in (*ROOT.glob("*.py"), ROOT / "tests" / "bench.py", ROOT / "tests" / "kill.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.FunctionDef) and node.name != "make_parser":
+                assert node.end_lineno - node.lineno < 60, (path.name, node.name)
+
+
+def test_the_readmes_loop_trains_with_a_plain_loader(tmp_path, monkeypatch):
+    import torch
+
+    torch.manual_seed(0)
+    monkeypatch.chdir(tmp_path)
+    block = next(block for block in re.findall(r"```python\n(.*?)```", README, re.S) if "train_epoch(" in block)
+    assert len(block.splitlines()) <= 18
+    x, y = torch.randn(27, 3, 8, 8), torch.arange(27) % 5
+    loader = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(x, y), batch_size=8)
+    model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(192, 5))
+    names = {"model": model, "train_loader": loader, "val_loader": loader, "epochs": 3}
+    exec(block, names | {"class_weights": torch.tensor([0.2, 0.5, 1.0, 2.0, 5.0])})
+    assert set(torch.load("best_f1.pt", weights_only=True)) == {"1.weight", "1.bias"}
 
 
 def test_the_requirements_are_the_four_packages_with_lower_bounds_only():

@@ -15,6 +15,7 @@ import pytest
 
 import checkpoint
 import cli
+import loop
 import pixels
 import train
 
@@ -49,9 +50,16 @@ def here(workspace, monkeypatch):
 
 
 CASES = [
-    "inside a window", "between windows", "at an epoch's last step", "in validation", "between step and schedule",
-    "in a write", "three kills in one run", "during the resume", "at a random time",
-]  # fmt: skip
+    "inside a window",
+    "between windows",
+    "at an epoch's last step",
+    "in validation",
+    "between step and schedule",
+    "in a write",
+    "three kills in one run",
+    "during the resume",
+    "at a random time",
+]
 
 
 @pytest.fixture(scope="module")
@@ -79,11 +87,18 @@ def test_a_killed_run_ends_as_the_one_that_was_not(killed, kind):
 
 
 FORGETTABLE = {
-    "rng": "between windows", "sampler position": "between windows", "window position": "between windows",
-    "scheduler": "between windows", "ema": "between windows", "batchnorm buffers": "between windows",
-    "optimizer": "between windows", "best score": "in validation", "patience": "in validation",
-    "nothing": "between windows", "nothing ": "in validation",
-}  # fmt: skip
+    "rng": "between windows",
+    "sampler position": "between windows",
+    "window position": "between windows",
+    "scheduler": "between windows",
+    "ema": "between windows",
+    "batchnorm buffers": "between windows",
+    "optimizer": "between windows",
+    "best score": "in validation",
+    "patience": "in validation",
+    "nothing": "between windows",
+    "nothing ": "in validation",
+}
 
 
 @pytest.fixture(scope="module")
@@ -92,7 +107,7 @@ def forgotten(workspace):
     code = f"""
 for what, seam in {FORGETTABLE!r}.items():
     out = "forgets-" + what
-    arm = lambda: SEAMS[seam](11 if seam == "in validation" else 2)
+    arm = lambda: SEAMS[seam](3 if seam == "in validation" else 2)
     assert finish(start(new_run(out, "--save-every 1"), arm)) == -signal.SIGKILL
     assert finish(start(["--resume", out], lambda: forgets(what))) == 0
     print(what, len(differences(ending("every"), ending(out))), sep=";")
@@ -198,7 +213,7 @@ more = "--folds 3 --epochs 2"
 words = [word for word in new_run("folds")] + more.split()
 assert finish(start(words)) == 0
 words[words.index("--out") + 1] = "cut"
-assert finish(start(words, lambda: at_call(train, "end_epoch", 3))) == -signal.SIGKILL
+assert finish(start(words, lambda: at_call(runs, "end_epoch", 3))) == -signal.SIGKILL
 first = Path("cut/fold0/last.pt").stat().st_mtime_ns
 print(sorted(os.listdir("cut")))
 assert finish(start(["--resume", "cut"])) == 0
@@ -221,17 +236,20 @@ def refused(capsys, *words):
     return capsys.readouterr().err.strip().splitlines()[-1]
 
 
-@pytest.mark.parametrize("words, said", [
-    (["--loss", "focal"], "--loss focal: the run was started with --loss ce, and a resumed run goes on as it began"),
-    (["--accum", "2"], "--accum 2: the run was started with --accum 4"),
-    (["--lr", "0.1"], "--lr 0.1: the run was started with --lr 0.02"),
-    (["--batch_size", "8"], "--batch-size 8: the run was started with --batch-size 4"),
-    (["--seed", "1"], "--seed 1: the run was started with --seed 0"),
-    (["--size", "24"], "--size 24: the run was started with --size 16"),
-    (["--epochs", "9"], "--epochs 9: the schedule cosine was planned for 6 epochs; for more, every learning rate"),
-    (["--epochs", "3"], "--epochs 3: the run was started with --epochs 6"),
-    (["--out", "other"], "--out other: the run was started with --out every"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "words, said",
+    [
+        (["--loss", "focal"], "--loss focal: the run was started with --loss ce, and resuming cannot change it"),
+        (["--accum", "2"], "--accum 2: the run was started with --accum 4"),
+        (["--lr", "0.1"], "--lr 0.1: the run was started with --lr 0.02"),
+        (["--batch_size", "8"], "--batch-size 8: the run was started with --batch-size 4"),
+        (["--seed", "1"], "--seed 1: the run was started with --seed 0"),
+        (["--size", "24"], "--size 24: the run was started with --size 16"),
+        (["--epochs", "9"], "--epochs 9: the schedule cosine was planned for 6 epochs; more epochs"),
+        (["--epochs", "3"], "--epochs 3: the run was started with --epochs 6"),
+        (["--out", "other"], "--out other: the run was started with --out every"),
+    ],
+)
 def test_an_option_that_would_change_the_result_is_refused(here, capsys, words, said):
     assert said in refused(capsys, "--resume", "every", *words)
 
@@ -243,13 +261,13 @@ def test_the_same_options_again_and_those_that_change_nothing_are_taken(here):
 
 def test_a_folder_without_a_run_and_other_data_are_refused(here, capsys):
     said = refused(capsys, "--resume", "nowhere")
-    assert "--resume: nowhere is no run folder: there is no nowhere/config.json" in said
+    assert "--resume: nowhere is not a run folder: there is no nowhere/config.json" in said
     config = json.loads(Path("every/config.json").read_text())
     Path("moved").mkdir()
     Path("moved/config.json").write_text(json.dumps(config | {"data": "other"}))
-    said = "the images, labels or split are not those that the run in moved began with"
+    said = "--resume: cannot resume moved: its images, labels or split have changed since the run started"
     assert said in refused(capsys, "--resume", "moved")
-    assert "holds a run; choose another folder, or go on with --resume every" in (
+    assert "holds a run: choose a different folder, or continue it with --resume every" in (
         refused(capsys, *train_words("every")).replace("already holds", "holds")
     )
 
@@ -290,7 +308,7 @@ def test_save_top_keeps_the_best_epochs_under_their_scores(here):
 
 
 def test_updates_that_are_not_finite_may_be_left_out_and_are_counted(here, capsys, monkeypatch):
-    backward, calls = train.backward_window, []
+    backward, calls = loop.backward_window, []
 
     def poisoned(model, *rest):
         loss, logits = backward(model, *rest)
@@ -300,7 +318,7 @@ def test_updates_that_are_not_finite_may_be_left_out_and_are_counted(here, capsy
             return loss * math.nan, logits
         return loss, logits
 
-    monkeypatch.setattr(train, "backward_window", poisoned)
+    monkeypatch.setattr(loop, "backward_window", poisoned)
     with pytest.raises(SystemExit) as stop:
         train.main([*train_words("stopped"), "--skip-nonfinite", "1"])
     error = capsys.readouterr().err
@@ -318,7 +336,7 @@ def test_out_of_memory_names_the_smaller_batch_with_the_same_window(here, capsys
     def full(*_):
         raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 1 bytes")
 
-    monkeypatch.setattr(train, "backward_window", full)
+    monkeypatch.setattr(loop, "backward_window", full)
     out = f"oom{batch}"
     with pytest.raises(SystemExit) as stop:
         train.main(train_words(out, "--batch-size", batch, "--accum", accum))

@@ -2,6 +2,7 @@
 
 import contextlib
 import csv
+import io
 import json
 import math
 import os
@@ -18,6 +19,8 @@ import augment
 import checkpoint
 import cli
 import data
+import inputs
+import loop
 import losses
 import metrics
 import models
@@ -26,8 +29,7 @@ import pixels
 import runs
 import train
 
-SOURCE = "".join(Path(module.__file__).read_text(encoding="utf-8") for module in (cli, train))
-OFF = torch.amp.GradScaler("cpu", enabled=False)
+SOURCE = "".join(Path(module.__file__).read_text(encoding="utf-8") for module in (cli, inputs, train))
 LOSS_NAMES = ["ce", "focal", "label_smoothing", "label_smoothing_others", "f1", "ce+f1", "focal:0.6+f1:0.4"]
 
 
@@ -101,244 +103,16 @@ def refused(capsys, *words):
     return capsys.readouterr().err.strip().splitlines()[-1]
 
 
-# --- the window ------------------------------------------------------------------------------------------------------
+# --- validation ------------------------------------------------------------------------------------------------------
 
 
-def naive_backward(model, forward, criterion, window, accum):
-    """What A2's correction looks like at first: every micro-batch's mean divided by `accum`."""
-    for index, images, targets in window:
-        (criterion(forward(index, images), targets) / accum).backward()
-
-
-def window_gradients(model, forward, criterion, batches, accum, naive=False):
-    """The gradient of each window of an epoch, with the row numbers in it."""
-    for window in train.windows(batches, accum):
-        model.zero_grad()
-        if naive:
-            naive_backward(model, forward, criterion, window, accum)
-        else:
-            train.backward_window(model, forward, criterion, window, OFF)
-        yield torch.cat([i for i, _, _ in window]), torch.cat([p.grad.flatten() for p in model.parameters()])
-
-
-def gradient_errors(name, weighted, dtype, sizes, naive=False):
-    """Largest relative error against the big batch's gradient, over every n, batch and accum."""
-    torch.manual_seed(0)
-    images, C = image_array(), 5
-    features = torch.randn(40, 3, dtype=dtype)
-    model = torch.nn.Linear(3, C).to(dtype)
-    weight = torch.tensor([0.3, 1.0, 2.0, 0.7, 4.0], dtype=dtype)
-    criterion = losses.build_loss(name, **({"weight": weight} if weighted else {}))
-
-    def forward(index, _):
-        return model(features[index])
-
-    big_batch, worst = {}, 0.0
-    for n in sizes:
-        for batch_size in (1, 2, 3, 4, 8):
-            batches = pixels.Batches(images, np.arange(n), batch_size)
-            for accum in range(1, 9):
-                updates = 0
-                for index, gradient in window_gradients(model, forward, criterion, batches, accum, naive):
-                    key = int(index[0]), int(index[-1])
-                    if key not in big_batch:
-                        model.zero_grad()
-                        criterion(forward(index, None), images.targets[index]).backward()
-                        big_batch[key] = torch.cat([p.grad.flatten() for p in model.parameters()])
-                    scale = big_batch[key].abs().max().clamp(min=1e-3)
-                    worst = max(worst, float((gradient - big_batch[key]).abs().max() / scale))
-                    updates += 1
-                assert updates == math.ceil(len(batches) / accum)  # A1, A3, A4: nothing early, nothing left over
-    return worst
-
-
-@pytest.mark.parametrize("weighted", (False, True))
-@pytest.mark.parametrize("name", LOSS_NAMES)
-def test_A2_A6_the_windows_gradient_is_the_big_batchs_in_float64(name, weighted):
-    assert gradient_errors(name, weighted, torch.float64, range(1, 41)) < 1e-12
-
-
-@pytest.mark.parametrize("weighted", (False, True))
-@pytest.mark.parametrize("name", LOSS_NAMES)
-def test_A2_A6_the_windows_gradient_is_the_big_batchs_in_float32(name, weighted):
-    assert gradient_errors(name, weighted, torch.float32, range(1, 41)) < 1e-6
-
-
-@pytest.mark.parametrize("weighted", (False, True))
-@pytest.mark.parametrize("name", LOSS_NAMES)
-def test_A2_A6_dividing_by_accum_is_not_the_big_batchs_gradient(name, weighted):
-    assert gradient_errors(name, weighted, torch.float64, (7, 17), naive=True) > 1e-2
-
-
-def test_A6_dividing_by_accum_is_right_only_for_full_windows_of_an_unweighted_mean():
-    """Why it goes unnoticed: with n = 32, batch 4, accum 4 both agree."""
-    torch.manual_seed(0)
-    images, features, model = image_array(), torch.randn(40, 3).double(), torch.nn.Linear(3, 5).double()
-    batches, ce = pixels.Batches(images, np.arange(32), 4), losses.build_loss("ce")
-
-    def both(accum):
-        exact, naive = (
-            [g for _, g in window_gradients(model, lambda i, _: model(features[i]), ce, batches, accum, flag)]
-            for flag in (False, True)
-        )
-        return all(torch.allclose(a, b) for a, b in zip(exact, naive, strict=True))
-
-    assert both(4) and not both(3)  # 8 micro-batches: the last window of 3 has only 2
-
-
-class Stochastic(torch.nn.Module):
-    """Dropout and BatchNorm: two forwards of one micro-batch must not differ, nor count twice."""
-
-    def __init__(self):
-        super().__init__()
-        self.net = torch.nn.Sequential(
-            torch.nn.Linear(192, 16), torch.nn.BatchNorm1d(16), torch.nn.Dropout(0.5), torch.nn.Linear(16, 5)
-        )
-
-    def forward(self, x):
-        return self.net(x.flatten(1))
-
-
-def test_gradient_caching_draws_the_same_masks_and_moves_batchnorm_once():
-    images = image_array()
-
-    def through(additive):
-        torch.manual_seed(0)
-        model, criterion = Stochastic(), losses.build_loss("focal")
-        criterion.additive = additive
-        window = next(train.windows(pixels.Batches(images, np.arange(22), 5), 5))
-        loss, logits = train.backward_window(
-            model, lambda _, x: model(x.float() / 255), criterion, window, OFF
-        )
-        gradient = torch.cat([p.grad.flatten() for p in model.parameters()])
-        return [gradient, loss, logits, *model.buffers(), torch.get_rng_state()]
-
-    for cached, direct in zip(through(False), through(True), strict=True):
-        assert torch.allclose(cached.double(), direct.double(), rtol=1e-5, atol=1e-6)
-
-
-def test_the_reported_loss_is_the_big_batchs_loss():
-    images = image_array()
-    for name in LOSS_NAMES:
-        criterion, model = losses.build_loss(name), Stochastic().eval()
-        window = next(train.windows(pixels.Batches(images, np.arange(22), 5), 5))
-        loss, logits = train.backward_window(model, lambda _, x: model(x.float() / 255), criterion, window, OFF)  # noqa: B023
-        assert torch.allclose(loss, criterion(logits, images.targets[:22]), atol=1e-6)
-
-
-# --- an update -------------------------------------------------------------------------------------------------------
-
-
-def state_of(model, lr=1.0, name="none", scaler=OFF, **options):
-    optimizer = torch.optim.SGD(model.parameters(), lr=lr)
-    schedule = optim.build_schedule(name, optimizer, epochs=2, updates_per_epoch=3, **options)
-    return train.State(model, None, optimizer, schedule, scaler)
-
-
-def flat(model):
-    return torch.cat([p.detach().flatten().clone() for p in model.parameters()])
-
-
-def flat_net():
-    torch.manual_seed(0)
-    return torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(192, 5))
-
-
-def one_epoch(state, N=24, batch_size=8, criterion=None, **options):
-    batches = pixels.Batches(image_array(N), np.arange(N), batch_size)
-    return train.train_epoch(state, batches, criterion or losses.build_loss("ce"), augment.Augment("none"), **options)
-
-
-@pytest.mark.parametrize("scale", (1.0, 1024.0))
-def test_A7_clipping_sees_gradients_in_their_true_size(scale):
-    scaler = torch.amp.GradScaler("cpu", init_scale=scale)
-    state = state_of(flat_net(), lr=1.0, scaler=scaler)
-    before = flat(state.model)
-    one_epoch(state, accum=3, clip=0.01)
-    assert (flat(state.model) - before).norm().item() == pytest.approx(0.01, rel=1e-3)
-    state = state_of(flat_net(), lr=1.0, scaler=scaler)
-    one_epoch(state, accum=3)
-    assert (flat(state.model) - before).norm().item() > 0.1  # without --clip the step is longer
-
-
-def test_A8_an_update_that_the_scaler_skips_moves_nothing_and_is_counted():
-    state = state_of(flat_net(), lr=0.1, name="cosine", scaler=torch.amp.GradScaler("cpu", init_scale=2.0**24))
-    state.ema = models.EMA(state.model, 0.9)
-    before = flat(state.model)
-    stats = one_epoch(state, amp=torch.float16)  # every gradient overflows fp16, and the scale halves three times
-    assert stats["skipped_steps"] == 3 and state.scaler.get_scale() == 2.0**21
-    assert torch.equal(flat(state.model), before) and state.schedule.updates == state.ema.updates == 0
-    for _ in range(5):
-        stats = one_epoch(state, amp=torch.float16)
-    assert stats["skipped_steps"] == 0 and not torch.equal(flat(state.model), before)
-    assert 3 <= state.schedule.updates == state.ema.updates < 15
-
-
-def test_A8_mixed_precision_with_a_scaler_trains_on_the_cpu_too():
-    state = state_of(flat_net(), lr=0.01, scaler=torch.amp.GradScaler("cpu"))
-    first = one_epoch(state, amp=torch.float16)["train_ce"]
-    for _ in range(10):
-        last = one_epoch(state, amp=torch.float16)["train_ce"]
-    assert last < first
-
-
-def test_A7_the_order_in_a_window_is_unscale_clip_step_average_schedule_scale(monkeypatch):
-    calls = []
-    scaler, state = torch.amp.GradScaler("cpu", init_scale=2.0), state_of(flat_net())
-    state.scaler, state.ema = scaler, models.EMA(state.model)
-
-    def spy(owner, name, label):
-        original = getattr(owner, name)
-        monkeypatch.setattr(owner, name, lambda *a, **k: (calls.append(label), original(*a, **k))[1])
-
-    spy(scaler, "unscale_", "unscale")
-    spy(torch.nn.utils, "clip_grad_norm_", "clip")
-    spy(scaler, "step", "step")
-    spy(scaler, "update", "scale")
-    spy(state.ema, "update", "average")
-    spy(state.schedule, "step", "schedule")
-    one_epoch(state, accum=2)  # 3 micro-batches: windows of 2 and of 1
-    assert calls == ["unscale", "clip", "step", "average", "schedule", "scale"] * 2
-
-
-@pytest.mark.parametrize("poison", ("loss", "gradient"))
-def test_non_finite_stops_before_the_weights_are_touched_and_names_the_files(poison):
-    model = flat_net()
-    state, before = state_of(model), flat(model)
-    if poison == "gradient":
-        model[1].weight.register_hook(lambda g: g * math.inf)
-    else:
-        model.register_forward_hook(lambda module, inputs, output: output * math.nan)
-    with pytest.raises(train.NonFinite) as error:
-        one_epoch(state)
-    assert torch.equal(flat(model), before)
-    assert all(f"{i:02d}.jpg" in str(error.value) for i in range(8)) and "08.jpg" not in str(error.value)
-
-
-def test_a_gradient_that_stays_nan_under_fp16_stops_the_run_when_the_scale_is_used_up():
-    model = flat_net()
-    model[1].weight.register_hook(lambda g: g * math.nan)
-    state, before = state_of(model, scaler=torch.amp.GradScaler("cpu", init_scale=4.0)), flat(model)
-    with pytest.raises(train.NonFinite):
-        one_epoch(state, batch_size=2)  # 4, 2, 1, then it is no matter of scale
-    assert torch.equal(flat(model), before) and state.scaler.get_scale() == 0.5
-
-
-# --- judging ---------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("batch_size", (2, 7, 39, 40, 1000))
-def test_M1_M2_M3_validation_does_not_depend_on_the_batch_size(batch_size):
-    images, model = image_array(), flat_net()
-    for name in ("ce", "f1"):
-        criterion = losses.build_loss(name)
-        batches = pixels.Batches(images, np.arange(40), batch_size)
-        scores, matrix, _ = train.evaluate(model, batches, 5, criterion, augment.Augment("none"), torch.float32)
-        logits = model(augment.normalize(images.gather(torch.arange(40)))).detach()
-        assert int(matrix.matrix.sum()) == 40  # M2: none dropped
-        assert scores["val_accuracy"] == pytest.approx((logits.argmax(1) == images.targets).double().mean().item())
-        assert scores["val_loss"] == pytest.approx(float(criterion(logits, images.targets)), abs=1e-6)
-        assert scores["val_ce"] == pytest.approx(float(F.cross_entropy(logits, images.targets)), abs=1e-6)
+def evaluate(model, batches, num_classes=3):
+    """Scores and confusion matrix on images that are not augmented."""
+    plain, criterion = augment.Augment("none"), losses.build_loss("ce")
+    scores, logits, targets = loop.evaluate(
+        model, batches.indexed(), criterion, lambda numbers, images: model(plain(images, numbers, 0))
+    )
+    return scores, metrics.ConfusionMatrix(num_classes).update(logits, targets)
 
 
 def test_D4_D5_validation_images_are_never_augmented(workspace):
@@ -350,18 +124,9 @@ def test_D4_D5_validation_images_are_never_augmented(workspace):
     model = models.build_model("resnet8", 3, 16)
     model.load_state_dict(state["model"])
     val = pixels.Batches(pixels.decode(table.paths, table.targets, 16, "cache/images"), val_rows, 5)
-    scores, *_ = train.evaluate(model, val, 3, losses.build_loss("ce"), augment.Augment("none"), torch.float32)
-    assert scores["val_f1"] == pytest.approx(state["scores"]["val_f1"])
+    scores, matrix = evaluate(model, val)
+    assert matrix.f1() == pytest.approx(state["scores"]["val_f1"])
     assert scores["val_loss"] == pytest.approx(state["scores"]["val_loss"], rel=1e-4)
-
-
-def test_a_network_that_has_diverged_is_not_judged():
-    model = flat_net()
-    with torch.no_grad():
-        model[1].weight.fill_(math.nan)
-    with pytest.raises(train.NonFinite, match="NaN or infinite logits"):
-        batches = pixels.Batches(image_array(), np.arange(40), 8)
-        train.evaluate(model, batches, 5, losses.build_loss("ce"), augment.Augment("none"), torch.float32)
 
 
 # --- a run -----------------------------------------------------------------------------------------------------------
@@ -382,20 +147,30 @@ def test_a_run_leaves_what_the_readme_says(workspace, capsys):
     assert best["scores"]["val_f1"] == max(f1s) and best["epoch"] == f1s.index(max(f1s)) + 1
     losses_ = [float(row["val_loss"]) for row in log]
     assert torch.load("run/best_loss.pt", weights_only=True)["epoch"] == losses_.index(min(losses_)) + 1
-    for said in ("groups shared: 0", "imbalance", "8 x 2 accumulated = effective batch 16", "best macro F1", "interval",
-                 "worst class", "FocalLoss(gamma=2.0", "resnet8, 0.07 M", "best_f1.pt"):  # fmt: skip
+    for said in (
+        "groups shared: 0",
+        "imbalance",
+        "8 x 2 accumulated = effective batch 16",
+        "best macro F1",
+        "interval",
+        "worst class",
+        "FocalLoss(gamma=2.0",
+        "resnet8, 0.07 M",
+        "best_f1.pt",
+    ):
         assert said in printed, said
     assert "\r" not in printed  # plain lines where there is no terminal
 
 
 def test_M6_D9_best_f1_holds_the_weights_of_the_best_epoch_and_best_loss_of_its_own(tmp_path):
-    state, options = state_of(flat_net()), options_of("--min-delta", 0.15, "--patience", 9)
-    waited = []
+    model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(192, 5))
+    optimizer, waited = torch.optim.SGD(model.parameters(), lr=1.0), []
+    state = runs.State(model, optimizer, optim.build_schedule("none", optimizer, 2, 3))
     for epoch, (f1, loss) in enumerate([(0.3, 2.0), (0.9, 1.5), (0.4, 1.0), (0.95, math.nan)], start=1):
         with torch.no_grad():
             state.model[1].bias.fill_(epoch)
         row = dict.fromkeys(runs.LOG_COLUMNS, 0.0) | {"epoch": epoch, "val_f1": f1, "val_loss": loss}
-        train.end_epoch(tmp_path, state, row, metrics.ConfusionMatrix(5), {"classes": ["a"]}, options)
+        runs.end_epoch(tmp_path, state, row, torch.zeros(7, 7), {"classes": ["a"]}, "f1", "max", min_delta=0.15)
         assert (state.best["epoch"] == epoch) == (epoch in (1, 2, 4)) and state.epoch == epoch
         waited.append(state.epochs_without_improvement)
     best_f1, best_loss, last = (checkpoint.load(tmp_path / f"{name}.pt") for name in ("best_f1", "best_loss", "last"))
@@ -487,7 +262,8 @@ def test_names_of_the_bootcamp_baseline_are_understood():
 
 def test_A5_D3_every_option_is_used():
     used = set(re.findall(r"options\.(\w+)", SOURCE.split("def given")[1]))
-    used |= set(re.findall(r'"(\w+)"', " ".join(re.findall(r"given\(([^)]*)\)", SOURCE))))
+    used |= set(re.findall(r'"(\w+)"', " ".join(re.findall(r"given\(([^)]*)\)", SOURCE)))) | set(cli.SCHEDULE_OPTIONS)
+    used |= {"only", "merge"}  # read by name in inputs.read_table
     assert set(vars(options_of())) - used == set()
 
 
@@ -515,24 +291,29 @@ def test_defaults_of_the_demo_and_of_real_data_differ_and_are_resolved():
         (["--data", "constant"], "--data: all 4 validation images are of one class"),  # M7
         (["--val-frac", "1.5"], "--val-frac must be between 0 and 1, got 1.5"),
         (["--val-frac", "0.3", "--val-data", "other"], "--val-frac: 0.3 has no effect: the validation images are"),
-        (["--size", "4"], "--size must be one side or H W, each at least 8, got 4"),
+        (["--size", "4"], "--size must be one side, or height and width, each at least 8; got 4"),
         (["--augment", "lots"], "argument --augment: invalid choice: 'lots' (choose from"),
         (["--loss", "focall"], "--loss: unknown loss 'focall': choose from ce"),
-        (["--loss", "ce", "--gamma", "2"], "--loss: loss 'ce' takes no gamma"),
-        (["--loss", "focal", "--gamma", "-1"], "--loss: gamma must be >= 0, got -1"),
+        (["--loss", "ce", "--gamma", "2"], "--gamma: loss 'ce' "),
+        (["--loss", "focal", "--gamma", "-1"], "--gamma must be at least 0, got -1"),
         (["--class-weights", "balanced"], "argument --class-weights: invalid choice: 'balanced'"),
-        (["--model", "resnet19"], "--model, --weights: unknown model 'resnet19'; close names: resnet18"),
-        (["--model", "nets.py:missing"], "--model, --weights: nets.py has no function 'missing'"),
-        (["--weights", "no.pt"], "--model, --weights: weights: there is no file no.pt"),
+        (["--model", "resnet19"], "--model: unknown model 'resnet19'; close names: resnet18"),
+        (["--model", "nets.py:missing"], "--model: nets.py has no function 'missing'"),
+        (["--weights", "no.pt"], "--weights: weights: there is no file no.pt"),
         (["--optimizer", "adamx"], "argument --optimizer: invalid choice: 'adamx'"),
-        (["--lr", "-1"], "--optimizer: lr must be > 0, got -1"),
+        (["--lr", "-1"], "--lr must be greater than 0, got -1"),
+        (["--lr", "nan"], "--lr must be greater than 0, got nan"),
+        (["--weight-decay", "-1"], "--weight-decay must be at least 0, got -1"),
+        (["--group-regex", "("], "--group-regex '(' is not a valid regular expression: missing )"),
+        (["--group-regex", "x(y)z"], "--group-regex: "),
+        (["--smoothing", "2"], "--smoothing must be from 0 to 1, got 2"),
         (["--scheduler", "cosin"], "argument --scheduler: invalid choice: 'cosin'"),
-        (["--scheduler", "cosine", "--t0", "3"], "--scheduler: schedule 'cosine' does not take t0"),
-        (["--warmup", "99"], "--scheduler: warmup must be >= 0 and < epochs, got 99"),
+        (["--scheduler", "cosine", "--t0", "3"], "--t0: schedule 'cosine' does not take t0"),
+        (["--warmup", "99"], "--warmup 99 must be shorter than the run of 1 epochs (--epochs)"),
         (["--epochs", "0"], "--epochs must be at least 1, got 0"),
         (["--batch-size", "0"], "--batch-size must be at least 1, got 0"),
         (["--accum", "0"], "--accum must be at least 1, got 0"),
-        (["--clip", "0"], "--clip must be > 0, got 0"),
+        (["--clip", "0"], "--clip must be greater than 0, got 0"),
         (["--ema", "1"], "--ema must be between 0 and 1, got 1"),
         (["--device", "meta"], "--device: 'meta' is not a supported device: choose cpu, cuda or cuda:NUMBER"),
         (["--device", "gpu"], "--device: 'gpu' is not a supported device: choose cpu, cuda or cuda:NUMBER"),
@@ -542,10 +323,10 @@ def test_defaults_of_the_demo_and_of_real_data_differ_and_are_resolved():
         (["--out", "nets.py"], "--out: nets.py is a file"),
         (["--cache", "nets.py"], "--cache: "),
         (["--seed", "99999999999999999999"], "--seed must be less than 2^63"),
-        (["--min-delta", "0.1"], "--min-delta must be a number, with --patience, got 0.1"),
-        (["--scheduler", "step", "--lr-decay", "nan"], "--scheduler: lr_decay must be > 0, got nan"),
-        (["--scheduler", "step", "--lr-decay", "5"], "--scheduler: lr_decay must be < 1, got 5"),
-        (["--min-lr", "9"], "--scheduler: min_lr must be <= lr, got 9"),
+        (["--min-delta", "0.1"], "--min-delta 0.1 has no effect without --patience"),
+        (["--scheduler", "step", "--lr-decay", "nan"], "--lr-decay must be between 0 and 1, got nan"),
+        (["--scheduler", "step", "--lr-decay", "5"], "--lr-decay must be between 0 and 1, got 5"),
+        (["--min-lr", "9"], "--min-lr 9 must be at most the learning rate 0.001 (--lr)"),
         (["--model", "resnet18", "--size", "32", "--batch-size", "1"], "--batch-size: resnet18 cannot take batches of"),
         (["--model", "nets.py:exits"], "nets.py:exits cannot be built (SystemExit"),
         (["--csv", "latin.csv"], "--csv: latin.csv is neither UTF-8 nor UTF-16 nor cp949"),
@@ -557,20 +338,20 @@ def test_defaults_of_the_demo_and_of_real_data_differ_and_are_resolved():
         (["--folds", "1"], "--folds must be at least 2, got 1"),
         (["--folds", "50"], "--folds: the number of folds must be from 2 to 42, the number of groups, got 50"),
         (["--fold", "1"], "--fold: 1 has no effect: there are no folds"),
-        (["--folds", "3", "--fold", "3"], "--fold: '3' is no fold: choose from 0 to 2, or all"),
+        (["--folds", "3", "--fold", "3"], "--fold: '3' is not a valid fold: choose from 0 to 2, or all"),
         (["--folds", "3", "--val-frac", "0.3"], "--val-frac: 0.3 has no effect: there are folds"),
         (["--folds", "3", "--val-data", "other"], "--folds: the validation images are given"),
         (["--fold-col", "part"], "image folder d has no CSV, so it has no column 'part'"),
         (["--only", "0"], "--only: '0' names fewer than two classes"),
         (["--only", "0,9"], "--only: '9' is not a valid class: choose from 0 class0, 1 class1, 2 class2"),
         (["--merge", "0,1,2"], "--merge: '0,1,2' are all classes"),
-        (["--imbalance", "0.5"], "--imbalance: the imbalance factor must be at least 1, got 0.5"),
-        (["--imbalance", "nan"], "--imbalance: the imbalance factor must be at least 1, got nan"),
+        (["--imbalance", "0.5"], "--imbalance must be at least 1, got 0.5"),
+        (["--imbalance", "nan"], "--imbalance must be at least 1, got nan"),
         (["--imbalance", "2"], "--imbalance: class 'class1' has 10 training images, and with imbalance 2 it would"),
         (["--sampler", "fair"], "argument --sampler: invalid choice: 'fair'"),
-        (["--samples-per-class", "5"], "--samples-per-class is of --sampler balanced, not of shuffle"),
-        (["--mixup", "-0.1"], "--mixup, --cutmix: mixup must be a number >= 0, got -0.1"),
-        (["--cutmix", "inf"], "--mixup, --cutmix: cutmix must be a number >= 0, got inf"),
+        (["--samples-per-class", "5"], "--samples-per-class needs --sampler balanced, got --sampler shuffle"),
+        (["--mixup", "-0.1"], "--mixup must be at least 0, got -0.1"),
+        (["--cutmix", "inf"], "--cutmix must be at least 0, got inf"),
         (["--transform", "mine"], "--transform: 'mine' is not FILE.py:FUNCTION"),
         (["--fit", "stretch"], "argument --fit: invalid choice: 'stretch'"),
         (["--bad", "ignore"], "argument --bad: invalid choice: 'ignore'"),
@@ -636,11 +417,11 @@ def test_the_gradient_of_a_window_on_cuda_never_waits_for_the_device(name):
     model = models.build_model("resnet8", 5, 8).cuda()
     batches = pixels.Batches(images, np.arange(40), 8, device="cuda")
     transform, criterion = augment.Augment("light"), losses.build_loss(name).cuda()
-    window = next(train.windows(batches, 4))
-    train.backward_window(model, lambda i, x: model(transform(x, i, 0)), criterion, window, OFF)
+    window = next(loop.windows(batches.indexed(), 4, "cuda"))
+    loop.backward_window(model, lambda i, x: model(transform(x, i, 0)), criterion, window)
     torch.cuda.set_sync_debug_mode("error")
     try:
-        train.backward_window(model, lambda i, x: model(transform(x, i, 0)), criterion, window, OFF)
+        loop.backward_window(model, lambda i, x: model(transform(x, i, 0)), criterion, window)
     finally:
         torch.cuda.set_sync_debug_mode("default")
 
@@ -680,10 +461,8 @@ def test_D7_D8_D9_each_fold_is_a_run_of_its_own_from_fresh_weights(workspace, ca
         images = pixels.decode(table.paths, table.targets, 16, "cache/images")
         model = models.build_model("resnet8", 3, 16)
         model.load_state_dict(saved["model"])
-        scores, matrix, _ = train.evaluate(
-            model, pixels.Batches(images, val, 8), 3, losses.build_loss("ce"), augment.Augment("none"), torch.float32
-        )
-        assert scores["val_f1"] == pytest.approx(float(best["val_f1"]), abs=1e-12)
+        _, matrix = evaluate(model, pixels.Batches(images, val, 8))
+        assert matrix.f1() == pytest.approx(float(best["val_f1"]), abs=1e-12)
         out_of_fold += matrix.matrix
     assert out_of_fold.sum() == 42
     oof = np.load("all/oof.npz")
@@ -740,19 +519,19 @@ def test_copies_across_the_split_are_counted_and_named_and_can_be_kept_on_one_si
     start("--epochs", 1, "--val-frac", 0.5, out="warned")
     said, leaks = capsys.readouterr().out, leaks_of("warned")
     assert {leak["what"] for leak in leaks} == {"identical", "alike"}
-    for what in ("identical", "alike"):
+    for what, name in (("identical", "an identical image"), ("alike", "a near-duplicate")):
         of_kind = [leak for leak in leaks if leak["what"] == what]
-        assert f"{len(of_kind)} validation images have one in training that is {what}" in said
+        assert f"{len(of_kind)} validation images have {name} in training" in said
         assert of_kind[0]["validation"] in said and of_kind[0]["training"] in said
     for leak in leaks:  # a copy is what its name says
         numbers = [re.search(r"\d+(?=\.png)", leak[side])[0] for side in ("validation", "training")]
         assert numbers[0] == numbers[1]
     start("--epochs", 1, "--val-frac", 0.5, "--leaks", "group", out="grouped")
-    assert leaks_of("grouped") == [] and "validation images have one" not in capsys.readouterr().out
+    assert leaks_of("grouped") == [] and "in training (see leaks.csv)" not in capsys.readouterr().out
     with pytest.raises(SystemExit) as stop:
         train.main([str(word) for word in [*base_words(), "--val-frac", 0.5, "--leaks", "error", "--out", "no"]])
     error = capsys.readouterr().err
-    assert stop.value.code == 2 and f"{len(leaks)} validation images have a copy in training:" in error
+    assert stop.value.code == 2 and f"{len(leaks)} validation images have a near-duplicate in training:" in error
     assert not Path("no").exists()
 
 
@@ -766,9 +545,10 @@ def test_identical_images_with_two_labels_stop_the_run_unless_told_otherwise(cop
     with pytest.raises(SystemExit) as stop:
         train.main([str(word) for word in [*base_words(), "--out", "no"]])
     error = capsys.readouterr().err
-    assert stop.value.code == 2 and "have a copy with another label in training:" in error and "wrong" in error
+    assert stop.value.code == 2 and "wrong" in error
+    assert "validation images have an identical image with a different label in training:" in error
     start("--epochs", 1, "--leaks", "warn", out="warned")
-    assert "6 images are identical to one of another class" in capsys.readouterr().out
+    assert "6 images are identical to an image of another class" in capsys.readouterr().out
     start("--epochs", 1, "--leaks", "group", out="grouped")
     assert leaks_of("grouped") == []
 
@@ -784,15 +564,15 @@ def test_D12_D13_D14_a_sampler_uses_the_training_rows_and_says_the_effective_pri
     start("--sampler", "weighted", "--epochs", 1, out="a")
     said = capsys.readouterr().out
     # 24, 12 and 6 images: 19, 10 and 5 for training
-    assert "weighted, 34 images an epoch, of each class" in said and "twice" not in said
+    assert "weighted, 34 images per epoch, share of each class" in said and "twice" not in said
     start("--sampler", "oversample", "--class-weights", "inverse", "--epochs", 1, out="b")
     said = capsys.readouterr().out
-    assert "oversample, 57 images an epoch, of each class 33 to 33 %" in said
-    assert "--sampler oversample and --class-weights inverse both favour rare classes, which corrects twice" in said
+    assert "oversample, 57 images per epoch, share of each class 33 to 33 %" in said
+    assert "--sampler oversample and --class-weights inverse both favour rare classes: this corrects twice" in said
     # weights as 1/19, 1/10, 1/5 of equal parts: 14.9, 28.4 and 56.7 %
     assert "effective prior with class weights 15 to 57 %" in said
     start("--sampler", "balanced", "--samples-per-class", 7, "--epochs", 1, out="c")
-    assert "balanced, 19 images an epoch, of each class 26 to 37 %" in capsys.readouterr().out  # 7, 7 and all 5
+    assert "balanced, 19 images per epoch, share of each class 26 to 37 %" in capsys.readouterr().out  # 7, 7 and all 5
 
 
 def test_a_sampler_makes_the_epochs_loss_the_mean_over_what_was_drawn(workspace):
@@ -819,11 +599,11 @@ def test_M8_the_loss_under_mixing_is_against_the_mixed_labels():
     targets = mixed.mix_targets(images.targets, torch.arange(8), 1, (8, 8))
     state_model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(192, 5))
     optimizer = optim.build_optimizer("sgd", state_model, lr=1e-30)
-    state = train.State(state_model, None, optimizer, optim.build_schedule("none", optimizer, 1, 1), OFF)
+    state = runs.State(state_model, optimizer, optim.build_schedule("none", optimizer, 1, 1))
     batches = pixels.Batches(images, np.arange(8), 8)
     batches.epoch = 1
     logits = state_model(mixed(images.gather(torch.arange(8)), torch.arange(8), 1)).detach()
-    scores = train.train_epoch(state, batches, losses.build_loss("ce"), mixed)
+    scores = train.train_epoch(options_of(), Path("no folder"), state, losses.build_loss("ce"), batches, mixed, {})
     assert scores["train_ce"] == pytest.approx(float(F.cross_entropy(logits, targets)), rel=1e-5)
     assert scores["train_ce"] != pytest.approx(float(F.cross_entropy(logits, images.targets)), rel=1e-3)
 
@@ -914,8 +694,10 @@ def test_a_file_name_that_is_no_utf_8_goes_through_a_run(workspace, capsys):
 
 def test_a_fold_column_beside_given_validation_images_is_refused_or_a_note(workspace, capsys):
     image_folder(workspace / "v", (4, 4, 4), seed=9)
-    rows = [{"file": str(path.relative_to("d")), "label": path.parent.name, "fold": i % 2}
-            for i, path in enumerate(sorted(Path("d").rglob("*.png")))]  # fmt: skip
+    rows = [
+        {"file": str(path.relative_to("d")), "label": path.parent.name, "fold": i % 2}
+        for i, path in enumerate(sorted(Path("d").rglob("*.png")))
+    ]
     with open("with_folds.csv", "w", newline="") as file:
         writer = csv.DictWriter(file, rows[0])
         writer.writeheader()
@@ -929,12 +711,12 @@ def test_a_fold_column_beside_given_validation_images_is_refused_or_a_note(works
 
 def test_resuming_one_fold_names_the_run_that_it_is_of(workspace, capsys):
     start("--folds", 3, "--epochs", 1, out="five")
-    assert f"is a fold: resume the run that it is of, {Path('five').resolve()}" in refused(
+    assert f"this is one fold of a run; resume the run itself, {Path('five').resolve()}" in refused(
         capsys, "--resume", "five/fold1"
     )
 
 
-@pytest.mark.parametrize("content, said", [("{", "is damaged"), ("{}", "it lacks classes, command, data")])
+@pytest.mark.parametrize("content, said", [("{", "is damaged"), ("{}", "it has no classes, command, data")])
 def test_a_damaged_config_is_one_line(workspace, capsys, content, said):
     start("--epochs", 1, out="hurt")
     Path("hurt/config.json").write_text(content)
@@ -945,7 +727,7 @@ def test_a_signal_before_the_run_has_a_folder_promises_no_resume(workspace, caps
     def stop(*arguments):
         raise train.Stopped
 
-    monkeypatch.setattr(train, "make_state", stop)
+    monkeypatch.setattr(inputs, "make_state", stop)
     monkeypatch.setattr(train.SIGNALS, "asked", 15)
     monkeypatch.setattr(train.SIGNALS, "installed", contextlib.nullcontext)
     with pytest.raises(SystemExit) as ended:
@@ -959,10 +741,13 @@ def test_a_signal_before_the_run_has_a_folder_promises_no_resume(workspace, caps
 @pytest.mark.parametrize(
     "is_terminal, environment, coloured",
     [
-        (True, {}, True), (True, {"NO_COLOR": "1"}, False), (True, {"NO_COLOR": ""}, True),
-        (True, {"TERM": "dumb"}, False), (False, {}, False),
+        (True, {}, True),
+        (True, {"NO_COLOR": "1"}, False),
+        (True, {"NO_COLOR": ""}, True),
+        (True, {"TERM": "dumb"}, False),
+        (False, {}, False),
     ],
-)  # fmt: skip
+)
 def test_colour_is_for_terminals_alone_and_never_with_no_color(monkeypatch, is_terminal, environment, coloured):
     monkeypatch.delenv("NO_COLOR", raising=False)
     monkeypatch.setenv("TERM", "xterm")
@@ -986,3 +771,86 @@ def test_every_group_of_the_help_has_an_example_that_parses():
     for group in groups:
         assert group.description.startswith("e.g. --")
         cli.make_parser().parse_args(group.description.removeprefix("e.g. ").split())
+
+
+# --- the second house: what main returns, which flag is named, what stays a traceback ---------------------------------
+
+
+def test_main_returns_the_scores_of_the_best_epoch_and_needs_no_real_terminal(workspace):
+    words = [str(word) for word in [*base_words(), "--epochs", 2, "--out", "run"]]
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):  # as in a notebook
+        scores = train.main(words)
+    best = max(log_of("run"), key=lambda row: float(row["val_f1"]))
+    assert scores["out"] == "run" and scores["epoch"] == int(best["epoch"])
+    assert scores["val_f1"] == float(best["val_f1"]) and scores["val_accuracy"] == float(best["val_accuracy"])
+
+
+def test_main_returns_the_out_of_fold_score_of_several_folds(workspace):
+    words = [*base_words(), "--folds", 3, "--epochs", 1, "--out", "run"]
+    scores = train.main([str(word) for word in words])
+    assert scores["val_f1"] == runs.read("run").predictions.matrix.f1() and len(scores["folds"]) == 3
+    assert train.main([str(word) for word in [*base_words(), "--preview", "sheet.png"]]) == {"preview": "sheet.png"}
+
+
+def test_updates_csv_has_the_learning_rate_of_every_update(workspace, monkeypatch):
+    rates, step = [], torch.optim.AdamW.step
+
+    def spy(self, *more):
+        rates.append(self.param_groups[0]["lr"])
+        return step(self, *more)
+
+    monkeypatch.setattr(torch.optim.AdamW, "step", spy)
+    run("--accum", 2, "--scheduler", "onecycle", epochs=3)
+    updates = runs.read("run").updates
+    assert list(updates) == list(runs.UPDATE_COLUMNS) and updates["lr"] == rates
+    assert updates["update"] == list(range(1, len(rates) + 1)) and set(updates["epoch"]) == {1, 2, 3}
+    assert min(updates["grad_norm"]) > 0 and all(map(math.isfinite, updates["loss"]))
+
+
+def test_a_network_that_needs_square_images_says_so(workspace, capsys):
+    error = refused(capsys, *base_words(), "--model", "vit_tiny", "--size", 256, 192)
+    assert "--model: vit_tiny takes only square images, got size 256 x 192" in error
+
+
+def test_a_full_cache_disk_names_the_cache(workspace, capsys, monkeypatch):
+    monkeypatch.setattr(pixels.shutil, "disk_usage", lambda path: FullDisk)
+    error = refused(capsys, *base_words())
+    assert "--cache: " in error and "--data" not in error and "GB free" in error
+
+
+class FullDisk:
+    free = total = used = 0
+
+
+def test_an_option_that_had_a_default_is_named_with_its_value_when_resuming(workspace, capsys):
+    run(epochs=1)
+    error = refused(capsys, "--resume", "run", "--lr", 0.5)
+    assert "--lr 0.5: the run was started with --lr 0.001, and resuming cannot change it" in error
+
+
+def test_D14_correcting_twice_is_in_the_config_and_the_report(workspace):
+    run("--sampler", "weighted", "--class-weights", "inverse", epochs=1)
+    notes = json.loads(Path("run/config.json").read_text())["notes"]
+    assert sum("corrects twice" in note for note in notes) == 1
+    assert "corrects twice" in Path("run/report.html").read_text("utf-8")
+
+
+@pytest.mark.parametrize(
+    "owner, name", [(data, "split"), (pixels, "decode"), (models, "build_model"), (runs, "end_epoch")]
+)
+def test_a_bug_of_our_own_keeps_its_traceback(workspace, monkeypatch, owner, name):
+    """Only BadInput and OSError are one polite line."""
+
+    def broken(*_, **__):
+        raise ValueError("a bug")
+
+    monkeypatch.setattr(owner, name, broken)
+    with pytest.raises(ValueError, match="^a bug$"):
+        run(epochs=1)
+
+
+@pytest.mark.parametrize("module", cli.BAD_INPUT)
+def test_bad_input_of_every_module_is_one_line(capsys, module):
+    with pytest.raises(SystemExit) as stop, cli.blaming("--flag", program="some.py"):
+        raise module("what is wrong")
+    assert stop.value.code == 2 and capsys.readouterr().err == "some.py: error: --flag: what is wrong\n"

@@ -1,0 +1,314 @@
+"""What the options of train.py name: table, images, splits, criterion, augmentation, batches, model.
+
+A bad value or file ends the program with one line that names the flag (cli.blaming).
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+import augment
+import cli
+import data
+import demo
+import leaks
+import loop
+import losses
+import models
+import optim
+import pixels
+import runs
+
+
+@dataclass
+class Split:
+    """Rows of the table for training and for validation."""
+
+    train: np.ndarray
+    val: np.ndarray
+    fold: int | None = None
+    notes: list[str] = field(default_factory=list)
+    leaks: list[tuple[str, ...]] = field(default_factory=list)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The table of images
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def read_table(options: argparse.Namespace) -> data.ImageTable:
+    """The table of all images that --data, --csv, --val-data, --only and --merge select."""
+    with cli.blaming("--cache"):
+        Path(options.cache).mkdir(parents=True, exist_ok=True)
+    columns = cli.given(options, "image_col", "label_col", "group_col", "fold_col")
+    columns = {name.removesuffix("_col"): column for name, column in columns.items()}
+    with cli.blaming("--csv" if options.csv else "--data"):
+        source = options.data
+        if source == "demo":
+            source = str(demo.draw(Path(options.cache) / f"demo-{demo.VERSION}"))
+        table = data.read(source, options.csv, options.cache, True, columns)
+    set_groups(options, table)
+    if options.val_data:
+        with cli.blaming("--fold-col"):
+            if options.fold_col:
+                raise data.BadInput(f"{options.fold_col} has no effect: the validation images are given")
+        with cli.blaming("--val-data"):
+            has_csv = any((Path(options.val_data) / name).is_file() for name in ("train.csv", "train/train.csv"))
+            val = data.read(options.val_data, None, options.cache, False, columns if has_csv else {})
+        set_groups(options, val)
+        with cli.blaming("--val-data"):
+            table = data.join(table, val)
+    for name, choose in (("only", data.only), ("merge", data.merge)):
+        if getattr(options, name):
+            with cli.blaming(cli.flag_of(name)):
+                table = choose(table, getattr(options, name))
+    return table
+
+
+def set_groups(options: argparse.Namespace, table: data.ImageTable) -> None:
+    if options.group_regex is not None:
+        with cli.blaming("--group-regex"):
+            table.groups = leaks.groups_by_regex(table.paths, options.group_regex)
+        table.layout += f", groups by {options.group_regex}"
+
+
+def load_images(
+    options: argparse.Namespace, table: data.ImageTable, splits: list[Split]
+) -> tuple[pixels.ImageArray, data.ImageTable, list[Split]]:
+    """Decodes all images. Then the table and the splits without bad images, and with what --leaks decides."""
+    with cli.blaming("--data", disk="--cache"):
+        images = pixels.decode(
+            table.paths,
+            table.targets,
+            models.sides(options.size),
+            Path(options.cache) / "images",
+            table.source,
+            options.fit,
+            options.bad,
+            options.threads,
+        )
+    if images.bad_csv:
+        left_out = f"{len(table) - len(images)} images cannot be decoded and are left out: {images.bad_csv}"
+        table = data.take(table, images.kept)
+        table.notes.append(left_out)
+        splits = make_splits(options, table)
+    return images, table, check_leaks(options, table, images, splits)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Splits
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def make_splits(options: argparse.Namespace, table: data.ImageTable) -> list[Split]:
+    """One split, or one for each fold that is to be trained."""
+    has_folds = options.folds or table.fold_of is not None
+    if options.val_frac and (has_folds or table.is_val is not None):
+        with cli.blaming("--val-frac"):
+            reason = "there are folds" if has_folds else "the validation images are given"
+            raise data.BadInput(f"{options.val_frac} has no effect: {reason}")
+    if options.fold and not has_folds:
+        with cli.blaming("--fold"):
+            raise data.BadInput(f"{options.fold} has no effect: there are no folds (--folds, or a fold column)")
+    if has_folds:
+        splits = fold_splits(options, table)
+    else:
+        with cli.blaming("--val-data" if options.val_data else "--data"):
+            splits = [Split(*data.split(table, options.val_frac or 0.2, options.seed))]
+    for split in splits:
+        if options.imbalance:
+            with cli.blaming("--imbalance"):
+                split.train = data.long_tail(table, split.train, options.imbalance, options.seed)
+        check_split(options, table, split)
+    return splits
+
+
+def fold_splits(options: argparse.Namespace, table: data.ImageTable) -> list[Split]:
+    with cli.blaming("--folds"):
+        k = options.folds or int(table.fold_of.max()) + 1
+        fold_of = data.folds(table, k, options.seed)
+    with cli.blaming("--fold"):
+        wanted = options.fold or ("all" if options.folds else "0")
+        if wanted != "all" and not (wanted.isdecimal() and int(wanted) < k):
+            raise data.BadInput(f"{wanted!r} is not a valid fold: choose from 0 to {k - 1}, or all")
+    chosen = range(k) if wanted == "all" else [int(wanted)]
+    return [Split(np.flatnonzero(fold_of != f), np.flatnonzero(fold_of == f), f) for f in chosen]
+
+
+def check_split(options: argparse.Namespace, table: data.ImageTable, split: Split) -> None:
+    """What a split cannot measure is an error or a note."""
+    in_train, in_val = data.counts(table, split.train), data.counts(table, split.val)
+    with cli.blaming("--folds" if split.fold is not None else "--val-data" if options.val_data else "--data"):
+        if (in_val > 0).sum() < 2:
+            raise data.BadInput(
+                f"all {len(split.val)} validation images are of one class: at least two classes are needed"
+            )
+    for where, absent in (("validation", in_val == 0), ("training", (in_train == 0) & (in_val > 0))):
+        names = [table.classes[c] for c in np.flatnonzero(absent)]
+        if names:
+            split.notes.append(f"{len(names)} classes have no {where} image and score 0: {', '.join(names[:10])}")
+    if options.sampler != "shuffle" and options.class_weights != "none":
+        split.notes.append(
+            f"--sampler {options.sampler} and --class-weights {options.class_weights} both favour rare classes: this "
+            "corrects twice; see the effective prior"
+        )
+
+
+def check_leaks(
+    options: argparse.Namespace, table: data.ImageTable, images: pixels.ImageArray, splits: list[Split]
+) -> list[Split]:
+    """Near-duplicates of validation images in the training set are noted, refused, or moved to one side (--leaks).
+
+    If no groups are known, file names that look like copies or like photos of one person are a note.
+    """
+    with cli.blaming("--cache"):
+        kept = images.file and images.file.with_suffix(".copies.npy")
+        same, alike = leaks.find_copies(images.pixels, options.device, kept)
+    if options.leaks == "group":
+        with cli.blaming("--leaks"):
+            if table.is_val is not None or table.fold_of is not None:
+                raise data.BadInput("group cannot change a split that the data fixes: choose error or warn")
+        table.groups = data.tied(table.groups, alike)
+        splits = make_splits(options, table)
+    files = table.paths, table.targets, table.classes
+    two_labels = leaks.find_two_labels(*files, same)
+    if two_labels:
+        table.notes.append(f"{len(two_labels)} images are identical to an image of another class:" + listed(two_labels))
+    for split in splits:
+        split.leaks = leaks.find_leaks(*files, same, alike, split.train, split.val)
+        contradictions = [pair for pair in split.leaks if pair.what == "identical" and pair.label != pair.other_label]
+        refused = {"error": split.leaks, "warn": [], "group": [], None: contradictions}[options.leaks]
+        if refused:
+            with cli.blaming("--leaks"):
+                what = "a near-duplicate" if options.leaks else "an identical image with a different label"
+                raise data.BadInput(f"{len(refused)} validation images have {what} in training:" + listed(refused))
+        guess = table.source is None and leaks.suspect_groups(*files, table.groups, split.train, split.val)
+        split.notes += leak_notes(split, guess, len(table))
+    return splits
+
+
+def leak_notes(split: Split, guess: leaks.Guess | None, images: int) -> list[str]:
+    """What the user should know about a split that may leak."""
+    notes = []
+    if guess:
+        notes.append(
+            f"no groups are known, but {images} file names look like {guess.count} groups of {guess.what}: "
+            f"{guess.share:.0%} of the validation images share a group with training images. If so, use "
+            f"--group-regex '{guess.regex}'"
+        )
+    for what, name in (("identical", "an identical image"), ("alike", "a near-duplicate")):
+        found = [pair for pair in split.leaks if pair.what == what]
+        if found:
+            notes.append(
+                f"{len(found)} validation images have {name} in training (see leaks.csv), such as {found[0].path} and "
+                f"{found[0].other_path}; --leaks group moves them to one side"
+            )
+    return notes
+
+
+def listed(pairs: list[leaks.Pair]) -> str:
+    return leaks.listed([f"{pair.path} ({pair.label}) and {pair.other_path} ({pair.other_label})" for pair in pairs])
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Criterion, augmentation, batches, model
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def make_criterion(options: argparse.Namespace, train_counts: np.ndarray, device: torch.device) -> nn.Module:
+    more = cli.given(options, "gamma", "smoothing")
+    if options.class_weights != "none":
+        more["weight"] = losses.class_weights(train_counts.tolist(), options.class_weights)
+    return losses.build_loss(options.loss, **more).to(device)
+
+
+def make_augment(options: argparse.Namespace, num_classes: int) -> augment.Augment:
+    return augment.Augment(
+        options.augment, options.seed, mixup=options.mixup, cutmix=options.cutmix, num_classes=num_classes
+    )
+
+
+def make_batches(
+    options: argparse.Namespace, images: pixels.ImageArray, split: Split, device: torch.device
+) -> tuple[pixels.Batches, pixels.Batches]:
+    """Batches for training, sampled and transformed, and for validation, which are neither."""
+    targets = images.targets.cpu().numpy()[split.train]  # sampling weights from the training rows alone
+    sampler = functools.partial(pixels.SAMPLERS[options.sampler], targets, per_class=options.samples_per_class)
+    transform = None
+    if options.transform:
+        with cli.blaming("--transform"):
+            transform = augment.as_transform(models.load_function(options.transform, "transform"))
+    train = pixels.Batches(images, split.train, options.batch_size, True, options.seed, device, sampler, transform)
+    return train, pixels.Batches(images, split.val, options.batch_size, device=device)
+
+
+def make_state(
+    options: argparse.Namespace,
+    num_classes: int,
+    updates: int,
+    device: torch.device,
+    first_weights: Callable[[], dict[str, Tensor]] | None = None,
+) -> runs.State:
+    """A fresh model, optimizer, schedule, scaler and EMA."""
+    with cli.blaming("--model"):
+        model = models.build_model(options.model, num_classes, options.size)
+    if first_weights and options.weights != "none":
+        with cli.blaming("--weights"):
+            models.load_weights(model, first_weights(), options.model, options.weights)
+    if options.batch_size == 1:  # BatchNorm may not be able to
+        with cli.blaming("--batch-size"):
+            models.check_output(model, options.model, num_classes, options.size, batch=1)
+    model = model.to(device, memory_format=torch.channels_last)
+    with cli.blaming("--model"):
+        optimizer = optim.build_optimizer(options.optimizer, model, options.lr, options.weight_decay)
+    schedule = optim.build_schedule(
+        options.scheduler,
+        optimizer,
+        options.epochs,
+        updates,
+        options.warmup,
+        cli.MONITORS[options.monitor],
+        **cli.given(options, *cli.SCHEDULE_OPTIONS),
+    )
+    scaler = torch.amp.GradScaler(device.type, enabled=options.amp == "fp16")
+    ema = models.EMA(model, options.ema) if options.ema else loop.NOTHING
+    return runs.State(model, optimizer, schedule, scaler, ema)
+
+
+def facts(table: data.ImageTable, split: Split, batches: pixels.Batches, updates: int) -> dict[str, Any]:
+    """What config.json holds beside the options. drawn_counts: images per class in an epoch, after sampling."""
+    drawn = np.bincount(table.targets[batches.numbers() % len(table)], minlength=len(table.classes))
+    return {
+        "train_counts": data.counts(table, split.train).tolist(),
+        "drawn_counts": drawn.tolist(),
+        "val_counts": data.counts(table, split.val).tolist(),
+        "updates_an_epoch": updates,
+        "notes": table.notes + split.notes,
+    }
+
+
+def write_preview(path: str, batches: pixels.Batches, transform: augment.Augment, classes: list[str]) -> None:
+    """A picture of the first batch of epoch 1, as the network would see it, with its labels."""
+    batches.epoch = 1
+    numbers, images, targets = next(iter(batches.indexed()))
+    shares = transform.mix_targets(targets, numbers, batches.epoch, images.shape[2:])
+    labels = [classes[t] for t in targets.tolist()]
+    if shares.dim() == 2:  # mixed
+        by_share = shares.argsort(1, descending=True).tolist()
+        labels = [
+            " + ".join(f"{row[c]:.2f} {classes[c]}" for c in order if row[c] > 0)
+            for row, order in zip(shares, by_share, strict=True)
+        ]
+    x = transform(images, numbers, batches.epoch) * transform.std.view(3, 1, 1) + transform.mean.view(3, 1, 1)
+    with cli.blaming("--preview"):
+        augment.save_image(augment.contact_sheet((x * 255).round().clamp(0, 255).byte(), labels), path)
+    print(f"{path}: {len(labels)} training images as the network would see them")
