@@ -25,10 +25,10 @@ import re
 import sys
 import textwrap
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torchvision
@@ -76,7 +76,7 @@ def read(
     train: bool = True,
     columns: dict[str, str] | None = None,
 ) -> ImageTable:
-    """The images of `data` as a table. The layout is found automatically:
+    """The images of `data` as a table. The layout is found automatically, see LAYOUTS:
 
     - the mask competition: a train.csv with gender, race, age and path, and 7 photos in the folder of each person
     - `csv_file`, or a train.csv in the folder: an image column and a label column
@@ -109,22 +109,18 @@ def read(
 def _read_layout(
     data: str, csv_file: str | None, cache: str | Path, train: bool, columns: dict[str, str]
 ) -> ImageTable:
+    """The table of the first layout in LAYOUTS that recognises the source."""
     folder = Path(data)
-    if csv_file is not None:
-        if not Path(csv_file).is_file():
-            raise BadInput(f"{csv_file} is not a file")
-        if not folder.is_dir():
-            raise BadInput(f"{data} is not a folder of images")
-        return read_csv(Path(csv_file), folder, columns)
-    if folder.is_dir():
-        found = [path for path in (folder / "train" / "train.csv", folder / "train.csv") if path.is_file()]
-        if not found:
-            return read_folder(folder)
-        if not columns and {"gender", "race", "age", "path"} <= set(read_rows(found[0])[0]):
-            return read_mask(found[0])
-        return read_csv(found[0], folder, columns)
-    if data in torchvision.datasets.__all__:
-        return read_torchvision(data, Path(cache) / "torchvision", train)
+    if csv_file is not None and not Path(csv_file).is_file():
+        raise BadInput(f"{csv_file} is not a file")
+    if csv_file is not None and not folder.is_dir():
+        raise BadInput(f"{data} is not a folder of images")
+    found = [path for path in (folder / "train" / "train.csv", folder / "train.csv") if path.is_file()]
+    csv_path = Path(csv_file) if csv_file is not None else found[0] if found else None
+    source = Source(data, csv_path, csv_file is not None, columns, Path(cache), train)
+    for recognises, reader in LAYOUTS.values():
+        if recognises(source):
+            return reader(source)
     raise BadInput(f"{data} is neither a folder nor the name of a torchvision data set")
 
 
@@ -534,6 +530,36 @@ def _class_names(csv_file: Path, rows: list[dict[str, str]], numbers: list[int],
                 raise BadInput(f"{csv_file}: class {number} is named {named[number]!r} and {name!r} in {column}")
     names = [named.get(c) or str(c) for c in range(max([*numbers, *named]) + 1)]
     return [f"{name} ({c})" if names.count(name) > 1 else name for c, name in enumerate(names)]
+
+
+class Source(NamedTuple):
+    """What the user named, for LAYOUTS."""
+
+    data: str
+    csv_file: Path | None  # the CSV that was named, or a train.csv found in the folder
+    csv_is_named: bool
+    columns: dict[str, str]  # names of CSV columns, by part
+    cache: Path
+    train: bool
+
+    def has_columns(self, *names: str) -> bool:
+        """Whether the CSV has these columns."""
+        return self.csv_file is not None and set(names) <= set(read_rows(self.csv_file)[0])
+
+
+# name: (does it recognise the source?, read it). The first that recognises it reads it.
+LAYOUTS: dict[str, tuple[Callable[[Source], bool], Callable[[Source], ImageTable]]] = {
+    "mask competition": (
+        lambda s: not s.csv_is_named and not s.columns and s.has_columns("gender", "race", "age", "path"),
+        lambda s: read_mask(s.csv_file),
+    ),
+    "CSV": (lambda s: s.csv_file is not None, lambda s: read_csv(s.csv_file, Path(s.data), s.columns)),
+    "image folder": (lambda s: Path(s.data).is_dir(), lambda s: read_folder(Path(s.data))),
+    "torchvision data set": (
+        lambda s: s.data in torchvision.datasets.__all__,
+        lambda s: read_torchvision(s.data, s.cache / "torchvision", s.train),
+    ),
+}
 
 
 # ---------------------------------------------------------------------------------------------------------------------
