@@ -300,7 +300,7 @@ def _check_combinations(parser: argparse.ArgumentParser, options: argparse.Names
         )
 
 
-SCHEDULE_OPTIONS = ("step_epochs", "lr_decay", "plateau_patience", "min_lr", "t0", "t_mult")
+SCHEDULE_OPTIONS = sorted({option for name in optim.SCHEDULES for option in optim.schedule_options(name)})
 
 
 def given(options: argparse.Namespace, *names: str) -> dict[str, Any]:

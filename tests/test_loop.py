@@ -21,7 +21,7 @@ import optim
 import pixels
 
 ROOT = Path(loop.__file__).parent
-LOSS_NAMES = ["ce", "focal", "label_smoothing", "label_smoothing_others", "f1", "ce+f1", "focal:0.6+f1:0.4"]
+LOSS_NAMES = [*(name for name in losses.LOSSES if name != "cross_entropy"), "ce+f1", "focal:0.6+f1:0.4"]
 
 
 def image_array(N=40, C=5, size=8, seed=0):

@@ -30,7 +30,7 @@ import runs
 import train
 
 SOURCE = "".join(Path(module.__file__).read_text(encoding="utf-8") for module in (cli, inputs, train))
-LOSS_NAMES = ["ce", "focal", "label_smoothing", "label_smoothing_others", "f1", "ce+f1", "focal:0.6+f1:0.4"]
+LOSS_NAMES = [*(name for name in losses.LOSSES if name != "cross_entropy"), "ce+f1", "focal:0.6+f1:0.4"]
 
 
 # --- small data ------------------------------------------------------------------------------------------------------
