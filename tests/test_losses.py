@@ -1,4 +1,4 @@
-"""losses.py: identities with torch, worked numbers, edges. Pitfall ids (L1, ...) name what each test pins."""
+"""losses.py: identities with torch, worked numbers, edge cases. Ids in test names (L1, ...): see tests/PITFALLS.md."""
 
 import itertools
 import math
@@ -67,13 +67,13 @@ def test_L18_the_smooth_part_carries_the_other_classes_weights_as_in_torch():
     assert not ours.allclose(unweighted_smooth_part)
 
 
-@pytest.mark.parametrize("name", [*ADDITIVE, "f1"])  # a weighted ce+f1 has no one divisor; its parts are here
+@pytest.mark.parametrize("name", [*ADDITIVE, "f1"])  # not ce+f1: with weights its parts have different divisors
 @pytest.mark.parametrize("weighted", (False, True))
 def test_L19_one_hot_probabilities_give_the_indices_loss(name, weighted):
     logits, targets, _, weight = batch()
     criterion = build_loss(name, **({"weight": weight} if weighted else {}))
     one_hot = F.one_hot(targets, 5).double()
-    # "mean" divides soft targets by N, as torch does, so compare what it is the mean of
+    # "mean" divides by N for soft targets, as torch does, so multiply by the divisor before comparing
     hard = value_and_gradient(lambda x: criterion(x, targets), logits)
     soft = value_and_gradient(lambda x: criterion(x, one_hot), logits)
     if criterion.additive:
@@ -179,7 +179,7 @@ def test_L2_L9_with_smoothing_easy_samples_are_still_weighted_down(C):
     target = torch.tensor([0])
     factor = focal_loss(easy, target, 2.0, 0.1) / cross_entropy_loss(easy, target, 0.1)
     assert factor < 1e-4
-    from_smoothed = (1 - torch.exp(-cross_entropy_loss(easy, target, 0.1))) ** 2  # what L2 does: no sample is easy
+    from_smoothed = (1 - torch.exp(-cross_entropy_loss(easy, target, 0.1))) ** 2  # the defect L2: no sample is easy
     assert from_smoothed > 0.01
 
 
@@ -288,10 +288,10 @@ def test_L14_any_number_of_classes(name, C):
 
 
 def test_L15_a_class_absent_from_the_batch_does_not_count():
-    # two classes of ten in the batch, predicted perfectly: loss 0, where a mean over all ten would say 0.8
+    # two classes of ten in the batch, predicted perfectly: loss 0; a mean over all ten would be 0.8
     logits = 200 * F.one_hot(torch.tensor([3, 7, 7]), 10).double()
     assert f1_loss(logits, torch.tensor([3, 7, 7])).item() == pytest.approx(0)
-    # but probability that leaks to an absent class still costs
+    # but probability given to an absent class still increases the loss
     leaking = logits.clone()
     leaking[0, 0] = 200.0
     assert f1_loss(leaking, torch.tensor([3, 7, 7])).item() > 0.1
@@ -311,7 +311,7 @@ def test_L17_effective_number_weights_go_into_cross_entropy():
 
 
 @pytest.mark.parametrize(
-    "call, said",
+    "call, message",
     [
         (lambda x, t: focal_loss(x, t, gamma=-1), "gamma must be >= 0, got -1"),
         (lambda x, t: focal_loss(x, t, gamma=math.nan), "gamma must be >= 0, got nan"),
@@ -320,15 +320,17 @@ def test_L17_effective_number_weights_go_into_cross_entropy():
         (lambda x, t: label_smoothing_loss(x, t, spread="C-1"), "unknown spread 'C-1': choose from all, others"),
         (lambda x, t: label_smoothing_loss(x[:, :1], t * 0, 0.1, "others"), "needs at least 2 classes"),
         (lambda x, t: focal_loss(x[0], t), "logits must be"),
+        (lambda x, t: label_smoothing_loss(x[0], t, 0.1, "others"), "logits must be"),
         (lambda x, t: focal_loss(x, t[:3]), "targets must be"),
-        (lambda x, t: f1_loss(x, t.double()), "must be class indices"),
+        (lambda x, t: f1_loss(x, t.double()), "must be class indices (integers), got torch.float64"),
+        (lambda x, t: focal_loss(x, t.to(torch.complex64)), "must be class indices (integers), got torch.complex64"),
         (lambda x, t: build_loss("focall"), "unknown loss 'focall': choose from ce,"),
         (lambda x, t: build_loss("ce+"), "unknown loss ''"),
         (lambda x, t: build_loss("ce:x+f1"), "coefficient of loss 'ce:x'"),
         (lambda x, t: build_loss("ce:+f1"), "coefficient of loss 'ce:'"),
         (lambda x, t: build_loss("ce:-1+f1"), "must be a number > 0"),
-        (lambda x, t: build_loss("ce", gamma=2.0), "loss 'ce' takes no gamma"),
-        (lambda x, t: build_loss("f1", smoothing=0.1), "loss 'f1' takes no smoothing"),
+        (lambda x, t: build_loss("ce", gamma=2.0), "loss 'ce' has no option gamma"),
+        (lambda x, t: build_loss("f1", smoothing=0.1), "loss 'f1' has no option smoothing"),
         (lambda x, t: build_loss("ce", weight=[1.0, -1.0]), "weight must be"),
         (lambda x, t: build_loss("ce", weight=[0.0, 0.0]), "weight must be"),
         (lambda x, t: class_weights([1, 2], "balanced"), "unknown class weighting 'balanced'"),
@@ -337,23 +339,47 @@ def test_L17_effective_number_weights_go_into_cross_entropy():
         (lambda x, t: class_weights([1, 2], "effective", beta=1.0), "beta must be in"),
     ],
 )
-def test_L21_bad_input_is_an_error_that_names_it(call, said):
+def test_L21_bad_input_is_an_error_that_names_it(call, message):
     logits, targets, _, _ = batch()
     with pytest.raises(ValueError) as error:
         call(logits, targets)
-    assert said in str(error.value)
+    assert message in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda: build_loss("focall"),
+        lambda: build_loss("ce:x"),
+        lambda: build_loss("ce", gamma=2.0),
+        lambda: build_loss("focal", gamma=-1.0),
+        lambda: build_loss("ce", smoothing=2.0),
+        lambda: class_weights([1, 2], "balanced"),
+    ],
+)
+def test_values_that_a_user_types_raise_BadInput(call):
+    with pytest.raises(losses.BadInput):
+        call()
+
+
+def test_errors_that_only_a_programmer_makes_are_not_BadInput():
+    logits, targets, _, _ = batch()
+    for call in (lambda: focal_loss(logits[0], targets), lambda: focal_loss(logits, targets, reduction="avg")):
+        with pytest.raises(ValueError) as error:
+            call()
+        assert not isinstance(error.value, losses.BadInput)
 
 
 @pytest.mark.parametrize("smoothing", (0.0, 0.1))
 @pytest.mark.parametrize("bad", (-100, -1, 5))
-def test_a_target_out_of_range_is_an_error_and_never_a_sample_dropped_in_silence(bad, smoothing):
+def test_a_target_out_of_range_is_an_error_and_never_a_sample_silently_ignored(bad, smoothing):
     logits, targets, _, _ = batch()
     targets[2] = bad
     for call in (lambda: focal_loss(logits, targets, smoothing=smoothing), lambda: f1_loss(logits, targets)):
         with pytest.raises((IndexError, RuntimeError)):
             call()
     targets[2] = -100
-    assert F.cross_entropy(logits, targets).isfinite()  # torch's default, which hides it
+    assert F.cross_entropy(logits, targets).isfinite()  # by default torch ignores the sample without a message
 
 
 def test_L22_no_global_state_is_touched():
@@ -366,7 +392,60 @@ def test_L22_no_global_state_is_touched():
     assert torch.equal(torch.get_rng_state(), before[2])
 
 
-# --- edges -----------------------------------------------------------------------------------------------------------
+# --- edge cases ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", (torch.uint8, torch.int8, torch.int16, torch.int32, torch.bool))
+@pytest.mark.parametrize("name", NAMES)
+def test_class_indices_of_any_integer_type_give_the_same_loss(name, dtype):
+    logits, targets, _, weight = batch()
+    if dtype == torch.bool:
+        targets = targets % 2
+    for criterion in (build_loss(name), build_loss(name, weight=weight)):
+        expected = value_and_gradient(lambda x, f=criterion: f(x, targets), logits)
+        other = value_and_gradient(lambda x, f=criterion: f(x, targets.to(dtype)), logits)
+        assert all(torch.equal(a, b) for a, b in zip(other, expected, strict=True))
+        assert float(criterion.weight_of(targets.to(dtype))) == float(criterion.weight_of(targets))
+
+
+def test_weight_of_never_reads_class_indices_as_a_mask():
+    weight, targets = torch.tensor([1.0, 10.0]), torch.tensor([True, True])
+    assert losses.weight_of(targets, weight).item() == 20.0
+    assert weight[targets].sum().item() == 11.0  # how torch indexes with bool (and uint8)
+
+
+@pytest.mark.parametrize("kind", ("indices", "probabilities"))
+@pytest.mark.parametrize("weighted", (False, True))
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning", "ignore:.torch.jit.trace")
+def test_a_traced_loss_divides_by_the_size_of_its_own_batch(name, weighted, kind):
+    logits, targets, soft, weight = batch(N=9)
+    t = targets if kind == "indices" else soft
+    criterion = build_loss(name, **({"weight": weight} if weighted else {}))
+    traced = torch.jit.trace(criterion, (logits[:4].detach(), t[:4]), check_trace=False)
+    assert traced(logits, t).allclose(criterion(logits, t))
+    assert not traced(logits[:4], t[:4]).allclose(criterion(logits, t))
+
+
+@pytest.mark.parametrize("weighted", (False, True))
+def test_gamma_2_has_the_same_bits_as_the_general_power(weighted):
+    logits, targets, _, weight = batch(N=64, dtype=torch.float32, scale=6.0)
+    w = weight if weighted else None
+
+    def general(x, gamma=2.0):
+        nll = F.cross_entropy(x, targets, reduction="none")
+        ce = nll * weight[targets] if weighted else nll
+        return ((-torch.expm1(-nll)) ** gamma * ce).sum() / losses.weight_of(targets, w)
+
+    ours = value_and_gradient(lambda x: focal_loss(x, targets, 2.0, weight=w), logits)
+    assert all(torch.equal(a, b) for a, b in zip(ours, value_and_gradient(general, logits), strict=True))
+    almost = value_and_gradient(lambda x: general(x, gamma=2.0 + 1e-5), logits)
+    assert not any(torch.equal(a, b) for a, b in zip(ours, almost, strict=True))
+
+
+def test_a_module_shows_its_options():
+    assert repr(build_loss("focal", gamma=1.0, reduction="sum")) == "FocalLoss(gamma=1.0, smoothing=0.0)"
+    assert repr(build_loss("focal:0.5+f1")) == "0.5 FocalLoss(gamma=2.0, smoothing=0.0) + 1 F1Loss()"
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -385,7 +464,7 @@ def test_a_sum_is_the_sum_of_its_parts():
     assert total.allclose(parts)
     assert build_loss("ce+focal", weight=weight).additive and not build_loss("ce+f1").additive
     mixed = losses.SumLoss([losses.FocalLoss(weight=weight), losses.FocalLoss()], [1.0, 1.0])
-    assert not mixed.additive  # its parts divide by different weights: no one share fits both
+    assert not mixed.additive  # its parts have different divisors
     assert build_loss("ce:2")(logits, targets).allclose(2 * F.cross_entropy(logits, targets))
 
 
