@@ -312,7 +312,7 @@ def given(options: argparse.Namespace, *names: str) -> dict[str, Any]:
 # Errors
 # ---------------------------------------------------------------------------------------------------------------------
 
-BAD_INPUT = tuple(module.BadInput for module in (augment, checkpoint, data, leaks, models, pixels, runs))
+BAD_INPUT = tuple(module.BadInput for module in (augment, checkpoint, data, leaks, losses, models, pixels, runs))
 
 
 @contextmanager
