@@ -1,6 +1,6 @@
-"""The command line of train.py: what is typed, and what is printed.
+"""The command line of train.py: its options, its error messages, and what it prints.
 
-A bad value or file is one line that names the flag, the value and what is valid, and exit code 2.
+A bad value or file gives one line that names the flag, the value and what is valid, and exit code 2.
 """
 
 from __future__ import annotations
@@ -33,7 +33,12 @@ import optim
 import pixels
 import runs
 
-MONITORS = {"f1": "max", "accuracy": "max", "loss": "min", "ce": "min"}  # validation scores, and which is better
+MONITORS = {
+    "f1": "max",
+    "accuracy": "max",
+    "loss": "min",
+    "ce": "min",
+}  # validation scores; is larger or smaller better?
 AMP_TYPES = {"off": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -52,12 +57,19 @@ def make_parser(description: str | None = None) -> argparse.ArgumentParser:
     group = parser.add_argument_group("data", "e.g. --data mask_data --val-frac 0.2 --size 224 --augment light")
     add = group.add_argument
     add("--data", default="demo", help="a folder, 'demo', or a torchvision data set such as CIFAR10 (default demo)")
-    add("--csv", help="CSV with an image and a label column; --data is then the image folder (default: the CSV's)")
+    add(
+        "--csv",
+        help="CSV with image and label columns; --data is then the image folder (default: the CSV's folder)",
+    )
     add("--image-col", help="image column of the CSV (default: found by name, printed at start)")
     add("--label-col", help="label column of the CSV (default: found by name, else the last)")
-    add("--group-col", help="column of the groups that must stay on one side of the split, e.g. a person's id")
-    add("--group-regex", metavar="REGEX", help="group from the path, e.g. '(\\w+)_aug': its (...), or the whole match")
-    add("--fold-col", help="column of the folds (default: fold or kfold, if the CSV has one)")
+    add("--group-col", help="group column of the CSV, e.g. a person's id; a split keeps each group on one side")
+    add(
+        "--group-regex",
+        metavar="REGEX",
+        help="the group is what this finds in the path, e.g. '(\\w+)_aug': its (...), else the whole match",
+    )
+    add("--fold-col", help="fold column of the CSV (default: fold or kfold, if there is one)")
     add("--only", metavar="CLASSES", help="use only these classes, by name or number: 3,7,14")
     add("--merge", metavar="CLASSES", help="merge these classes into one: 3,7,14")
     add("--size", type=int, nargs="+", metavar="PIXELS", help="image side, or height and width (default 224; demo 48)")
@@ -67,32 +79,65 @@ def make_parser(description: str | None = None) -> argparse.ArgumentParser:
         default="squash",
         help="how to fit images with a different aspect ratio: squash (stretch), crop (center), pad (default squash)",
     )
-    add("--bad", choices=("error", "skip"), default="error", help="images that cannot be decoded (default error)")
-    add("--cache", default=os.path.join("~", ".cache", "f1kit"), help="folder of decoded images (default %(default)s)")
+    add(
+        "--bad",
+        choices=("error", "skip"),
+        default="error",
+        help="images that cannot be decoded: error = stop, skip = leave them out (default error)",
+    )
+    add(
+        "--cache",
+        default=os.path.join("~", ".cache", "f1kit"),
+        help="folder for decoded images and downloaded data (default %(default)s)",
+    )
 
     group = parser.add_argument_group("split", "e.g. --folds 5 --fold all --leaks group")
     add = group.add_argument
     add("--val-data", help="validation images, read like --data (default: a share of --data)")
     add("--val-frac", type=float, help="share of --data used for validation (default 0.2)")
     add("--folds", type=int, help="cross-validation with this number of folds (default: none, or the fold column)")
-    add("--fold", help="fold used for validation, from 0, or all (default: all; of a fold column the first)")
+    add("--fold", help="fold used for validation, counted from 0, or all (default all; with a fold column 0)")
     add(
         "--leaks",
         choices=("error", "group", "warn"),
         help="near-duplicates of validation images in the training set: error = stop, group = move them to one side, "
-        "warn = only warn (default: warn, but stop if identical images have two labels)",
+        "warn = only warn (default: warn, but stop if identical images have different labels)",
     )
 
     group = parser.add_argument_group("training images", "e.g. --sampler weighted --augment strong --mixup 0.2")
     add = group.add_argument
-    add("--imbalance", type=float, metavar="FACTOR", help="make balanced training images long-tailed, e.g. 100")
-    add("--sampler", choices=pixels.SAMPLERS, default="shuffle", help="sampling strategy (default shuffle)")
-    add("--samples-per-class", type=int, help="per epoch, for --sampler balanced (default: the smallest class's size)")
-    add("--augment", choices=augment.AUGMENTS, default="none", help="augmentation (default none)")
-    add("--transform", metavar="FILE.py:FUNCTION", help="your function before it: (image, rng) -> uint8 (H, W, 3)")
+    add(
+        "--imbalance",
+        type=float,
+        metavar="FACTOR",
+        help="make a balanced training set long-tailed: largest / smallest class, e.g. 100",
+    )
+    add(
+        "--sampler",
+        choices=pixels.SAMPLERS,
+        default="shuffle",
+        help="sampling strategy: shuffle = each image once, weighted = classes equally likely, balanced = N images per "
+        "class, oversample = every class as large as the largest (default shuffle)",
+    )
+    add(
+        "--samples-per-class",
+        type=int,
+        help="balanced: images per class and epoch (default: the smallest class's size)",
+    )
+    add(
+        "--augment",
+        choices=augment.AUGMENTS,
+        default="none",
+        help="augmentation: light or strong for photos, document for scans (default none)",
+    )
+    add(
+        "--transform",
+        metavar="FILE.py:FUNCTION",
+        help="your own function before --augment: (image, rng) -> uint8 (H, W, 3)",
+    )
     add("--mixup", type=float, default=0.0, metavar="ALPHA", help="mixup, e.g. 0.2 (default 0: off)")
     add("--cutmix", type=float, default=0.0, metavar="ALPHA", help="CutMix, e.g. 1 (default 0: off)")
-    add("--preview", metavar="FILE.png", help="write a picture of augmented training images with labels, and stop")
+    add("--preview", metavar="FILE.png", help="write a picture of augmented training images with labels, then stop")
 
     group = parser.add_argument_group("model", "e.g. --model efficientnet_b3 --weights DEFAULT")
     add = group.add_argument
@@ -101,32 +146,45 @@ def make_parser(description: str | None = None) -> argparse.ArgumentParser:
         help="a torchvision classifier, resnet8/20/32 (for 32 pixels), vit_tiny, or your FILE.py:FUNCTION with "
         "FUNCTION(num_classes) (default resnet18; resnet8 for the demo)",
     )
-    add("--weights", default="none", help="none, DEFAULT (pretrained, downloaded), or a checkpoint (default none)")
+    add(
+        "--weights",
+        default="none",
+        help="initial weights: none (random), DEFAULT (pretrained, downloaded), or a checkpoint (default none)",
+    )
 
     group = parser.add_argument_group("loss", "e.g. --loss focal:0.6+f1:0.4 --gamma 1 --class-weights effective")
     add = group.add_argument
     add("--loss", "--criterion", default="ce", help=f"{', '.join(losses.LOSSES)}, or a sum such as ce+f1 (default ce)")
     add("--gamma", type=float, help="focusing parameter of focal (default 2)")
-    add("--smoothing", type=float, help="label smoothing of ce, focal (default 0), label_smoothing (default 0.1)")
-    add("--class-weights", choices=("none", *losses.WEIGHTINGS), default="none", help="from the training counts")
+    add("--smoothing", type=float, help="label smoothing (default 0 for ce and focal, 0.1 for label_smoothing)")
+    add(
+        "--class-weights",
+        choices=("none", *losses.WEIGHTINGS),
+        default="none",
+        help="class weights from the training counts (default none)",
+    )
 
     group = parser.add_argument_group("optimization", "e.g. --optimizer sgd --lr 0.1 --scheduler cosine --warmup 1")
     add = group.add_argument
     add("--epochs", type=int, default=15, help="passes over the training images (default 15)")
-    add("--batch-size", type=int, default=32, help="images per micro-batch: what must fit in memory (default 32)")
+    add("--batch-size", type=int, default=32, help="images per micro-batch, limited by memory (default 32)")
     add("--accum", type=int, default=1, help="micro-batches per update: effective batch = batch x accum (default 1)")
-    add("--optimizer", choices=optim.OPTIMIZERS, default="adamw", help="default adamw")
+    add("--optimizer", choices=optim.OPTIMIZERS, default="adamw", help="optimizer (default adamw)")
     add("--lr", type=float, help="peak learning rate (default 0.1 for sgd, else 1e-3; 5e-3 for the demo)")
-    add("--weight-decay", type=float, help="default 5e-4 for sgd, 0.01 for adamw, else 0")
+    add("--weight-decay", type=float, help="weight decay (default 5e-4 for sgd, 0.01 for adamw, else 0)")
     add("--scheduler", choices=optim.SCHEDULES, default="cosine", help="learning rate schedule (default cosine)")
     add("--warmup", type=float, default=0.0, help="epochs of linear warmup (default 0; onecycle: 30%% of the run)")
-    add("--min-lr", type=float, help="final learning rate of cosine and restarts (default 0)")
-    add("--step-epochs", type=int, help="epochs between the drops of step (default: a third of the run)")
-    add("--lr-decay", type=float, help="factor of a drop of step and plateau (default 0.1)")
-    add("--plateau-patience", type=int, help="epochs without improvement before plateau drops the rate (default 3)")
-    add("--t0", type=int, help="epochs of the first cycle of restarts (default 10)")
-    add("--t-mult", type=int, help="each cycle of restarts is this much longer than the last (default 2)")
-    add("--clip", type=float, help="largest gradient norm (default: no clipping)")
+    add("--min-lr", type=float, help="cosine, restarts: final learning rate (default 0)")
+    add(
+        "--step-epochs",
+        type=int,
+        help="step: epochs between two drops of the learning rate (default: a third of the run)",
+    )
+    add("--lr-decay", type=float, help="step, plateau: factor of each drop (default 0.1)")
+    add("--plateau-patience", type=int, help="plateau: drop after more than N epochs without improvement (default 3)")
+    add("--t0", type=int, help="restarts: epochs of the first cycle (default 10)")
+    add("--t-mult", type=int, help="restarts: each cycle is N times as long as the one before (default 2)")
+    add("--clip", type=float, help="gradient clipping: largest norm (default: off)")
     add("--amp", choices=AMP_TYPES, help="mixed precision (default fp16 on CUDA, else off)")
     add(
         "--ema",
@@ -137,24 +195,38 @@ def make_parser(description: str | None = None) -> argparse.ArgumentParser:
     group = parser.add_argument_group("evaluation", "e.g. --patience 7 --min-delta 0.005")
     add = group.add_argument
     add(
-        "--monitor", choices=MONITORS, default="f1", help="validation score for early stopping and plateau (default f1)"
+        "--monitor",
+        choices=MONITORS,
+        default="f1",
+        help="validation score for --patience, --save-top and plateau (default f1)",
     )
     add("--patience", type=int, help="early stopping after this many epochs without improvement (default: off)")
     add("--min-delta", type=float, help="smallest improvement that counts for --patience (default 0)")
 
     group = parser.add_argument_group("run", "e.g. --seed 1 --out runs/focal-1")
     add = group.add_argument
-    add("--seed", type=int, default=0, help="of split, initial weights, order and augmentation (default 0)")
+    add("--seed", type=int, default=0, help="random seed of split, initial weights, order and augmentation (default 0)")
     device = "cuda" if torch.cuda.is_available() else "cpu"
     add("--device", default=device, help="cpu, cuda or cuda:1 (default %(default)s)")
     add("--threads", type=int, help="CPU threads (default: torch's choice)")
     add("--out", help="folder of the run (default runs/TIME-MODEL-LOSS)")
-    add("--resume", metavar="RUN", help="continue an interrupted run with its own options")
-    add("--save-every", type=int, metavar="UPDATES", help="save last.pt also within epochs (default: after each epoch)")
+    add("--resume", metavar="RUN", help="continue an interrupted run, with the options that it was started with")
+    add(
+        "--save-every",
+        type=int,
+        metavar="UPDATES",
+        help="also save last.pt every UPDATES updates within an epoch (default: only after each epoch)",
+    )
     add("--save-top", type=int, metavar="K", help="also keep the K best epochs by --monitor")
     add("--tensorboard", action="store_true", help="also log to RUN/tensorboard (needs tensorboard)")
     add("--wandb", metavar="PROJECT", help="also log to Weights & Biases (needs wandb and a login)")
-    add("--skip-nonfinite", type=int, default=0, metavar="N", help="updates that may be skipped for NaN (default 0)")
+    add(
+        "--skip-nonfinite",
+        type=int,
+        default=0,
+        metavar="N",
+        help="skip up to N updates with a NaN or infinite loss or gradient (default 0: stop)",
+    )
     for action in parser._actions:
         if action.metavar is None and action.choices is None and action.nargs is None:
             of_type = {int: "N", float: "X"}.get(action.type)
@@ -163,14 +235,14 @@ def make_parser(description: str | None = None) -> argparse.ArgumentParser:
 
 
 def flag_of(name: str) -> str:
-    """The flag of an option: batch_size is --batch-size."""
+    """The flag of an option: batch_size -> --batch-size."""
     return f"--{name.strip().replace('_', '-')}"
 
 
 def parse_options(argv: Sequence[str] | None = None, description: str | None = None) -> argparse.Namespace:
-    """Options that are checked and resolved; with --resume those of the run that is resumed."""
+    """The options, checked and with all defaults; with --resume, the options of the resumed run."""
     parser, argv = make_parser(description), list(sys.argv[1:] if argv is None else argv)
-    for i, word in enumerate(argv):  # --batch_size is --batch-size
+    for i, word in enumerate(argv):  # --batch_size is accepted as --batch-size
         if word.startswith("--"):
             flag, equals, value = word.partition("=")
             argv[i] = flag.replace("_", "-") + equals + value
@@ -201,12 +273,12 @@ def resolve(options: argparse.Namespace) -> None:
     options.cache = os.path.expanduser(options.cache)
 
 
-# what a resumed run may change
+# options that can be changed when resuming
 MAY_CHANGE = {"resume", "device", "threads", "cache", "save_every", "tensorboard", "wandb"}
 
 
 def _resumed(parser: argparse.ArgumentParser, options: argparse.Namespace, typed: set[str]) -> argparse.Namespace:
-    """The options of the run that is resumed, with what was typed again. Refuses what would change its course."""
+    """The stored options of the resumed run, with those that were typed now. Refuses what would change the result."""
     folder = Path(options.resume)
     try:
         saved = argparse.Namespace(**vars(options) | runs.read_config(folder)["options"])
@@ -214,7 +286,7 @@ def _resumed(parser: argparse.ArgumentParser, options: argparse.Namespace, typed
         parser.error(f"--resume: {error}")
     parent = folder.resolve().parent
     if re.fullmatch(r"fold\d+", folder.resolve().name) and (parent / "config.json").is_file():
-        parser.error(f"--resume {options.resume}: this is one fold of a run; resume the run itself, {parent}")
+        parser.error(f"--resume {options.resume} is one fold of a run: resume the whole run with --resume {parent}")
     resolve(saved)  # runs of older versions did not store resolved defaults
     options.out = options.out and os.path.normpath(options.out)
     saved.out, saved.min_delta = os.path.normpath(options.resume), saved.min_delta or 0.0
@@ -223,11 +295,11 @@ def _resumed(parser: argparse.ArgumentParser, options: argparse.Namespace, typed
         if name == "epochs" and new > old:
             if not (saved.scheduler in ("none", "plateau", "restarts") or saved.step_epochs):
                 parser.error(
-                    f"--epochs {new}: the schedule {saved.scheduler} was planned for {old} epochs; more epochs would "
-                    "change the learning rates so far"
+                    f"--epochs {new}: cannot change --epochs {old} when resuming with --scheduler {saved.scheduler}, "
+                    "because it would change the learning rates of the epochs that are done"
                 )
         elif new != old and name not in MAY_CHANGE:
-            parser.error(f"{flag} {new}: the run was started with {flag} {old}, and resuming cannot change it")
+            parser.error(f"{flag} {new}: cannot change {flag} when resuming; the run was started with {flag} {old}")
         setattr(saved, name, new)
     return saved
 
@@ -259,20 +331,22 @@ def _check_ranges(parser: argparse.ArgumentParser, options: argparse.Namespace) 
         check(name, lambda value: 0 < value < 1, "between 0 and 1")
     check("smoothing", lambda value: 0 <= value <= 1, "from 0 to 1")
     check("seed", lambda value: value < 2**63, "less than 2^63")
-    check("min_delta", lambda value: True, "a number")
+    check("min_delta", lambda value: True, "a finite number")
     sides = [options.size] if isinstance(options.size, int) else options.size
     if len(sides) > 2 or min(sides) < 8:
-        parser.error(f"--size must be one side, or height and width, each at least 8; got {' '.join(map(str, sides))}")
+        parser.error(
+            f"--size must be one side, or height and width, each at least 8 pixels; got {' '.join(map(str, sides))}"
+        )
 
 
 def _check_combinations(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
-    """Refuses options that cannot have an effect, or that contradict another one."""
+    """Refuses options that have no effect or contradict another option."""
     if options.warmup >= options.epochs:
         parser.error(f"--warmup {options.warmup:g} must be shorter than the run of {options.epochs} epochs (--epochs)")
     if options.min_lr is not None and options.min_lr > options.lr:
         parser.error(f"--min-lr {options.min_lr:g} must be at most the learning rate {options.lr:g} (--lr)")
     if options.min_delta is not None and not options.patience:
-        parser.error(f"--min-delta {options.min_delta:g} has no effect without --patience")
+        parser.error(f"--min-delta {options.min_delta:g} has no effect without --patience: add --patience")
     options.min_delta = options.min_delta or 0.0
     if options.samples_per_class and options.sampler != "balanced":
         parser.error(f"--samples-per-class needs --sampler balanced, got --sampler {options.sampler}")
@@ -284,7 +358,7 @@ def _check_combinations(parser: argparse.ArgumentParser, options: argparse.Names
     def check(flag: str, build: Callable[[], Any]) -> None:
         try:
             build()
-        except ValueError as error:  # of an option without effect, or an unknown name
+        except ValueError as error:  # an unknown name, or an option that it does not take
             parser.error(f"{flag}: {error}")
 
     check("--loss", lambda: losses.build_loss(options.loss))
@@ -304,7 +378,7 @@ SCHEDULE_OPTIONS = sorted({option for name in optim.SCHEDULES for option in opti
 
 
 def given(options: argparse.Namespace, *names: str) -> dict[str, Any]:
-    """Those of the options that have a value: an option that a loss or a schedule does not take is an error."""
+    """The named options without those that are None. A loss or schedule refuses an option that it does not take."""
     return {name: getattr(options, name) for name in names if getattr(options, name) is not None}
 
 
@@ -319,7 +393,7 @@ BAD_INPUT = tuple(module.BadInput for module in (augment, checkpoint, data, leak
 def blaming(flag: str, program: str = "train.py", disk: str | None = None) -> Iterator[None]:
     """Turns BadInput of any module, and OSError, into one line that names the flag, and exit code 2.
 
-    `disk` is the flag for an OSError, where it differs. All other exceptions are bugs and keep their traceback.
+    `disk` is the flag for an OSError, if it differs. All other exceptions are bugs and keep their traceback.
     """
     try:
         yield
@@ -336,7 +410,7 @@ def refuse(message: str, program: str = "train.py", cause: BaseException | None 
 
 @contextmanager
 def clear_errors(options: argparse.Namespace, folder: Path, state: runs.State) -> Iterator[None]:
-    """What can go wrong in the middle of a run, as a message that says what to do, and exit code 2."""
+    """Turns errors during training into a message with advice, and exit code 2."""
     try:
         yield
     except (loop.NonFinite, pixels.BadInput, OSError) as error:
@@ -347,17 +421,17 @@ def clear_errors(options: argparse.Namespace, folder: Path, state: runs.State) -
             raise
         smaller = max(b for b in range(1, options.batch_size // 2 + 1) if options.batch_size % b == 0)
         message, cause = (
-            f"out of memory with --batch-size {options.batch_size}; --batch-size {smaller} "
-            f"--accum {options.accum * options.batch_size // smaller} needs less and makes the same updates",
+            f"out of memory with --batch-size {options.batch_size}: use --batch-size {smaller} "
+            f"--accum {options.accum * options.batch_size // smaller}, which needs less memory for the same updates",
             error,
         )
     else:
         return
-    refuse(f"{message}\nthe files in {folder} are as of epoch {state.epoch}", cause=cause)
+    refuse(f"{message}\nepochs saved in {folder}: {state.epoch}", cause=cause)
 
 
 def usable_device(name: str) -> torch.device:
-    """The device of --device. BadInput if it is not cpu, cuda or cuda:NUMBER, or is not there."""
+    """The device of --device. BadInput if it is not cpu, cuda or cuda:NUMBER, or is not available."""
     choices = "choose cpu, cuda or cuda:NUMBER"
     if not re.fullmatch("cpu|cuda(:[0-9]+)?", name):
         raise runs.BadInput(f"{name!r} is not a supported device: {choices}")
@@ -365,13 +439,13 @@ def usable_device(name: str) -> torch.device:
         return torch.empty(0, device=name).device
     except (RuntimeError, AssertionError) as error:
         found = torch.cuda.device_count()
-        raise runs.BadInput(f"{name!r} cannot be used: torch finds {found} CUDA GPU(s) here; {choices}") from error
+        raise runs.BadInput(f"{name!r} is not available: CUDA GPUs found by torch: {found}; {choices}") from error
 
 
 def print_any_text() -> None:
-    """File names may hold bytes that are not valid text: they are printed escaped, not an error."""
+    """Prints bytes of file names that are not valid text as escapes, instead of raising an error."""
     for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):  # a notebook's has not
+        if hasattr(stream, "reconfigure"):  # a notebook's streams do not have it
             stream.reconfigure(errors="backslashreplace")
 
 
@@ -381,7 +455,7 @@ def print_any_text() -> None:
 
 
 def coloured(text: str, code: int) -> str:
-    """With an ANSI colour on a terminal, unless NO_COLOR (no-color.org) forbids it."""
+    """The text with an ANSI colour if stdout is a terminal and NO_COLOR (no-color.org) is not set."""
     plain = os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb" or not sys.stdout.isatty()
     return text if plain else f"\033[{code}m{text}\033[0m"
 
@@ -398,7 +472,7 @@ def print_start(
     criterion: Any,
     folder: Path,
 ) -> None:
-    """What this run does: each line shows something that people got wrong without noticing."""
+    """Prints the settings of the run. Each line shows something that is easily wrong without being noticed."""
     counts = np.array(facts["train_counts"])
     smallest, largest = int(counts.argmin()), int(counts.argmax())
     schedule = options.scheduler + (f" after {options.warmup:g} epochs of warmup" if options.warmup else "")
@@ -412,17 +486,17 @@ def print_start(
         f"imbalance {counts[largest] / max(counts[smallest], 1):.1f}",
         "split": f"{len(split.train):,} training, {len(split.val):,} validation images"
         + (f" (fold {split.fold})" if split.fold is not None else "")
-        + f"; groups shared: {data.shared_groups(table, split.train, split.val)}",
+        + f"; groups on both sides: {data.shared_groups(table, split.train, split.val)}",
         "images": f"{H} x {W} pixels, {options.fit}, {', '.join(filter(None, changes))}",
         "sampler": describe_sampler(options, facts),
         "model": f"{options.model}, {models.count_parameters(state.model) / 1e6:.2f} M parameters, "
-        f"weights {options.weights}",
+        f"initial weights {options.weights}",
         "loss": f"{criterion}, class weights {options.class_weights}",
-        "batch": f"{options.batch_size} x {options.accum} accumulated = effective batch "
-        f"{options.batch_size * options.accum}; {facts['updates_an_epoch']:,} updates per epoch, "
-        f"{options.epochs} epochs",
+        "batch": f"batch size {options.batch_size} x accum {options.accum} = effective batch "
+        f"{options.batch_size * options.accum}; updates per epoch: {facts['updates_an_epoch']:,}, "
+        f"epochs: {options.epochs}",
         "optim": f"{options.optimizer}, lr {options.lr:g}, weight decay {options.weight_decay:g}, {schedule}",
-        "device": f"{options.device}, {torch.get_num_threads()} threads, amp {options.amp}, seed {options.seed}",
+        "device": f"{options.device}, threads {torch.get_num_threads()}, amp {options.amp}, seed {options.seed}",
         "run": str(folder),
     }
     for label, text in lines.items():
@@ -435,13 +509,13 @@ def print_start(
 
 
 def describe_sampler(options: argparse.Namespace, facts: dict[str, Any]) -> str:
-    """The share of each class in an epoch and, with class weights, in the loss: the effective class prior."""
+    """The class prior of an epoch and, with class weights, of the loss: the effective class prior."""
     counts, drawn = np.array(facts["train_counts"]), np.array(facts["drawn_counts"])
-    text = f"{options.sampler}, {drawn.sum():,} images per epoch, share of each class {_shares(drawn[counts > 0])}"
+    text = f"{options.sampler}, {drawn.sum():,} images per epoch, class prior {_shares(drawn[counts > 0])}"
     if options.class_weights == "none":
         return text
     weights = losses.class_weights(counts.tolist(), options.class_weights).numpy()
-    return f"{text}; effective prior with class weights {_shares((drawn * weights)[counts > 0])}"
+    return f"{text}; effective class prior with class weights {_shares((drawn * weights)[counts > 0])}"
 
 
 def _shares(parts: np.ndarray) -> str:
@@ -450,11 +524,11 @@ def _shares(parts: np.ndarray) -> str:
 
 
 def describe_window(batches: pixels.Batches, window: list[loop.Batch]) -> str:
-    """What NonFinite says about a window: the images in it, and what may help."""
+    """For the message of NonFinite: what may help, and the images of the window."""
     paths = batches.images.paths
     files = [paths[i % len(paths)] for numbers, *_ in window for i in numbers.tolist()]
     help = "A smaller --lr, --clip or --amp off may help."
-    return f"{help} The {len(files)} images of this update in epoch {batches.epoch}:{pixels.listed(files)}"
+    return f"{help} Images of this update in epoch {batches.epoch}: {len(files)}{pixels.listed(files)}"
 
 
 def print_row(row: dict[str, Any], is_best: bool) -> None:
@@ -474,13 +548,13 @@ def print_summary(folder: Path, best: dict[str, Any], matrix: metrics.ConfusionM
     worst, worst_f1 = matrix.worst_class()
     score = coloured(f"best macro F1 {best['val_f1']:.4f}", BOLD)
     print(f"\n{score} (95 % interval {low:.4f} to {high:.4f}) in epoch {best['epoch']}")
-    print(f"over the classes present {best['val_f1_present']:.4f}, accuracy {best['val_accuracy']:.4f}")
-    print(f"worst class: {classes[worst]}, F1 {worst_f1:.4f} over {int(matrix.support()[worst])} images")
+    print(f"macro F1 of the classes present {best['val_f1_present']:.4f}, accuracy {best['val_accuracy']:.4f}")
+    print(f"worst class: {classes[worst]}: F1 {worst_f1:.4f}, validation images {int(matrix.support()[worst])}")
     confused = matrix.most_confused(5)
     if confused:
         with open(folder / "val_predictions.csv", newline="", encoding="utf-8", errors="surrogateescape") as file:
             rows = list(csv.DictReader(file))
-        print("most confused, true -> predicted, with the file that the network was most sure of:")
+        print("most confused classes, true -> predicted, with the most confident error and its confidence:")
         for target, predicted, count in confused:
             pair = [row for row in rows if (row["class"], row["predicted"]) == (classes[target], classes[predicted])]
             worst = max(pair, key=lambda row: float(row["confidence"]))
@@ -489,7 +563,7 @@ def print_summary(folder: Path, best: dict[str, Any], matrix: metrics.ConfusionM
 
 
 def print_folds(folder: Path, results: list[tuple[dict[str, Any], metrics.ConfusionMatrix]]) -> float:
-    """The best macro F1 of each fold, and the out-of-fold macro F1 over all images, which is returned."""
+    """Prints the best macro F1 of each fold and the out-of-fold macro F1 of all images. Returns the latter."""
     out_of_fold = metrics.ConfusionMatrix(results[0][1].num_classes)
     print("\nfold  epoch  macro F1  accuracy  validation images")
     for f, (row, matrix) in enumerate(results):
@@ -498,6 +572,6 @@ def print_folds(folder: Path, results: list[tuple[dict[str, Any], metrics.Confus
     scores = [row["val_f1"] for row, _ in results]
     low, high = out_of_fold.f1_interval()
     print(f"macro F1 of the folds: mean {statistics.mean(scores):.4f}, std {statistics.stdev(scores):.4f}")
-    print(f"out-of-fold macro F1 over all images {out_of_fold.f1():.4f} (95 % interval {low:.4f} to {high:.4f})")
+    print(f"out-of-fold macro F1 of all images {out_of_fold.f1():.4f} (95 % interval {low:.4f} to {high:.4f})")
     print(f"files: {folder}/ with report.html, folds.csv, oof.npz, fold0 to fold{len(results) - 1}")
     return out_of_fold.f1()

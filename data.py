@@ -1,14 +1,14 @@
 """The images of a folder or CSV as a table: read it, choose classes, split it without leaks.
 
-    python data.py FOLDER            # what would be read: layout, classes, counts, and how it would be split
+    python data.py FOLDER            # prints layout, classes, counts, and how the images would be split
 
     table = read("path/to/folder")                         # paths, targets, groups, classes
     train, val = split(table, val_frac=0.2, seed=0)        # row numbers; no group on both sides
     fold_of = folds(table, k=5, seed=0)                    # cross-validation: fold f validates on fold_of == f
 
 A group is a set of images that must stay on one side of a split: all photos of one person, all copies of one scan.
-A random split by image puts them on both sides. The validation score is then too good: 0.99 where the test set
-gives 0.8.
+A random split by image puts them on both sides. The validation score is then too high: for example 0.99, when the test
+score is 0.8.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class ImageTable:
 
     paths: list[str]
     targets: np.ndarray  # int64 (N,) class numbers
-    groups: list[str]  # an image of no known group has a group of its own, named by its path
+    groups: list[str]  # an image without a known group is its own group, named by its path
     classes: list[str]
     layout: str  # what was read, in words
     is_val: np.ndarray | None = None  # bool (N,)
@@ -92,17 +92,20 @@ def read(
     if columns and table.csv_file is None:
         raise BadInput(f"{table.layout} has no CSV, so it has no column {next(iter(columns.values()))!r}")
     if len(table.classes) < 2:
-        raise BadInput(f"{data} holds only one class, {table.classes[0]!r}: at least two are needed")
+        raise BadInput(f"{data} contains only one class, {table.classes[0]!r}: at least two are needed")
     missing = np.flatnonzero(np.bincount(table.targets, minlength=len(table.classes)) == 0)
     if len(missing) and train:
         names = ", ".join(table.classes[c] for c in missing[:10]) + (", ..." if len(missing) > 10 else "")
-        table.notes.append(f"{len(missing)} of {len(table.classes)} classes have no image and score 0: {names}")
+        count = f"{len(missing)} of {len(table.classes)}"
+        table.notes.append(f"classes without images, whose F1 is 0: {count} ({names})")
     spellings: dict[str, list[str]] = {}
     for name in table.classes:
         spellings.setdefault(name.casefold(), []).append(name)
     for names in spellings.values():
         if len(names) > 1:
-            table.notes.append(f"{' and '.join(map(repr, names))} differ only in case: they are different classes")
+            table.notes.append(
+                f"{' and '.join(map(repr, names))} differ only in case: they are used as different classes"
+            )
     return table
 
 
@@ -136,12 +139,12 @@ def read_folder(folder: Path) -> ImageTable:
         files = sorted(p for p in root.iterdir() if p.is_file() and not p.name.startswith("."))
         loose += [str(p) for p in files if p.suffix.lower() in IMAGE_EXTENSIONS]
         if not class_folders:
-            raise BadInput(f"{root} holds no class folders (expected {root}/CLASS/*.jpg)")
+            raise BadInput(f"{root} contains no class folders (expected {root}/CLASS/*.jpg)")
         for class_folder in class_folders:
             found, other = image_files(class_folder)
             if not found:
                 known = ", ".join(sorted(IMAGE_EXTENSIONS))
-                raise BadInput(f"class folder {class_folder} holds no image (known extensions: {known})")
+                raise BadInput(f"class folder {class_folder} contains no image (known extensions: {known})")
             paths += found
             names += [_composed(class_folder.name)] * len(found)
             is_val += [part == "val"] * len(found)
@@ -157,32 +160,34 @@ def read_folder(folder: Path) -> ImageTable:
         is_val=np.array(is_val) if "val" in parts else None,
     )
     if ignored:
-        table.notes.append(f"ignored: {len(ignored)} files or folders that are not images, such as {ignored[0]}")
+        table.notes.append(f"ignored files or folders that are not images: {len(ignored)}, such as {ignored[0]}")
     if loose:
-        table.notes.append(f"ignored: {len(loose)} images outside of the class folders, such as {loose[0]}")
+        table.notes.append(f"ignored images outside of the class folders: {len(loose)}, such as {loose[0]}")
     if outside:
         names = ", ".join(str(path) for path in outside)
-        table.notes.append(f"ignored: folders beside {parts['train']} (train.py --val-data reads one of them): {names}")
+        table.notes.append(
+            f"ignored folders beside {parts['train']}: {names}; train.py --val-data can read one of them"
+        )
     return table
 
 
 def _parts(folder: Path) -> tuple[dict[str, Path], list[Path]]:
-    """The folders "train" and "val", or the folder itself as ""; and the folders beside them."""
+    """The folders "train" and "val", or the folder itself as ""; and the other folders beside them."""
     inner = sorted(p for p in folder.iterdir() if p.is_dir() and not p.name.startswith("."))
     training = [p for p in inner if p.name.lower() in ("train", "training")]
     validation = [p for p in inner if p.name.lower() in ("val", "valid", "validation")]
     if not training:
         return {"": folder}, []
-    for same in (training, validation):
-        if len(same) > 1:
-            names = " and ".join(p.name for p in same)
-            raise BadInput(f"{folder} holds both {names}: rename or move one of them")
+    for candidates in (training, validation):
+        if len(candidates) > 1:
+            names = " and ".join(p.name for p in candidates)
+            raise BadInput(f"{folder} contains both {names}: rename or move one of them")
     parts = {"train": training[0]} | ({"val": validation[0]} if validation else {})
     return parts, [p for p in inner if p not in parts.values()]
 
 
 def read_csv(csv_file: Path, folder: Path, named: dict[str, str]) -> ImageTable:
-    """A CSV with a header. Its columns are found by name, without regard to case:
+    """A CSV with a header. Its columns are found by name; upper and lower case do not matter:
 
     - image: ID, ImageID, image_id, image_path, img_path, image, path, file, filename or name, if its values are files
     - label: target, label, class, ans or y, or else the last column
@@ -195,7 +200,7 @@ def read_csv(csv_file: Path, folder: Path, named: dict[str, str]) -> ImageTable:
 
     Args:
         folder: images are searched in it, in its train and images folders, and beside the CSV.
-        named: columns by part, instead of the rule: {"group": "patient"}.
+        named: column names that replace these rules: {"group": "patient"}.
     """
     rows = read_rows(csv_file)
     columns = columns_of(csv_file, rows)
@@ -205,7 +210,9 @@ def read_csv(csv_file: Path, folder: Path, named: dict[str, str]) -> ImageTable:
     label = [*found["label"], list(rows[0])[-1]][0]
     if label == image:
         known = ", ".join(COLUMNS["label"])
-        raise BadInput(f"{csv_file} has no label column: none is called {known}, and the last, {image}, has the images")
+        raise BadInput(
+            f"{csv_file} has no label column: none is called {known}, and the last column, {image}, has the images"
+        )
     group = next((name for name in found["group"] if name != image), None)
     paths = _find_paths(csv_file, root, [row[image] for row in rows])
     targets, classes = _classes(csv_file, rows, label, columns.get("class_name"))
@@ -244,7 +251,9 @@ def _find_paths(csv_file: Path, root: Path, names: list[str]) -> list[str]:
     paths = [find_file(root, name) for name in names]
     missing = [name for name, path in zip(names, paths, strict=True) if path is None]
     if missing:
-        raise BadInput(f"{csv_file}: {len(missing)} of {len(names)} images are not in {root}:" + listed(missing))
+        raise BadInput(
+            f"{csv_file}: {len(missing)} of {len(names)} images cannot be found in {root}:" + listed(missing)
+        )
     return paths
 
 
@@ -253,7 +262,7 @@ def _check_labels(csv_file: Path, paths: list[str], targets: np.ndarray, classes
     rows = np.flatnonzero(targets != targets[first])
     if len(rows):
         lines = [f"{paths[i]}: {classes[targets[first[i]]]} and {classes[targets[i]]}" for i in rows]
-        raise BadInput(f"{csv_file}: {len(set(first[rows]))} images have two labels:" + listed(lines))
+        raise BadInput(f"{csv_file}: images with two labels: {len(set(first[rows]))}" + listed(lines))
 
 
 def _written(csv_file: Path, numbers: list[int], labels: list[str]) -> dict[int, str]:
@@ -261,7 +270,9 @@ def _written(csv_file: Path, numbers: list[int], labels: list[str]) -> dict[int,
     written: dict[int, str] = {}
     for number, label in zip(numbers, labels, strict=True):
         if written.setdefault(number, label) != label:
-            raise BadInput(f"{csv_file}: class {number} is written in two ways, {written[number]!r} and {label!r}")
+            raise BadInput(
+                f"{csv_file}: class {number} is written in two ways, {written[number]!r} and {label!r}: use one"
+            )
     return written
 
 
@@ -316,13 +327,13 @@ def read_mask(csv_file: Path) -> ImageTable:
         folder = _spelled(csv_file.parent / "images", row["path"])
         photos, _ = image_files(folder) if folder.is_dir() else ([], [])
         if not photos:
-            raise BadInput(f"{csv_file}: {folder} holds no image")
+            raise BadInput(f"{csv_file}: {folder} contains no image")
         try:
             gender = ("male", "female").index(row["gender"])
             age = sum(int(row["age"]) >= limit for limit in (30, 60))
         except ValueError:
             values = f"gender {row['gender']!r}, age {row['age']!r}"
-            raise BadInput(f"{csv_file}: {row['path']} has {values}: male or female, and a number are valid") from None
+            raise BadInput(f"{csv_file}: {row['path']} has {values}: valid are male or female, and a number") from None
         for photo in photos:
             stem = Path(photo).stem
             if not stem.startswith("mask") and stem not in ("incorrect_mask", "normal"):
@@ -345,7 +356,7 @@ def read_mask(csv_file: Path) -> ImageTable:
 
 
 def read_torchvision(name: str, root: Path, train: bool = True) -> ImageTable:
-    """The training part or the test part of a torchvision data set. It is downloaded to `root` if it is not there."""
+    """The training part or the test part of a torchvision data set. It is downloaded to `root` if needed."""
     dataset_class = getattr(torchvision.datasets, name)
     takes = inspect.signature(dataset_class).parameters
     options: dict[str, Any] = {"root": str(root)} if "root" in takes else {}
@@ -386,7 +397,7 @@ def join(train: ImageTable, val: ImageTable) -> ImageTable:
     Raises: BadInput for a class without training images, or a file on both sides.
     """
     if train.is_val is not None:
-        raise BadInput(f"{train.layout} holds validation images already: give its train folder as training data")
+        raise BadInput(f"{train.layout} already contains validation images: give its train folder as training data")
     unknown = sorted(set(val.classes[c] for c in np.unique(val.targets)) - set(train.classes))
     if unknown:
         raise BadInput(f"class {unknown[0]!r} of {val.layout} is not among the training classes")
@@ -395,7 +406,9 @@ def join(train: ImageTable, val: ImageTable) -> ImageTable:
     number = np.array([train.classes.index(name) if name in train.classes else -1 for name in val.classes], np.int64)
     shared_files = sorted(set(train.paths) & set(val.paths))
     if shared_files:
-        raise BadInput(f"{len(shared_files)} validation files are training files too, such as {shared_files[0]}")
+        raise BadInput(
+            f"files that are both in training and in validation: {len(shared_files)}, such as {shared_files[0]}"
+        )
     return ImageTable(
         paths=train.paths + val.paths,
         targets=np.concatenate([train.targets, number[val.targets]]),
@@ -405,7 +418,7 @@ def join(train: ImageTable, val: ImageTable) -> ImageTable:
         is_val=np.arange(len(train) + len(val)) >= len(train),
         source=ConcatDataset([train.source, val.source]) if train.source is not None else None,
         notes=train.notes
-        + (["ignored: the fold column, because validation images are given"] if train.fold_of is not None else []),
+        + (["ignored the fold column, because validation images are given"] if train.fold_of is not None else []),
         labels=train.labels,
         csv_file=train.csv_file,
     )
@@ -424,7 +437,7 @@ def _text(csv_file: Path) -> str:
 
 
 def read_rows(csv_file: Path) -> list[dict[str, str]]:
-    """Each row as {column: text}, unchanged. Raises BadInput for ragged rows, open quotes, two columns of one name."""
+    """Each row as {column: text}, unchanged. Raises BadInput for ragged rows, open quotes, equal column names."""
     reader, rows = csv.DictReader(io.StringIO(_text(csv_file), newline=""), strict=True), []
     try:
         names = reader.fieldnames or []
@@ -533,10 +546,10 @@ def _class_names(csv_file: Path, rows: list[dict[str, str]], numbers: list[int],
 
 
 class Source(NamedTuple):
-    """What the user named, for LAYOUTS."""
+    """What the user asked for, as LAYOUTS needs it."""
 
     data: str
-    csv_file: Path | None  # the CSV that was named, or a train.csv found in the folder
+    csv_file: Path | None  # the CSV that the user named, or a train.csv found in the folder
     csv_is_named: bool
     columns: dict[str, str]  # names of CSV columns, by part
     cache: Path
@@ -547,7 +560,7 @@ class Source(NamedTuple):
         return self.csv_file is not None and set(names) <= set(read_rows(self.csv_file)[0])
 
 
-# name: (does it recognise the source?, read it). The first that recognises it reads it.
+# name: (whether it recognises the source, reader). The first layout that recognises the source reads it.
 LAYOUTS: dict[str, tuple[Callable[[Source], bool], Callable[[Source], ImageTable]]] = {
     "mask competition": (
         lambda s: not s.csv_is_named and not s.columns and s.has_columns("gender", "race", "age", "path"),
@@ -598,7 +611,7 @@ def merge(table: ImageTable, chosen: str) -> ImageTable:
 
 
 def only(table: ImageTable, chosen: str) -> ImageTable:
-    """The images of the chosen classes ("3,7,14", or names) only."""
+    """Only the images of the chosen classes ("3,7,14", or names)."""
     numbers = _class_numbers(table, chosen)
     kept = take(table, np.flatnonzero(np.isin(table.targets, numbers)))
     classes = [table.classes[c] for c in numbers]
@@ -620,7 +633,7 @@ def _class_numbers(table: ImageTable, chosen: str) -> list[int]:
             more = ", ..." if len(table.classes) > 20 else ""
             raise BadInput(f"{word!r} is not a valid class: choose from {known}{more}")
     if len(found) < 2:
-        raise BadInput(f"{chosen!r} names fewer than two classes")
+        raise BadInput(f"{chosen!r} is fewer than two classes: give at least two, separated by commas")
     return sorted(found)
 
 
@@ -666,7 +679,7 @@ def split(table: ImageTable, val_frac: float = 0.2, seed: int = 0) -> tuple[np.n
         train, val = np.flatnonzero(~table.is_val), np.flatnonzero(table.is_val)
         untrained = np.flatnonzero((counts(table, train) == 0) & (counts(table, val) > 0))
         if len(untrained):
-            raise BadInput(f"class {table.classes[untrained[0]]!r} is in the validation images and not in training")
+            raise BadInput(f"class {table.classes[untrained[0]]!r} has validation images but no training images")
         return train, val
     if not 0 < val_frac < 1:
         raise BadInput(f"the validation share must be between 0 and 1, got {val_frac}")
@@ -748,7 +761,7 @@ def digest(table: ImageTable, *rows: np.ndarray) -> str:
 
 
 def shared_groups(table: ImageTable, train: np.ndarray, val: np.ndarray) -> int:
-    """Number of groups on both sides. If it is not 0, the validation score is too good."""
+    """Number of groups on both sides. If it is not 0, the validation score is too high."""
     return len({table.groups[i] for i in train} & {table.groups[i] for i in val})
 
 
@@ -774,8 +787,8 @@ def _choose_validation(
     """bool (N,), True for validation: whole groups, and a share of each class as close to val_frac as possible.
 
     Groups with the same number of images of each class are of one kind. Only the number of groups of each kind in
-    validation matters. It starts at a random share. Then one group at a time is moved, always the one that helps most,
-    until no move helps. Without groups, a kind is a class, and the share is exact from the start.
+    validation matters. The search starts from random numbers near val_frac. Then it moves one group at a time, always
+    the best one, until no move helps. Without groups, a kind is a class, and the start already has the right share.
     """
     order = np.lexsort((targets, groups))
     _, starts = np.unique(groups[order], return_index=True)
@@ -830,22 +843,26 @@ def show(data: str) -> None:
     """
     table = read(data)
     everything = counts(table, np.arange(len(table)))
-    _say("layout", table.layout)
-    _say("images", f"{len(table):,} in {len(table.classes):,} classes")
+    _print_wrapped("layout", table.layout)
+    _print_wrapped("images", f"{len(table):,} in {len(table.classes):,} classes")
     largest, smallest = everything.max(), max(everything.min(), 1)
-    _say("imbalance", f"{largest / smallest:.1f} (largest class {largest:,} images, smallest {everything.min():,})")
+    _print_wrapped(
+        "imbalance", f"{largest / smallest:.1f} (largest class {largest:,} images, smallest {everything.min():,})"
+    )
     for note in table.notes:
-        _say("note", note)
+        _print_wrapped("note", note)
     train, val = split(table)
     how = "given by the data" if table.is_val is not None else "random 20%, seed 0"
-    _say("split", f"{len(train):,} training, {len(val):,} validation images ({how})")
-    _say("groups", f"{len(set(table.groups)):,}, of which {shared_groups(table, train, val):,} are on both sides")
+    _print_wrapped("split", f"{len(train):,} training, {len(val):,} validation images ({how})")
+    _print_wrapped(
+        "groups", f"{len(set(table.groups)):,}, of which {shared_groups(table, train, val):,} are on both sides"
+    )
     print(f"\n{'images':>8}{'training':>10}{'validation':>12}  class")
     for row in zip(everything, counts(table, train), counts(table, val), table.classes, strict=True):
         print("{:8,}{:10,}{:12,}  {}".format(*row))
 
 
-def _say(name: str, text: str) -> None:
+def _print_wrapped(name: str, text: str) -> None:
     """Prints one line, wrapped at 80 columns."""
     options = {"break_long_words": False, "break_on_hyphens": False}
     print(textwrap.fill(text, 80, initial_indent=f"{name:<11}", subsequent_indent=" " * 11, **options))

@@ -1,4 +1,4 @@
-"""What the options of train.py name: table, images, splits, criterion, augmentation, batches, model.
+"""Builds what the options of train.py select: table, images, splits, criterion, augmentation, batches, model.
 
 A bad value or file ends the program with one line that names the flag (cli.blaming).
 """
@@ -60,7 +60,7 @@ def read_table(options: argparse.Namespace) -> data.ImageTable:
     if options.val_data:
         with cli.blaming("--fold-col"):
             if options.fold_col:
-                raise data.BadInput(f"{options.fold_col} has no effect: the validation images are given")
+                raise data.BadInput(f"{options.fold_col} has no effect with --val-data: remove one of the two options")
         with cli.blaming("--val-data"):
             has_csv = any((Path(options.val_data) / name).is_file() for name in ("train.csv", "train/train.csv"))
             val = data.read(options.val_data, None, options.cache, False, columns if has_csv else {})
@@ -84,7 +84,7 @@ def set_groups(options: argparse.Namespace, table: data.ImageTable) -> None:
 def load_images(
     options: argparse.Namespace, table: data.ImageTable, splits: list[Split]
 ) -> tuple[pixels.ImageArray, data.ImageTable, list[Split]]:
-    """Decodes all images. Then the table and the splits without bad images, and with what --leaks decides."""
+    """Decodes all images. Returns them, and the table and splits without bad images and with --leaks applied."""
     with cli.blaming("--data", disk="--cache"):
         images = pixels.decode(
             table.paths,
@@ -97,7 +97,8 @@ def load_images(
             options.threads,
         )
     if images.bad_csv:
-        left_out = f"{len(table) - len(images)} images cannot be decoded and are left out: {images.bad_csv}"
+        n = len(table) - len(images)
+        left_out = f"{n} of {len(table)} images cannot be decoded and are left out; the list is in {images.bad_csv}"
         table = data.take(table, images.kept)
         table.notes.append(left_out)
         splits = make_splits(options, table)
@@ -110,15 +111,15 @@ def load_images(
 
 
 def make_splits(options: argparse.Namespace, table: data.ImageTable) -> list[Split]:
-    """One split, or one for each fold that is to be trained."""
+    """One split, or one per fold to train."""
     has_folds = options.folds or table.fold_of is not None
     if options.val_frac and (has_folds or table.is_val is not None):
         with cli.blaming("--val-frac"):
-            reason = "there are folds" if has_folds else "the validation images are given"
-            raise data.BadInput(f"{options.val_frac} has no effect: {reason}")
+            reason = "with folds" if has_folds else "because the validation images are given"
+            raise data.BadInput(f"{options.val_frac} has no effect {reason}: remove this option")
     if options.fold and not has_folds:
         with cli.blaming("--fold"):
-            raise data.BadInput(f"{options.fold} has no effect: there are no folds (--folds, or a fold column)")
+            raise data.BadInput(f"{options.fold} has no effect without folds: add --folds or a fold column")
     if has_folds:
         splits = fold_splits(options, table)
     else:
@@ -145,30 +146,33 @@ def fold_splits(options: argparse.Namespace, table: data.ImageTable) -> list[Spl
 
 
 def check_split(options: argparse.Namespace, table: data.ImageTable, split: Split) -> None:
-    """What a split cannot measure is an error or a note."""
+    """Raises BadInput or adds notes if a class is missing on one side, or the imbalance is corrected twice."""
     in_train, in_val = data.counts(table, split.train), data.counts(table, split.val)
     with cli.blaming("--folds" if split.fold is not None else "--val-data" if options.val_data else "--data"):
         if (in_val > 0).sum() < 2:
             raise data.BadInput(
-                f"all {len(split.val)} validation images are of one class: at least two classes are needed"
+                f"all {len(split.val)} validation images have the same class: at least two classes are needed"
             )
     for where, absent in (("validation", in_val == 0), ("training", (in_train == 0) & (in_val > 0))):
         names = [table.classes[c] for c in np.flatnonzero(absent)]
         if names:
-            split.notes.append(f"{len(names)} classes have no {where} image and score 0: {', '.join(names[:10])}")
+            more = ", ..." if len(names) > 10 else ""
+            split.notes.append(
+                f"classes without {where} images, whose F1 is 0: {len(names)} ({', '.join(names[:10])}{more})"
+            )
     if options.sampler != "shuffle" and options.class_weights != "none":
         split.notes.append(
-            f"--sampler {options.sampler} and --class-weights {options.class_weights} both favour rare classes: this "
-            "corrects twice; see the effective prior"
+            f"--sampler {options.sampler} and --class-weights {options.class_weights} both favour rare classes. "
+            "Together they correct the imbalance twice: see the effective class prior"
         )
 
 
 def check_leaks(
     options: argparse.Namespace, table: data.ImageTable, images: pixels.ImageArray, splits: list[Split]
 ) -> list[Split]:
-    """Near-duplicates of validation images in the training set are noted, refused, or moved to one side (--leaks).
+    """Notes, refuses, or moves to one side the near-duplicates of validation images in the training set (--leaks).
 
-    If no groups are known, file names that look like copies or like photos of one person are a note.
+    If no groups are known, a note is added for file names that look like copies of one image or photos of one person.
     """
     with cli.blaming("--cache"):
         kept = images.file and images.file.with_suffix(".copies.npy")
@@ -182,35 +186,38 @@ def check_leaks(
     files = table.paths, table.targets, table.classes
     two_labels = leaks.find_two_labels(*files, same)
     if two_labels:
-        table.notes.append(f"{len(two_labels)} images are identical to an image of another class:" + listed(two_labels))
+        table.notes.append(f"images identical to one with a different label: {len(two_labels)}" + listed(two_labels))
     for split in splits:
         split.leaks = leaks.find_leaks(*files, same, alike, split.train, split.val)
         contradictions = [pair for pair in split.leaks if pair.what == "identical" and pair.label != pair.other_label]
         refused = {"error": split.leaks, "warn": [], "group": [], None: contradictions}[options.leaks]
         if refused:
             with cli.blaming("--leaks"):
-                what = "a near-duplicate" if options.leaks else "an identical image with a different label"
-                raise data.BadInput(f"{len(refused)} validation images have {what} in training:" + listed(refused))
+                what = "identical to a training image with a different label"
+                if options.leaks == "error":
+                    what = "with a near-duplicate in the training set"
+                found = f"validation images {what}: {len(refused)}"
+                raise data.BadInput(f"{found}. Remove them, or use --leaks group or --leaks warn" + listed(refused))
         guess = table.source is None and leaks.suspect_groups(*files, table.groups, split.train, split.val)
         split.notes += leak_notes(split, guess, len(table))
     return splits
 
 
 def leak_notes(split: Split, guess: leaks.Guess | None, images: int) -> list[str]:
-    """What the user should know about a split that may leak."""
+    """Notes about a split that may leak."""
     notes = []
     if guess:
         notes.append(
-            f"no groups are known, but {images} file names look like {guess.count} groups of {guess.what}: "
-            f"{guess.share:.0%} of the validation images share a group with training images. If so, use "
-            f"--group-regex '{guess.regex}'"
+            f"no groups are known, but the names of the {images} files look like {guess.count} groups: {guess.what}. "
+            f"{guess.share:.0%} of the validation images share such a group with training images. If these groups are "
+            f"real, use --group-regex '{guess.regex}'"
         )
     for what, name in (("identical", "an identical image"), ("alike", "a near-duplicate")):
         found = [pair for pair in split.leaks if pair.what == what]
         if found:
             notes.append(
-                f"{len(found)} validation images have {name} in training (see leaks.csv), such as {found[0].path} and "
-                f"{found[0].other_path}; --leaks group moves them to one side"
+                f"validation images with {name} in the training set: {len(found)} (see leaks.csv), such as "
+                f"{found[0].path} and {found[0].other_path}. --leaks group moves them to one side"
             )
     return notes
 
@@ -240,8 +247,8 @@ def make_augment(options: argparse.Namespace, num_classes: int) -> augment.Augme
 def make_batches(
     options: argparse.Namespace, images: pixels.ImageArray, split: Split, device: torch.device
 ) -> tuple[pixels.Batches, pixels.Batches]:
-    """Batches for training, sampled and transformed, and for validation, which are neither."""
-    targets = images.targets.cpu().numpy()[split.train]  # sampling weights from the training rows alone
+    """Training batches, sampled and transformed, and validation batches, neither sampled nor transformed."""
+    targets = images.targets.cpu().numpy()[split.train]  # sampling weights from the training rows only
     sampler = functools.partial(pixels.SAMPLERS[options.sampler], targets, per_class=options.samples_per_class)
     transform = None
     if options.transform:
@@ -258,13 +265,13 @@ def make_state(
     device: torch.device,
     first_weights: Callable[[], dict[str, Tensor]] | None = None,
 ) -> runs.State:
-    """A fresh model, optimizer, schedule, scaler and EMA."""
+    """A new model, optimizer, schedule, scaler and EMA."""
     with cli.blaming("--model"):
         model = models.build_model(options.model, num_classes, options.size)
     if first_weights and options.weights != "none":
         with cli.blaming("--weights"):
             models.load_weights(model, first_weights(), options.model, options.weights)
-    if options.batch_size == 1:  # BatchNorm may not be able to
+    if options.batch_size == 1:  # BatchNorm may not accept one image
         with cli.blaming("--batch-size"):
             models.check_output(model, options.model, num_classes, options.size, batch=1)
     model = model.to(device, memory_format=torch.channels_last)
@@ -285,7 +292,7 @@ def make_state(
 
 
 def facts(table: data.ImageTable, split: Split, batches: pixels.Batches, updates: int) -> dict[str, Any]:
-    """What config.json holds beside the options. drawn_counts: images per class in an epoch, after sampling."""
+    """Further entries of config.json. drawn_counts: images per class in an epoch, after sampling."""
     drawn = np.bincount(table.targets[batches.numbers() % len(table)], minlength=len(table.classes))
     return {
         "train_counts": data.counts(table, split.train).tolist(),
@@ -297,7 +304,7 @@ def facts(table: data.ImageTable, split: Split, batches: pixels.Batches, updates
 
 
 def write_preview(path: str, batches: pixels.Batches, transform: augment.Augment, classes: list[str]) -> None:
-    """A picture of the first batch of epoch 1, as the network would see it, with its labels."""
+    """Writes a picture of the first batch of epoch 1, after augmentation, with its labels."""
     batches.epoch = 1
     numbers, images, targets = next(iter(batches.indexed()))
     shares = transform.mix_targets(targets, numbers, batches.epoch, images.shape[2:])
@@ -311,4 +318,4 @@ def write_preview(path: str, batches: pixels.Batches, transform: augment.Augment
     x = transform(images, numbers, batches.epoch) * transform.std.view(3, 1, 1) + transform.mean.view(3, 1, 1)
     with cli.blaming("--preview"):
         augment.save_image(augment.contact_sheet((x * 255).round().clamp(0, 255).byte(), labels), path)
-    print(f"{path}: {len(labels)} training images as the network would see them")
+    print(f"{path}: {len(labels)} training images after augmentation")

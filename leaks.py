@@ -1,16 +1,17 @@
-"""Does a split leak? Near-duplicates, groups guessed from file names, and what is on both sides of a split.
+"""Does a split leak? Finds duplicates, and groups guessed from file names, on both sides of a split.
 
     python leaks.py TRAIN VAL        # which VAL images are identical to TRAIN images, or near-duplicates of them?
-    python leaks.py TRAIN            # near-duplicates in TRAIN, and what a random 20 % split would leak
+    python leaks.py TRAIN            # duplicates in TRAIN, and what a random 20 % split would leak
 
 TRAIN and VAL are folders of images, at any depth, or CSVs.
 
-    same, alike = find_copies(pixels)                                       # clusters of copies in (N, H, W, 3) uint8
-    pairs = find_leaks(paths, targets, classes, same, alike, train, val)    # validation images with a copy in training
-    guess = suspect_groups(paths, targets, classes, groups, train, val)     # do the names look like groups?
-    groups = groups_by_regex(paths, guess.regex)                            # one group name per image
+    same, alike = find_copies(pixels)                                     # clusters of duplicates, uint8 (N, H, W, 3)
+    pairs = find_leaks(paths, targets, classes, same, alike, train, val)  # validation images with a training duplicate
+    guess = suspect_groups(paths, targets, classes, groups, train, val)   # do the names look like groups?
+    groups = groups_by_regex(paths, guess.regex)                          # one group name per image
 
-A leak makes the validation score too good: the network has already seen these images, or their near-duplicates.
+A duplicate is an identical image or a near-duplicate. A leak makes the validation score too high, because the network
+was trained on these images or their duplicates.
 """
 
 from __future__ import annotations
@@ -48,7 +49,7 @@ class BadInput(ValueError):
 
 
 class Pair(NamedTuple):
-    """Two images that are copies of each other. `what` is "identical" or "alike" (a near-duplicate)."""
+    """Two images that are duplicates. `what` is "identical" or "alike" (near-duplicates)."""
 
     what: str
     path: str
@@ -58,9 +59,9 @@ class Pair(NamedTuple):
 
 
 class Guess(NamedTuple):
-    """Groups guessed from file names. `share` is the part of the validation images with their group in training."""
+    """Groups guessed from file names. `share`: the part of the validation images with their group in training."""
 
-    what: str  # in words, e.g. "copies of one image (_aug1, _rotated_90, ...)"
+    what: str  # a description, e.g. "copies of one image (_aug1, _rotated_90, ...)"
     regex: str  # for groups_by_regex
     count: int  # number of groups
     share: float  # 0 to 1
@@ -79,7 +80,7 @@ def find_copies(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Clusters of identical images and of near-duplicates: (same, alike), each int64 (N,), with N = len(pixels).
 
-    An image's value is the first row of its cluster, so an image without a copy has its own row.
+    The value of an image is the first row of its cluster. An image without a duplicate has its own row number.
 
     - Identical: every pixel is equal.
     - Near-duplicate: the 16 x 16 thumbnails correlate by more than 0.95, averaged over 16 x 16 grey values and 8 x 8
@@ -90,8 +91,8 @@ def find_copies(
 
     Args:
         pixels: uint8 (N, H, W, 3), an array or a memory-mapped file.
-        kept: the file that keeps the result. It is used if it loads, has the right shape, and is not older than the
-            file that `pixels` is mapped from. Otherwise the result is computed and written to it.
+        kept: a cache file of the result. It is used if it loads, has the right shape, and is not older than the file
+            that `pixels` is mapped from. Otherwise the result is computed and written to it.
         progress: show a progress bar; None: only on a terminal.
     Raises: OSError if `kept` cannot be written.
     """
@@ -109,7 +110,7 @@ def _load_kept(kept: Path, pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray] 
         if mapped_from and os.stat(kept).st_mtime_ns < os.stat(mapped_from).st_mtime_ns:
             return None
         found = np.load(kept)
-    except Exception:  # missing, cut short, or not a NumPy file: it is computed again
+    except Exception:  # missing, incomplete, or not a NumPy file: the result is computed again
         return None
     is_valid = isinstance(found, np.ndarray) and found.shape == (2, len(pixels)) and found.dtype == np.int64
     return (found[0], found[1]) if is_valid else None
@@ -208,7 +209,7 @@ def find_leaks(
     train: np.ndarray,
     val: np.ndarray,
 ) -> list[Pair]:
-    """One Pair (validation image, training image) for each validation image with a copy in training.
+    """One Pair (validation image, training image) for each validation image with a duplicate in training.
 
     Identical pairs come first. An image in an identical pair is not listed again as a near-duplicate.
 
@@ -228,7 +229,7 @@ def find_leaks(
 
 
 def find_two_labels(paths: list[str], targets: np.ndarray, classes: list[str], same: np.ndarray) -> list[Pair]:
-    """One Pair for each image that has a different label than the first image identical to it."""
+    """One Pair for each image whose label differs from that of the first image identical to it."""
     rows = np.flatnonzero(targets != targets[same])
     return [_pair("identical", paths, targets, classes, i, same[i]) for i in rows]
 
@@ -258,7 +259,7 @@ def groups_by_regex(paths: list[str], regex: str) -> list[str]:
     return groups
 
 
-# a file name without what people add to the name of a copy: scan_aug3, scan_rotated_90_noisy, aug_0001_2, scan (1)
+# what people add to a file name for a copy of the image: scan_aug3, scan_rotated_90_noisy, aug_0001_2, scan (1)
 _ADDED = (
     r"(?:[ _-]+(?:aug|copy|rotated|rotate|rot|noisy|noise|blurred|blur|hflip|vflip|flipped|flip|mirrored|mirror|bright|"
     r"dark|crop|shifted|shift)[ _-]*\d*|[ _-]*\(\d+\))*\.\w+$"
@@ -291,7 +292,7 @@ def suspect_groups(
     for what, regex in (COPIES | PEOPLE).items():
         try:
             guessed = groups_by_regex(paths, regex)
-        except BadInput:  # some names have a different form
+        except BadInput:  # some names do not match
             continue
         if _is_likely(what, regex, paths, targets, classes, guessed):
             in_train = {guessed[i] for i in train}
@@ -305,13 +306,13 @@ def _is_likely(
 ) -> bool:
     sizes = Counter(guessed)
     if len(sizes) <= 2 * len(classes) or max(sizes.values()) > 0.1 * len(guessed):
-        return False  # few large groups: the names give the class or the folder
+        return False  # few large groups: the names contain the class or the folder
     if what in PEOPLE:
         return sum(n for n in sizes.values() if n > 1) > 0.8 * len(guessed)
     classes_of = Counter(group for group, _ in set(zip(guessed, targets.tolist(), strict=True)))
     if any(classes_of[group] > 1 for group, n in sizes.items() if n > 1):
-        return False  # copies have one class: this name is used again in the folder of each class or person
-    # a/cat/1.jpg and b/cat/1.jpg are not copies: names that are equal as far as the expression reads count once
+        return False  # copies have the same class; here several class folders use the same names
+    # a/cat/1.jpg and b/cat/1.jpg are not copies: names whose matched text is equal count once
     names = {(group, re.search(regex, _composed(path))[0]) for group, path in zip(guessed, paths, strict=True)}
     of_group = Counter(group for group, _ in names)
     return sum(sizes[group] for group, n in of_group.items() if n > 1) > 0.05 * len(guessed)
@@ -331,7 +332,7 @@ SIDE = 64  # pixels: images are compared at this size
 
 
 class Side(NamedTuple):
-    """TRAIN or VAL. A name is the path below the folder, or what the CSV has. A label is "" if it is not known."""
+    """TRAIN or VAL. A name is the path below the folder, or the CSV's value. A label is "" if it is not known."""
 
     files: list[str]
     names: list[str]
@@ -340,7 +341,7 @@ class Side(NamedTuple):
 
 
 def read_side(place: str) -> Side:
-    """The images of a folder (label: the name of the folder that holds the image) or of a CSV.
+    """The images of a folder (label: the name of the folder that contains the image) or of a CSV.
 
     Raises: BadInput if there are none; OSError for a folder that cannot be read.
     """
@@ -420,7 +421,7 @@ def _find_image(folder: Path, name: str) -> str | None:
 
 
 def decode_thumbnails(files: list[str]) -> tuple[np.ndarray, dict[int, str]]:
-    """uint8 (n, 64, 64, 3) of the n images that can be decoded; and why each other image (by its row) cannot.
+    """uint8 (n, 64, 64, 3) of the n images that can be decoded; and the reason for each other image, by its row.
 
     The array is mapped from a temporary file, so memory does not grow with the number of images.
     """
@@ -438,7 +439,7 @@ def decode_thumbnails(files: list[str]) -> tuple[np.ndarray, dict[int, str]]:
 
 
 def _decode(file: str) -> np.ndarray | str:
-    """uint8 (64, 64, 3), upright, with transparency over white; or why the file cannot be decoded."""
+    """uint8 (64, 64, 3), upright, with transparency over white; or the reason why the file cannot be decoded."""
     try:
         with Image.open(file) as image:
             image.draft("RGB", (2 * SIDE, 2 * SIDE))  # libjpeg can decode a large photo at a smaller size
@@ -506,23 +507,23 @@ def answer(train_place: str, val_place: str | None = None) -> None:
     sides = [read_side(place) for place in places.values()]
     for (name, place), side in zip(places.items(), sides, strict=True):
         classes = f"classes: {len(set(side.labels) - {''}) or 'unknown'}"
-        _say(f"{name:<6}{place}: {len(side.files):,} images, {classes}{side.read_as}")
+        _print_wrapped(f"{name:<6}{place}: {len(side.files):,} images, {classes}{side.read_as}")
     if val_place and not set(sides[0].labels) & set(sides[1].labels):
-        _say("TRAIN and VAL have no class in common, so the labels of VAL are not compared.")
+        _print_wrapped("TRAIN and VAL have no class in common, so the labels of VAL are not compared.")
         sides[1] = sides[1]._replace(labels=[""] * len(sides[1].labels))
     images = _compare(sides)
     print()
     reasons = _two_sides(images) if val_place else _one_side(images)
     print()
-    _say("leak: " + "; ".join(reasons) if reasons else "no leak found")
+    _print_wrapped("leak: " + "; ".join(reasons) if reasons else "no leak found")
 
 
 def _compare(sides: list[Side]) -> Images:
-    """Decodes all images and finds the copies. Prints which images cannot be decoded, and leaves them out."""
+    """Decodes all images and finds duplicates. Prints which images cannot be decoded, and leaves them out."""
     files, names, labels = ([value for side in sides for value in side[part]] for part in range(3))
     pixels, reasons = decode_thumbnails(files)
     if reasons:
-        print(f"{describe_bad(reasons, files)}\nThey are left out.")
+        print(f"{describe_bad(reasons, files)}\nThese images are left out.")
     kept = [i for i in range(len(files)) if i not in reasons]
     number = {label: c for c, label in enumerate(sorted(set(labels)))}
     is_val = np.array(kept) >= len(sides[0].files)
@@ -540,14 +541,14 @@ def _compare(sides: list[Side]) -> Images:
 
 
 def _two_sides(images: Images) -> list[str]:
-    """Prints what VAL shares with TRAIN. Returns what leaks."""
+    """Prints the duplicates and groups that VAL and TRAIN share. Returns what leaks."""
     files, names, targets, classes, same, alike, train, val = images
     pairs = find_leaks(names, targets, classes, same, alike, train, val)
     for what, title in TITLES.items():
         of_kind = [pair for pair in pairs if pair.what == what]
         _print_pairs(f"VAL images that are {title} a TRAIN image", of_kind, len(val), ("VAL ", "TRAIN "))
     _print_two_labels(images)
-    reasons = [f"{_part(len(pairs), len(val), ' VAL images')} have a copy in TRAIN"] if pairs else []
+    reasons = [f"{_part(len(pairs), len(val), ' VAL images')} have a duplicate in TRAIN"] if pairs else []
     guess = suspect_groups(files, targets, classes, files, train, val)
     if guess:
         share = f"{guess.share:.0%} of the VAL images share a group with TRAIN"
@@ -557,7 +558,7 @@ def _two_sides(images: Images) -> list[str]:
 
 
 def _one_side(images: Images) -> list[str]:
-    """Prints which images of TRAIN are copies of each other. Returns what a random split would leak."""
+    """Prints the duplicates in TRAIN. Returns what a random split would leak."""
     files, names, targets, classes, same, alike, own, _ = images
     for what, first in (("identical", same), ("alike", np.where(same == own, alike, own))):
         pairs = [_pair(what, names, targets, classes, i, first[i]) for i in np.flatnonzero(first != own)]
@@ -566,7 +567,7 @@ def _one_side(images: Images) -> list[str]:
     reasons, split, n_val = [], f"a random {VAL_SHARE:.0%} split", VAL_SHARE * len(own)
     if (alike != own).any():
         part = _part(_expected_leaks(alike), n_val, " validation images")
-        reasons.append(f"in {split}, about {part} would have a copy in training")
+        reasons.append(f"in {split}, about {part} would have a duplicate in training")
     guess = suspect_groups(files, targets, classes, files, own, own)
     if guess:
         groups = np.unique(groups_by_regex(files, guess.regex), return_inverse=True)[1]
@@ -605,15 +606,15 @@ def _print_pairs(title: str, pairs: list[Pair], total: int, sides: tuple[str, st
 
 
 def _print_guess(guess: Guess, effect: str) -> None:
-    _say(f"The file names look like {guess.count:,} groups: {guess.what}. {effect}")
-    print(f"The group is what this regular expression matches; train.py takes it as\n  --group-regex '{guess.regex}'")
+    _print_wrapped(f"The file names look like {guess.count:,} groups: {guess.what}. {effect}")
+    print(f"The option of train.py for these groups is\n  --group-regex '{guess.regex}'")
 
 
 def _part(n: float, total: float, what: str = "") -> str:
     return f"{n:,.0f} of {total:,.0f}{what} ({n / total:.1%})"
 
 
-def _say(text: str) -> None:
+def _print_wrapped(text: str) -> None:
     """Prints one line, wrapped at 80 columns."""
     print(textwrap.fill(text, 80, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False))
 

@@ -1,25 +1,25 @@
 """The training loop: exact gradient accumulation, one update per window, evaluation over a whole epoch.
 
-    python loop.py          # a table: the gradient of accum 4 and of "loss / accum", each against the big batch
+    python loop.py          # a table: the gradient of accum 4 and of "loss / accum", compared with one big batch
 
-Copy this file alone into your project; it needs torch (2.4 or later) and nothing else of the kit.
+Copy this file alone into your project. It needs torch (2.4 or later) and no other file.
 
-    state = State(model, optimizer)                # and schedule=, scaler=, ema= if you have them
+    state = State(model, optimizer)                # optional: schedule=, scaler=, ema=
     for epoch in range(epochs):
         trained = train_epoch(state, train_loader, criterion, accum=4)
         scores, logits, targets = evaluate(model, val_loader, criterion)
 
-A window is `accum` micro-batches, followed by one optimizer step. Its gradient is the gradient of one big batch: also
-with class weights, with a short last micro-batch or window, and for a loss that is a ratio of sums.
+A window is `accum` micro-batches. One update (optimizer step) follows each window. The gradient of a window is that of
+one big batch, also with class weights, a short last micro-batch or window, or a loss that is a ratio of sums.
 
 - batches: any iterable of (*inputs, targets), such as a DataLoader of (images, targets). Tensors are moved to the
   model's device. Targets are class indices (N, ...), or class probabilities (N, C, ...).
 - forward: forward(*inputs) returns logits (N, C, ...). The default is the model.
-- criterion: criterion(logits, targets) returns the mean loss. If it has no method `weight_of(targets)`, the mean must
-  divide by N or, if it has class weights in `weight`, by the sum of the targets' weights; targets equal to
-  `ignore_index` do not count. This is true of torch.nn.CrossEntropyLoss, and checked in the first window of an epoch.
-  A loss that is not a sum over samples, such as an F1 loss, says so by an attribute `additive = False`.
-- schedule: schedule.step() after every update. ema: ema.update(model) after every optimizer step. Both are optional.
+- criterion: criterion(logits, targets) returns the mean loss. Like torch.nn.CrossEntropyLoss, the mean divides by N or,
+  with class weights in `weight`, by the sum of the targets' weights. Targets equal to `ignore_index` do not count. The
+  first window of an epoch checks this. For a different divisor, add a method `weight_of(targets)` that returns it. If
+  the loss is not a sum over samples, such as an F1 loss, set the attribute `additive = False`.
+- schedule, ema: schedule.step() and ema.update(model) are called after every update.
 """
 
 from __future__ import annotations
@@ -43,26 +43,26 @@ Batches = Iterable[Batch]
 Forward = Callable[..., Tensor]  # forward(*inputs) -> logits
 Check = Callable[[], None]
 AMP_OFF = torch.float32  # the type of a forward pass without autocast
-NO_SCALER = torch.amp.GradScaler(enabled=False)  # gives the loss back, and steps as the optimizer does
-NOTHING = SimpleNamespace(  # in the place of a schedule or an EMA that was not given
+NO_SCALER = torch.amp.GradScaler(enabled=False)  # scale() returns the loss unchanged, step() is optimizer.step()
+NOTHING = SimpleNamespace(  # used if no schedule or no EMA is given
     step=lambda: None, update=lambda model: None, state_dict=dict, load_state_dict=lambda saved: None
 )
 
 
 class NonFinite(Exception):
-    """A loss or gradient is NaN or infinite. It has not changed the weights."""
+    """A loss, gradient or logit is NaN or infinite. The weights are unchanged."""
 
 
 @dataclass
 class State:
-    """What training changes: a run that is resumed from its state_dict() ends the same."""
+    """Everything that training changes. A run that is resumed from its state_dict() gives the same result."""
 
     model: nn.Module
     optimizer: torch.optim.Optimizer
     schedule: Any = field(default_factory=lambda: NOTHING)
     scaler: torch.amp.GradScaler = NO_SCALER
     ema: Any = field(default_factory=lambda: NOTHING)
-    progress: dict[str, Any] = field(default_factory=dict)  # counts and sums of an epoch that is not finished
+    progress: dict[str, Any] = field(default_factory=dict)  # counts and sums of an unfinished epoch
 
     PARTS = ("model", "ema", "optimizer", "schedule", "scaler")
 
@@ -89,7 +89,7 @@ def set_random_state(state: list[Tensor]) -> None:
 
 
 class WindowStart:
-    """What a window changes before its update: buffers (BatchNorm's running statistics) and random states."""
+    """Copies of what a window changes before its update: buffers (BatchNorm's statistics) and random states."""
 
     def __init__(self, model: nn.Module):
         self.model, self.rng = model, random_state()
@@ -116,7 +116,7 @@ def windows(batches: Batches, accum: int, device: torch.device | str = "cpu") ->
 
 
 def weight_of(criterion: Any, targets: Tensor) -> int | Tensor:
-    """What the criterion's mean over these targets divides by (see the top of this file)."""
+    """The divisor of the criterion's mean over these targets (see the top of this file)."""
     if getattr(criterion, "reduction", "mean") != "mean":
         raise ValueError(f"the criterion needs reduction='mean', got {criterion.reduction!r}")
     if hasattr(criterion, "weight_of"):
@@ -128,7 +128,7 @@ def weight_of(criterion: Any, targets: Tensor) -> int | Tensor:
 
 
 def _part_of_mean(criterion: Any, logits: Tensor, targets: Tensor, total: int | Tensor) -> Tensor:
-    """What a micro-batch adds to the window's mean loss: its own mean times its share of the window's weight."""
+    """A micro-batch's part of the window's mean loss: its own mean times its share of the window's weight."""
     if hasattr(criterion, "weight_of"):
         return criterion(logits, targets) * (criterion.weight_of(targets) / total)
     if not getattr(criterion, "additive", True):
@@ -143,11 +143,11 @@ def _part_of_mean(criterion: Any, logits: Tensor, targets: Tensor, total: int | 
 def backward_window(
     model: nn.Module, forward: Forward, criterion: Any, window: list[Batch], scaler: torch.amp.GradScaler = NO_SCALER
 ) -> tuple[Tensor, Tensor]:
-    """Adds the gradient of the window's loss to the parameters: the gradient of one big batch, however it is split.
+    """Adds the gradient of the window's loss to the parameters. It equals the gradient of one big batch.
 
     Dividing each micro-batch's mean by `accum` is not the same: a short last micro-batch, or one of classes with small
-    weights, would count as much as a full one. The targets are known before the first forward. So each micro-batch is
-    multiplied by its share of the window's weight. Returns the loss () and the logits (n, C), detached.
+    weights, would count as much as a full one. Instead, each micro-batch's mean is multiplied by its share of the
+    window's weight, which is known from the targets. Returns the loss () and the logits (n, C), detached.
     """
     targets, additive = torch.cat([batch[-1] for batch in window]), getattr(criterion, "additive", True)
     if additive or len(window) == 1:
@@ -161,8 +161,8 @@ def backward_window(
         return loss, torch.cat(logits)
 
     # A ratio of sums (F1) needs all logits at once, but not all graphs: gradient caching (Gao et al. 2021,
-    # arXiv:2101.06983). First the logits without a graph, and the gradient of the loss at them. Then one forward and
-    # backward per micro-batch, which starts there. Both passes draw the same dropout masks; BatchNorm moves once.
+    # arXiv:2101.06983). Pass 1: all logits without a graph, then the gradient of the loss with respect to them. Pass 2:
+    # forward and backward per micro-batch with it. Both have the same dropout masks; BatchNorm is updated once.
     before = WindowStart(model)
     with torch.no_grad():
         logits = torch.cat([forward(*inputs) for *inputs, _ in window])
@@ -189,15 +189,15 @@ def train_epoch(
     check: Check = lambda: None,
     after_window: Callable[[dict[str, float]], None] = lambda numbers: None,
 ) -> dict[str, float]:
-    """One update per window of `accum` micro-batches. An interrupted epoch goes on at window state.progress["windows"].
+    """One update per window of `accum` micro-batches. An interrupted epoch continues at state.progress["windows"].
 
     - clip: largest norm of the gradient, > 0. amp: torch.float16 (with a GradScaler) or torch.bfloat16.
-    - skip_nonfinite: how many windows with a NaN or infinite loss or gradient may be left out.
-    - describe: what NonFinite says about a window, for example its file names.
-    - check: called before each micro-batch; if it raises, the window is undone.
+    - skip_nonfinite: how many windows with a NaN or infinite loss or gradient may be skipped.
+    - describe: describe(window) is added to the message of NonFinite, for example the file names.
+    - check: called before each micro-batch. If it raises, the window is undone.
     - after_window: called with {"lr", "loss", "grad_norm", "outcome"} after each window, see `judge_window`.
 
-    Returns lr (of the first update), train_loss, train_ce (plain cross-entropy, the same unit for every criterion),
+    Returns lr (of the first update), train_loss, train_ce (plain cross-entropy, comparable between criteria),
     skipped_steps (by the scaler), nonfinite_steps, images_per_second. Raises NonFinite before weights are changed.
     """
     model, optimizer, scaler = state.model.train(), state.optimizer, state.scaler
@@ -216,7 +216,7 @@ def train_epoch(
             if before:
                 before.restore(with_rng=True)
             raise
-        scaler.unscale_(optimizer)  # gradients in their true size, before anything looks at them
+        scaler.unscale_(optimizer)  # before the norm: the true gradient, not the scaled one
         norm = nn.utils.clip_grad_norm_(model.parameters(), clip or math.inf)
         if judge_window(loss, norm, state, before, skip_nonfinite, lambda w=window: describe(w)) == "update":
             scaler.step(optimizer)
@@ -241,10 +241,10 @@ def train_epoch(
 def judge_window(
     loss: Tensor, norm: Tensor, state: State, before: Any, skip_nonfinite: int, describe: Callable[[], str]
 ) -> str:
-    """What to do about a window: "update", or one of the cases of a loss or gradient that is not finite.
+    """What to do with a window: "update", or one of two cases in which the loss or gradient is not finite.
 
-    - "overflow": an fp16 gradient is infinite, and the scale (>= 1) may be the reason. No update; the scaler halves it.
-    - "nonfinite": no update, and BatchNorm's statistics are put back. After `skip_nonfinite` of them: NonFinite.
+    - "overflow": an fp16 gradient is infinite, perhaps because of the scale (>= 1). No update; the scaler halves it.
+    - "nonfinite": no update, BatchNorm's statistics are restored. After `skip_nonfinite` of these: raises NonFinite.
     """
     loss, norm = torch.stack([loss.float(), norm.float()]).tolist()  # the window's only host sync
     progress, scaler, outcome = state.progress, state.scaler, "update"
@@ -252,7 +252,7 @@ def judge_window(
         is_scale = math.isfinite(loss) and scaler.is_enabled() and scaler.get_scale() >= 1
         outcome = "overflow" if is_scale else "nonfinite"
     if outcome == "nonfinite":
-        message = f"loss {loss}, gradient norm {norm}; the weights are as before this update. {describe()}"
+        message = f"loss {loss}, gradient norm {norm}: not finite. The weights are unchanged. {describe()}"
         if progress["nonfinite"] >= skip_nonfinite:
             raise NonFinite(message)
         print(f"skipped: {message}", file=sys.stderr)
@@ -273,12 +273,12 @@ def _count(progress: dict[str, Any], criterion: Any, window: list[Batch], loss: 
         progress["ce"] += F.cross_entropy(logits, targets, reduction="sum", ignore_index=ignored)
         progress["samples"] += len(targets) if targets.is_floating_point() else (targets != ignored).sum()
         progress["images"] += len(targets)
-        if not progress["windows"] and not hasattr(criterion, "weight_of"):  # is it what is assumed of it?
+        if not progress["windows"] and not hasattr(criterion, "weight_of"):  # is the divisor as documented?
             expected = float(criterion(logits, targets))
             if not math.isclose(float(loss), expected, rel_tol=1e-4, abs_tol=1e-6):
                 raise ValueError(
-                    f"a window's loss is {float(loss):.6g}, but {criterion} gives {expected:.6g} for all its logits: "
-                    "give it a method weight_of(targets) that returns what its mean divides by, or additive = False"
+                    f"the loss of a window is {float(loss):.6g}, but {criterion} of all its logits is {expected:.6g}: "
+                    "add a method weight_of(targets) that returns the divisor of its mean, or set additive = False"
                 )
     progress["windows"] += 1
 
@@ -299,11 +299,11 @@ def evaluate(
 ) -> tuple[dict[str, float], Tensor, Tensor]:
     """Scores, logits (N, C) and targets of all batches, in eval mode.
 
-    A score is computed once, from all logits: a mean of the batches' scores is a different number, wrong for F1, and
-    wrong for every score if the last batch is short. For F1 give the logits and targets to metrics.ConfusionMatrix.
+    A score is computed once, from all logits. The mean of the batches' scores would be wrong for F1, and wrong for
+    every score if the last batch is short. For F1, pass the logits and targets to metrics.ConfusionMatrix.
 
-    Returns val_loss, and val_ce: plain cross-entropy, the same unit for every criterion.
-    Raises NonFinite for NaN or infinite logits, of which argmax would still name a class.
+    Returns val_loss, and val_ce: plain cross-entropy, comparable between criteria.
+    Raises NonFinite for NaN or infinite logits, for which argmax would still return a class.
     """
     model.eval()
     device = next(model.parameters()).device
@@ -324,7 +324,7 @@ def evaluate(
 
 
 def main() -> None:
-    """Relative error of a window's gradient, against the gradient of the same images as one big batch."""
+    """Relative error of a window's gradient, compared with the gradient of the same images as one big batch."""
     torch.manual_seed(0)
     model, weights = nn.Linear(8, 5).double(), torch.tensor([0.2, 0.5, 1.0, 2.0, 5.0]).double()
 
@@ -336,7 +336,7 @@ def main() -> None:
             backward_window(model, model, criterion, window)
         return torch.cat([parameter.grad.flatten() for parameter in model.parameters()])
 
-    print("accum 4, batch 8: relative error of the window's gradient against the big batch's\n")
+    print("relative error of the gradient, compared with one big batch (batch 8, accum 4)\n")
     print(f"{'class weights':<15}{'images':>7}{'loop.py':>10}{'loss / accum':>14}")
     for weight, n in itertools.product((None, weights), (32, 27)):
         x, y, criterion = torch.randn(n, 8).double(), torch.arange(n) % 5, nn.CrossEntropyLoss(weight)

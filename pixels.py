@@ -5,7 +5,7 @@
     images = decode(paths, targets, size=224, cache="cache")     # every file is decoded once: uint8, memory-mapped
     for x, targets in Batches(images, rows, batch_size=32, shuffle=True): ...
 
-There are no worker processes. Threads decode each file once; after that, a batch is one gather of rows.
+There are no worker processes. Threads decode each file once. After that, a batch is a selection of rows.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from tqdm import tqdm
 
 try:
     from torchvision.io import ImageReadMode, decode_jpeg
-except ImportError:  # deprecated since torchvision 0.29; without it Pillow reads JPEG too, more slowly
+except ImportError:  # deprecated since torchvision 0.29; then Pillow reads JPEG, more slowly
     decode_jpeg = None
 
 CACHE_FORMAT = 2  # part of the name of every cache file: raise it when decoding changes
@@ -52,7 +52,7 @@ class BadInput(ValueError):
 
 
 def sides(size: Size) -> tuple[int, int]:
-    """(H, W) of a size that is the side of a square, or (H, W)."""
+    """(H, W) of a size: the side of a square, or (H, W)."""
     H, W = (size, size) if isinstance(size, int) else size
     return H, W
 
@@ -65,7 +65,7 @@ class ImageArray(Dataset):
         targets: int64 (N,).
         paths: N names.
         file: the cache file that `pixels` are mapped from, if there is one.
-        kept: int64 (N,), the place of each image in the list that `decode` was given.
+        kept: int64 (N,), the position of each image in the list that was given to `decode`.
         bad_csv: the CSV of the images that `decode` left out, if there are any.
         resident: `pixels` on the device, after `move_to`.
     """
@@ -79,7 +79,7 @@ class ImageArray(Dataset):
         return len(self.paths)
 
     def gather(self, index: Tensor) -> Tensor:
-        """uint8 (n, 3, H, W), channels_last, of these rows: on the device if the images are there."""
+        """uint8 (n, 3, H, W), channels_last, of these rows; on the device if the images were moved to it."""
         if self.resident is not None:
             return self.resident.index_select(0, index).permute(0, 3, 1, 2)
         return torch.from_numpy(self.pixels[index.numpy()]).permute(0, 3, 1, 2)
@@ -92,7 +92,7 @@ class ImageArray(Dataset):
         return list(zip(self.gather(index), self.targets[index], strict=True))
 
     def move_to(self, device: torch.device) -> bool:
-        """Copies all images to a GPU if they need at most a quarter of its free memory. Returns whether it did."""
+        """Copies all images to a GPU if they need at most a quarter of its free memory. Returns whether it copied."""
         if device.type != "cuda" or self.pixels.nbytes > torch.cuda.mem_get_info(device)[0] / 4:
             return False
         self.resident = torch.empty(self.pixels.shape, dtype=torch.uint8, device=device)
@@ -127,7 +127,7 @@ def decode(
     Args:
         targets: int64 (N,).
         size: side of a square, or (H, W), in pixels, at least 8.
-        source: a sequence of (image, ...), if the images are not files. `paths` are their names then.
+        source: a sequence of (image, ...) if the images are not files. `paths` are then their names.
         fit: "squash" stretches, "crop" cuts out the center, "pad" adds bars in ImageNet's mean color.
         bad: what to do if images cannot be decoded: "error", or "skip" to leave them out.
         progress: show a progress bar; None: only on a terminal.
@@ -144,7 +144,7 @@ def decode(
     bad_csv = path.with_suffix(".bad.csv")
 
     def decode_one(i: int, row: np.ndarray) -> str | None:
-        """Decodes image i into row (H, W, 3). Returns why it cannot, or None."""
+        """Decodes image i into row (H, W, 3). Returns None, or the reason why it cannot be decoded."""
         try:
             image = decode_file(paths[i]) if source is None else _rgb(source[i][0])
             row[:] = fitted(image, H, W, fit)
@@ -160,7 +160,8 @@ def decode(
         )
         _write_bad(bad_csv, reasons, paths)
     if reasons and bad != "skip" or len(reasons) == len(paths):
-        raise BadInput(describe_bad(reasons, paths) + f"\nall of them: {bad_csv}")
+        advice = "repair or remove them, or leave them out with bad='skip' (train.py: --bad skip)"
+        raise BadInput(describe_bad(reasons, paths) + f"\nThe full list is {bad_csv}: {advice}")
     kept = np.setdiff1d(np.arange(len(paths)), list(reasons)).astype(np.int64)
     images = ImageArray(np.load(path, mmap_mode="r"), targets[kept], [paths[i] for i in kept], path)
     images.kept, images.bad_csv = kept, bad_csv if reasons else None
@@ -194,7 +195,7 @@ def _fingerprint(paths: list[str], are_files: bool, options: str) -> str:
             try:
                 state = os.stat(path)
                 version = f"{state.st_size} {state.st_mtime_ns}"
-            except OSError:  # the file was deleted meanwhile: decoding will list it
+            except OSError:  # the file was deleted in the meantime: decoding will report it
                 version = "missing"
             path = f"{os.path.abspath(path)} {version}"
         digest.update(f"{path}\n".encode(errors="surrogateescape"))
@@ -228,8 +229,8 @@ def _decode_to(
 ) -> dict[int, str]:
     """Decodes into a temporary file, in threads, in order, and renames it when it is complete.
 
-    Returns why images cannot be decoded, by row. If there are any, and not `skip`, no file is written. Two runs may
-    build the same cache at the same time: each has its own temporary file.
+    Returns the reasons why images cannot be decoded, by row. If there are any, and not `skip`, no file is written. Two
+    runs may build the same cache at the same time: each has its own temporary file.
     """
     for stale in path.parent.glob(f".*.{socket.gethostname()}-*.tmp"):  # from runs that were killed
         if not _is_running(int(stale.name.rsplit("-", 1)[1].removesuffix(".tmp"))):
@@ -272,7 +273,7 @@ def _decode_to(
 
 
 def _temporary(path: Path) -> Path:
-    """A name beside `path` with this process in it: a different run may be writing the same file."""
+    """A name beside `path` that contains the process id: a different run may be writing the same file."""
     return path.with_name(f".{path.name}.{socket.gethostname()}-{os.getpid()}.tmp")
 
 
@@ -299,7 +300,7 @@ def decode_file(path: str) -> Tensor:
     with Image.open(io.BytesIO(content)) as image:  # reads the header only
         if Image.MAX_IMAGE_PIXELS and image.width * image.height > Image.MAX_IMAGE_PIXELS:
             size = f"{image.width} x {image.height} pixels"
-            raise BadInput(f"{size} are more than Pillow's MAX_IMAGE_PIXELS: a decompression bomb?")
+            raise BadInput(f"{size} are more than Pillow's MAX_IMAGE_PIXELS: it may be a decompression bomb")
         # libjpeg fills the missing part of a truncated JPEG with grey and only warns. Pillow raises an error, so Pillow
         # decodes files without an end marker. It also decodes CMYK
         is_whole = content[:2] == b"\xff\xd8" and content.rstrip(b"\0")[-2:] == b"\xff\xd9"
@@ -313,7 +314,7 @@ def decode_file(path: str) -> Tensor:
 
 
 def _rgb(image: Any) -> Tensor:
-    """A Pillow image, or an array or tensor from a data set, as uint8 (3, h, w)."""
+    """A Pillow image, or an array or tensor of a data set, as uint8 (3, h, w)."""
     if not isinstance(image, Image.Image):
         image = transforms.to_pil_image(image)
     if image.mode == "F":
@@ -359,7 +360,7 @@ class Batches:
 
     Args:
         rows: int64 (n,), rows of `images`.
-        sampler: (numpy Generator) -> int64, places in `rows` for one epoch, in order. It replaces `shuffle`.
+        sampler: (numpy Generator) -> int64, the positions in `rows` for one epoch, in order. It replaces `shuffle`.
         transform: the user's function, (uint8 (H, W, 3), numpy Generator) -> uint8 (h, w, 3), called in threads. The
             generator depends only on (seed, epoch, number).
     Raises: BadInput, while iterating, for a transform that fails.
@@ -381,12 +382,12 @@ class Batches:
         self.images, self.rows, self.batch_size, self.shuffle = images, rows, batch_size, shuffle
         self.seed, self.device, self.epoch = seed, torch.device(device), 0
         self.sampler, self.transform = sampler, transform
-        self.images_an_epoch = len(self.numbers())
+        self.images_per_epoch = len(self.numbers())
 
     def numbers(self) -> np.ndarray:
         """int64 (n,): this epoch's images in order, as row + N * (number of times the row came before in this epoch).
 
-        Random draws for an image depend on its number, so an image that is drawn twice is augmented in two ways.
+        The random numbers of an image depend on this number: an image that is sampled twice is augmented differently.
         """
         rng = np.random.default_rng([self.seed, self.epoch])
         if not self.sampler:
@@ -407,7 +408,7 @@ class Batches:
         return batches
 
     def __len__(self) -> int:
-        return count_batches(self.images_an_epoch, self.batch_size)
+        return count_batches(self.images_per_epoch, self.batch_size)
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         return ((images, targets) for _, images, targets in self.indexed())
@@ -439,10 +440,10 @@ class Batches:
         try:
             result = self.transform(image.permute(1, 2, 0).numpy().copy(), rng)
         except Exception as error:
-            raise BadInput(f"transform of {path}: {type(error).__name__}: {error}") from error
+            raise BadInput(f"the transform failed for {path}: {type(error).__name__}: {error}") from error
         if not isinstance(result, np.ndarray) or result.dtype != np.uint8 or result.shape[2:] != (3,):
             got = f"{result.dtype} {result.shape}" if isinstance(result, np.ndarray) else type(result).__name__
-            raise BadInput(f"transform of {path}: must return uint8 (height, width, 3), got {got}")
+            raise BadInput(f"the transform failed for {path}: it must return uint8 (height, width, 3), got {got}")
         return fitted(torch.from_numpy(np.ascontiguousarray(result)).permute(2, 0, 1), *image.shape[1:], "squash")
 
 
@@ -495,7 +496,7 @@ def _ahead(items: Iterator[Any], depth: int = 2) -> Iterator[Any]:
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# Sampling strategies: places among the training rows, for one epoch, in order
+# Sampling strategies: positions in the training rows for one epoch, in order
 # ---------------------------------------------------------------------------------------------------------------------
 
 
@@ -505,24 +506,24 @@ def shuffle(targets: np.ndarray, rng: np.random.Generator, per_class: int | None
 
 
 def weighted(targets: np.ndarray, rng: np.random.Generator, per_class: int | None = None) -> np.ndarray:
-    """N images with replacement, all classes equally likely, like torch.utils.data.WeightedRandomSampler."""
+    """N images with replacement, all classes equally likely, as with torch.utils.data.WeightedRandomSampler."""
     weights = 1 / np.bincount(targets)[targets]
     return rng.choice(len(targets), len(targets), p=weights / weights.sum())
 
 
 def balanced(targets: np.ndarray, rng: np.random.Generator, per_class: int | None = None) -> np.ndarray:
     """`per_class` random images of each class, or all of a smaller class. Default: the size of the smallest class."""
-    places = [np.flatnonzero(targets == c) for c in np.unique(targets)]
-    n = per_class or min(map(len, places))
-    return rng.permutation(np.concatenate([rng.permutation(own)[:n] for own in places]))
+    positions = [np.flatnonzero(targets == c) for c in np.unique(targets)]  # one array per class
+    n = per_class or min(map(len, positions))
+    return rng.permutation(np.concatenate([rng.permutation(own)[:n] for own in positions]))
 
 
 def oversample(targets: np.ndarray, rng: np.random.Generator, per_class: int | None = None) -> np.ndarray:
-    """As many images of each class as the largest class has: all of them repeatedly, and a random part for the rest."""
-    places = [np.flatnonzero(targets == c) for c in np.unique(targets)]
-    n = max(map(len, places))
-    rounds = [np.concatenate([np.tile(own, n // len(own)), rng.permutation(own)[: n % len(own)]]) for own in places]
-    return rng.permutation(np.concatenate(rounds))
+    """Repeats the images of each class up to the size of the largest class. The last repetition is a random part."""
+    positions = [np.flatnonzero(targets == c) for c in np.unique(targets)]  # one array per class
+    n = max(map(len, positions))
+    parts = [np.concatenate([np.tile(own, n // len(own)), rng.permutation(own)[: n % len(own)]]) for own in positions]
+    return rng.permutation(np.concatenate(parts))
 
 
 SAMPLERS: dict[str, Callable[..., np.ndarray]] = {
@@ -539,7 +540,7 @@ SAMPLERS: dict[str, Callable[..., np.ndarray]] = {
 
 
 def show(folder: str) -> None:
-    """Prints how many images below the folder can be decoded, and which cannot.
+    """Prints how many images below the folder can be decoded, and which cannot be decoded.
 
     Raises: BadInput if there is no image, or none that can be decoded.
     """
@@ -548,7 +549,7 @@ def show(folder: str) -> None:
     extensions = set(Image.registered_extensions())
     paths = sorted(str(path) for path in Path(folder).rglob("*") if path.suffix.lower() in extensions)
     if not paths:
-        raise BadInput(f"{folder} holds no image")
+        raise BadInput(f"{folder} contains no image")
     with tempfile.TemporaryDirectory() as scratch:
         start = time.perf_counter()
         images = decode(paths, np.zeros(len(paths), np.int64), 64, scratch, bad="skip")

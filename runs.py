@@ -1,15 +1,16 @@
-"""A run is a folder. All files in it are written and read here, and programs exchange data only through them.
+"""A run is a folder. This file writes and reads all files in it. Programs exchange data only through them.
 
     config.json          command, options, classes, images per class, versions; written before the first epoch
     log.csv              one row per epoch, LOG_COLUMNS
-    updates.csv          one row per optimizer update, UPDATE_COLUMNS
-    best_f1.pt, best_loss.pt, last.pt   see checkpoint.py
+    updates.csv          one row per update (optimizer step), UPDATE_COLUMNS
+    best_f1.pt, best_loss.pt   the epochs with the best validation macro F1 and loss, see checkpoint.py
+    last.pt              the state to resume from, see State
     val_predictions.csv  predictions of best_f1.pt for the validation images, as text
     val_probs.npz        the same as arrays: paths, targets, probs
     leaks.csv            validation images with a near-duplicate in the training set, if there are any
     report.html          see report.py
 
-A cross-validation run holds one run per fold in fold0, fold1, ... Beside them are folds.csv (the best row of each fold)
+A cross-validation run contains one run per fold in fold0, fold1, ..., and also folds.csv (the best row of each fold)
 and oof.npz (out-of-fold paths, targets and probs of all images).
 
     python runs.py RUN ...      # one line per run
@@ -74,9 +75,9 @@ class BadInput(ValueError):
 
 @dataclass
 class State(loop.State):
-    """Everything that changes during a run. last.pt holds all of it, so a resumed run ends the same."""
+    """Everything that changes during a run. last.pt contains all of it, so a resumed run gives the same result."""
 
-    epoch: int = 0  # epochs that are finished, validation included
+    epoch: int = 0  # finished epochs, including their validation
     trained: dict[str, float] = field(default_factory=dict)  # results of train_epoch until the epoch is validated
     updates: list[list[float]] = field(default_factory=list)  # lr, loss and grad_norm of this epoch's updates
     best: dict[str, float] = field(
@@ -90,7 +91,7 @@ class State(loop.State):
     PLAIN = ("epoch", "trained", "updates", "best", "best_counts", "epochs_without_improvement", "top", "log")
 
     @property
-    def judged(self) -> torch.nn.Module:
+    def eval_model(self) -> torch.nn.Module:
         """The model that is evaluated and saved as best: the EMA, if there is one."""
         return getattr(self.ema, "model", self.model)
 
@@ -111,7 +112,7 @@ class State(loop.State):
 def check_out(out: str | None) -> None:
     """BadInput if a new run cannot begin in this folder."""
     if out and (Path(out) / "config.json").exists():
-        raise BadInput(f"{out} already holds a run: choose a different folder, or continue it with --resume {out}")
+        raise BadInput(f"{out} already contains a run: choose a different folder, or continue it with --resume {out}")
     if out and Path(out).exists() and not Path(out).is_dir():
         raise BadInput(f"{out} is a file: choose a folder")
 
@@ -131,7 +132,7 @@ def write_config(
 ) -> dict[str, Any]:
     """Writes and returns config.json. It is written before the first epoch, so that an interrupted run can be resumed.
 
-    A resumed run keeps the command, versions and start time of its beginning. BadInput if its data have changed.
+    A resumed run keeps the command, versions and start time of its first start. BadInput if its data have changed.
     """
     config = {
         "command": shlex.join(["python", *sys.argv]),
@@ -145,19 +146,19 @@ def write_config(
     path = folder / "config.json"
     folder.mkdir(parents=True, exist_ok=True)
     if path.exists():  # resumed
-        began = read_config(folder)
-        if began["data"] != digest:
+        stored = read_config(folder)
+        if stored["data"] != digest:
             raise BadInput(
                 f"cannot resume {folder}: its images, labels or split have changed since the run started; restore them "
                 "or start a new run"
             )
-        config |= {key: began[key] for key in ("command", "started", "cwd", "versions") if key in began}
+        config |= {key: stored[key] for key in ("command", "started", "cwd", "versions") if key in stored}
     checkpoint.write_text(path, json.dumps(config, indent=2, ensure_ascii=False))
     return config
 
 
 def versions(device: str) -> dict[str, str]:
-    """Versions and hardware, on which the figures depend."""
+    """Versions and hardware, on which the results depend."""
     git = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
     try:
         commit = subprocess.run(git, capture_output=True, text=True, timeout=10).stdout.strip()
@@ -227,8 +228,8 @@ def write_folds(folder: Path, best_rows: list[dict[str, Any]], folds: Sequence[i
 def keep_top(folder: Path, kept: set[str]) -> None:
     """Removes checkpoints of --save-top, such as 012_f1_0.9123.pt, that are no longer among the best."""
     for path in folder.glob("[0-9]*.pt*"):
-        is_ours = re.fullmatch(r"\d{3,}_(f1|accuracy|loss|ce)_\d+\.\d{4}\.pt(\.sha256)?", path.name)
-        if is_ours and path.name.removesuffix(".sha256") not in kept:
+        is_top = re.fullmatch(r"\d{3,}_(f1|accuracy|loss|ce)_\d+\.\d{4}\.pt(\.sha256)?", path.name)
+        if is_top and path.name.removesuffix(".sha256") not in kept:
             path.unlink()
 
 
@@ -244,16 +245,20 @@ def end_epoch(
     save_top: int | None = None,
     write_predictions: Callable[[], None] = lambda: None,
 ) -> None:
-    """Counts an epoch. Writes the checkpoints in which it is best, updates.csv, last.pt, log.csv, in this order.
+    """Ends an epoch. Writes best checkpoints if it is the best, then updates.csv, last.pt and log.csv.
 
-    A kill between two of them loses nothing. `counts` is the confusion matrix of the epoch, `about` goes into every
-    checkpoint, `mode` is "max" if a larger val_MONITOR is better, else "min".
+    Because of this order, nothing is lost if the process is killed between two files.
+
+    Args:
+        counts: the confusion matrix of the epoch.
+        about: entries of every checkpoint.
+        mode: "max" if a larger val_MONITOR is better, else "min".
     """
     state.epoch, state.trained = row["epoch"], {}
     state.log.append(row)
     state.schedule.epoch_end(row[f"val_{monitor}"])
     scores = {key: value for key, value in row.items() if key.startswith("val_")}
-    for_prediction = about | {"model": state.judged.state_dict(), "epoch": state.epoch, "scores": scores}
+    for_prediction = about | {"model": state.eval_model.state_dict(), "epoch": state.epoch, "scores": scores}
     if row["val_f1"] > state.best["f1"]:
         state.best |= {"f1": row["val_f1"], "epoch": state.epoch}
         state.best_counts = counts
@@ -283,12 +288,12 @@ def save_last(folder: Path, state: State, about: dict[str, Any]) -> None:
 
 
 def has_last(folder: Path) -> bool:
-    """Whether the run got as far as its first last.pt."""
+    """Whether a last.pt, or the one before it, has been written."""
     return (folder / "last.pt").exists() or checkpoint.previous(folder / "last.pt").exists()
 
 
 def load_last(folder: Path, state: State) -> None:
-    """Restores the state of last.pt, and the files as they were with it."""
+    """Restores the state of last.pt, and the files as they were at that time."""
     state.load_state_dict(checkpoint.load(folder / "last.pt"))
     write_log(folder, state.log)
     keep_top(folder, {name for _, name in state.top})
@@ -314,12 +319,12 @@ class Predictions:
 
 @dataclass
 class Run:
-    """A run folder; the run may be unfinished."""
+    """The contents of a run folder. The run may be unfinished."""
 
     folder: Path
     config: dict[str, Any]
-    log: list[dict[str, float]]  # empty before the end of the first epoch, and for a run of several folds
-    folds: list[Run]  # of a run of several folds
+    log: list[dict[str, float]]  # empty before the end of the first epoch, and for a run with several folds
+    folds: list[Run]  # one run per fold, empty without folds
 
     @cached_property
     def predictions(self) -> Predictions | None:
@@ -330,7 +335,7 @@ class Run:
 
     @cached_property
     def updates(self) -> dict[str, list[float]] | None:
-        """The columns of updates.csv by name, one number per optimizer update. None if there is no such file (old run).
+        """The columns of updates.csv by name, one number per update. None if there is no such file (old run).
 
         A last line without its end, left by a kill, is ignored. BadInput if the file is damaged elsewhere.
         """
@@ -351,13 +356,13 @@ class Run:
 
     @property
     def is_finished(self) -> bool:
-        """Whether all planned epochs are done. A run that --patience stopped early is not known to be finished."""
+        """Whether all planned epochs are done. False for a run that --patience stopped early."""
         if self.folds:
             return (self.folder / "folds.csv").exists()
         return len(self.log) >= self.options["epochs"]
 
     def best(self, column: str = "val_f1", mode: str = "max") -> dict[str, float]:
-        """The row of the epoch that is best by a column, the first one of equals."""
+        """The row of the best epoch by a column; on a tie, the first."""
         return (max if mode == "max" else min)(self.log, key=lambda row: row[column])
 
 
@@ -382,11 +387,11 @@ def read_config(folder: Path) -> dict[str, Any]:
         raise BadInput(f"{folder} is not a run folder: there is no {file}")
     try:
         config = json.loads(file.read_text("utf-8", "surrogateescape"))
-        lacking = {"options", "classes", "data", "command", "versions"} - config.keys()
+        missing = {"options", "classes", "data", "command", "versions"} - config.keys()
     except (ValueError, AttributeError, OSError) as error:
         raise BadInput(f"{file} is damaged: {error}") from error
-    if lacking:
-        raise BadInput(f"{file} is damaged: it has no {', '.join(sorted(lacking))}")
+    if missing:
+        raise BadInput(f"{file} is damaged: it has no {', '.join(sorted(missing))}")
     return config
 
 
@@ -404,6 +409,7 @@ if __name__ == "__main__":
     try:
         for run in map(read, sys.argv[1:]):
             score = f"macro F1 {run.predictions.matrix.f1():.4f}" if run.predictions else "no predictions yet"
-            print(f"{run.folder}: {len(run.log)} of {run.options['epochs']} epochs, {len(run.folds)} folds, {score}")
+            done = f"epochs {len(run.log)} of {run.options['epochs']}"
+            print(f"{run.folder}: {f'folds {len(run.folds)}' if run.folds else done}, {score}")
     except (BadInput, OSError) as error:
         sys.exit(f"runs.py: error: {error}")

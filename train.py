@@ -1,16 +1,18 @@
-"""Train an image classifier on imbalanced data, judged by macro F1.
+"""Train an image classifier on imbalanced data, evaluated by macro F1.
 
-    python train.py --loss focal --accum 4                                    # the embedded demo, nothing to download
-    python train.py --data FOLDER --weights DEFAULT --lr 1e-4 --augment light # your images, a pretrained resnet18
-    python train.py --help                                                    # every option, grouped
+    python train.py --loss focal --accum 4                  # the demo: no download
+    python train.py --data FOLDER --weights DEFAULT --lr 1e-4 --augment light
+    python train.py --help                                  # every option, grouped
 
-FOLDER is an image folder, a competition folder with a train.csv, or the mask competition's layout: see data.read.
+FOLDER is an image folder, a competition folder with a train.csv, or a folder in
+the layout of the mask competition: see data.read.
 
-To read it, from top to bottom: run() is the run: options, images, splits, folds. train_fold() is one training: epochs
-of loop.train_epoch, loop.evaluate and runs.end_epoch. loop.py has the windows and the update.
+A run is a folder. config.json has its options, log.csv one row per epoch.
+best_f1.pt and best_loss.pt are the best epochs. last.pt is written after every
+epoch: `python train.py --resume FOLDER` continues from it, with the same result.
 
-A run is a folder: config.json (the options, before the first epoch), log.csv (one row per epoch), best_f1.pt,
-best_loss.pt and last.pt (after every epoch). `python train.py --resume FOLDER` continues from last.pt to the same end.
+Read this file from top to bottom: run() has the steps from options to folds,
+train_fold() trains on one split, train_epochs() trains and validates each epoch.
 """
 
 from __future__ import annotations
@@ -45,7 +47,7 @@ from stopping import SIGNALS, Stopped
 
 
 def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
-    """A run from its command line. Returns its folder and the scores of its best epoch, see `run`."""
+    """Trains as the command line asks. Returns the run's folder and the scores of its best epoch, see `run`."""
     options = cli.parse_options(argv, __doc__)
     cli.print_any_text()
     with SIGNALS.installed():
@@ -53,17 +55,19 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
             return run(options)
         except Stopped:
             name = signal.Signals(SIGNALS.asked).name
-            has_begun = options.out and (Path(options.out) / "config.json").exists()
-            resume = f": python train.py --resume {shlex.quote(options.out)}" if has_begun else " before the run began"
-            print(f"train.py: stopped by {name}{resume}", file=sys.stderr)
+            has_config = options.out and (Path(options.out) / "config.json").exists()
+            advice = " before the run began"
+            if has_config:
+                advice = f"; continue with: python train.py --resume {shlex.quote(options.out)}"
+            print(f"train.py: stopped by {name}{advice}", file=sys.stderr)
             raise SystemExit(128 + SIGNALS.asked) from None
 
 
 def run(options: argparse.Namespace) -> dict[str, Any]:
     """Options -> images -> splits -> one training per split.
 
-    Returns {"out": folder, "epoch", "val_f1", "val_accuracy", "val_loss", ...}: the best row of log.csv. For several
-    folds: {"out": folder, "val_f1": out-of-fold macro F1, "folds": the best row of each}.
+    Returns {"out": folder, "epoch", "val_f1", "val_accuracy", "val_loss", ...}: the best row of log.csv. With several
+    folds: {"out": folder, "val_f1": out-of-fold macro F1, "folds": the best row of each fold}.
     """
     torch.backends.cudnn.benchmark = True
     if options.threads:
@@ -116,7 +120,7 @@ def rehearse(
 ) -> Callable[[], dict[str, Tensor]]:
     """Builds everything once before images are decoded, so that a wrong name, value or file is refused early.
 
-    Returns what fetches the first weights (--weights), once for all folds. A training that is resumed needs none.
+    Returns a function that loads the initial weights (--weights) once for all folds. A resumed training needs none.
     """
     num_classes = len(table.classes)
     inputs.make_criterion(options, data.counts(table, splits[0].train), device)
@@ -128,7 +132,7 @@ def rehearse(
         with cli.blaming("--weights"):
             fresh = models.load_weights(state.model, first_weights(), options.model, options.weights)
         if fresh and options.weights != "DEFAULT":
-            table.notes.append(f"{options.weights}: loaded all but {', '.join(fresh)}, which start fresh")
+            table.notes.append(f"{options.weights}: loaded all but {', '.join(fresh)}, which start random")
     return first_weights
 
 
@@ -141,7 +145,7 @@ def train_fold(
     device: torch.device,
     first_weights: Callable[[], dict[str, Tensor]],
 ) -> tuple[dict[str, Any], metrics.ConfusionMatrix]:
-    """One training, from fresh weights or from last.pt. Returns the best row of log.csv and its confusion matrix."""
+    """Trains on one split, from the start or from last.pt. Returns the best row of log.csv and its confusion matrix."""
     torch.manual_seed(options.seed)
     is_resumed = bool(options.resume) and runs.has_last(folder)
     train_counts = data.counts(table, split.train)
@@ -159,8 +163,8 @@ def train_fold(
     if is_resumed:
         with cli.blaming("--resume"):
             runs.load_last(folder, state)
-        done = "all" if state.trained else state.progress.get("windows", 0)
-        print(f"resumed after epoch {state.epoch} and {done} updates of the next")
+        done = updates if state.trained else state.progress.get("windows", 0)
+        print(f"resumed: epochs done: {state.epoch}, updates done in the next epoch: {done} of {updates}")
     if options.resume:
         runs.remove_unfinished(folder, state.epoch)
     if split.leaks:
@@ -178,7 +182,7 @@ def train_fold(
             print(f"\nstopped in epoch {state.epoch + 1}, after {n} of {updates} updates", flush=True)
             raise
     if state.epoch < options.epochs:
-        print(f"stopped: {options.monitor} has not improved for {options.patience} epochs")
+        print(f"early stopping: validation {options.monitor} has not improved (--patience {options.patience})")
     logs.close()
     write_report(folder)
     best_row, best_matrix = state.log[int(state.best["epoch"]) - 1], metrics.ConfusionMatrix(len(table.classes))
@@ -198,21 +202,21 @@ def train_epochs(
     about: dict[str, Any],
     logs: loggers.Loggers,
 ) -> None:
-    """Epochs of training and validation, until --epochs or --patience ends them."""
+    """Trains and validates each epoch, until --epochs or --patience ends the run."""
     (train_batches, val_batches), plain = batches, augment.Augment("none")
     augmented, amp = inputs.make_augment(options, len(table.classes)), cli.AMP_TYPES[options.amp]
     while state.epoch < options.epochs and not (
         options.patience and state.epochs_without_improvement >= options.patience
     ):
         train_batches.epoch, start = state.epoch + 1, time.perf_counter()
-        if not state.trained:  # else it was stopped in validation
+        if not state.trained:  # otherwise the run was stopped during validation
             state.trained = train_epoch(options, folder, state, criterion, train_batches, augmented, about)
         with SIGNALS.stopping(at_once=True):
             scores, logits, targets = loop.evaluate(
-                state.judged,
+                state.eval_model,
                 val_batches.indexed(),
                 criterion,
-                lambda numbers, images: state.judged(plain(images, numbers, 0)),
+                lambda numbers, images: state.eval_model(plain(images, numbers, 0)),
                 amp,
             )
             matrix = metrics.ConfusionMatrix(len(table.classes), logits.device).update(logits, targets)

@@ -64,7 +64,7 @@ def test_D16_an_image_folder_is_read_in_sorted_order_without_dot_files(tmp_path)
     assert [os.path.basename(p) for p in table.paths] == ["00.png", "01.png", "02.png", "Z.JPEG", "00.png", "01.png"]
     assert table.targets.tolist() == [0, 0, 0, 0, 1, 1]
     notes = tmp_path / "cat" / "notes.txt"
-    assert table.notes == [f"ignored: 1 files or folders that are not images, such as {notes}"]
+    assert table.notes == [f"ignored files or folders that are not images: 1, such as {notes}"]
 
 
 @pytest.mark.parametrize("name", ["val", "valid"])
@@ -82,7 +82,7 @@ def test_a_test_folder_beside_train_is_left_alone_and_said_so(tmp_path):
     write_images(tmp_path / "test", {"a": 1, "b": 2})
     table = read(str(tmp_path))
     assert len(table) == 6 and table.is_val is None
-    assert "ignored: folders beside" in table.notes[0] and str(tmp_path / "test") in table.notes[0]
+    assert "ignored folders beside" in table.notes[0] and str(tmp_path / "test") in table.notes[0]
 
 
 def test_validation_data_is_matched_to_the_training_classes_by_name(tmp_path):
@@ -95,7 +95,7 @@ def test_validation_data_is_matched_to_the_training_classes_by_name(tmp_path):
     write_images(tmp_path / "w", {"b": 1, "z": 2})
     with pytest.raises(BadInput, match="class 'z' of .* is not among the training classes"):
         join(read(str(tmp_path / "t")), read(str(tmp_path / "w"), train=False))
-    with pytest.raises(BadInput, match="validation files are training files too"):
+    with pytest.raises(BadInput, match="files that are both in training and in validation: "):
         join(read(str(tmp_path / "t")), read(str(tmp_path / "t"), train=False))
 
 
@@ -110,7 +110,7 @@ def test_document_layout_ids_are_file_names_and_meta_names_the_classes(tmp_path)
     table = read(str(tmp_path))
     assert table.classes == ["account", "bill", "card", "diploma"]  # M9: C from meta.csv, not from the labels seen
     assert table.targets.tolist() == [0, 1, 2, 0, 1, 2]
-    assert "1 of 4 classes have no image and score 0: diploma" in table.notes
+    assert "classes without images, whose F1 is 0: 1 of 4 (diploma)" in table.notes
     assert "image column ID, label column target" in table.layout
 
 
@@ -265,16 +265,16 @@ def test_a_torchvision_data_set_from_its_own_files(tmp_path):
     "make, said",
     [
         (lambda p: None, "neither a folder nor the name of a torchvision data set"),
-        (lambda p: p.mkdir(), "holds no class folders"),
-        (lambda p: (p / "a").mkdir(parents=True), "class folder .*a holds no image"),
-        (lambda p: write_images(p, {"a": 3}), "holds only one class, 'a'"),
+        (lambda p: p.mkdir(), "contains no class folders"),
+        (lambda p: (p / "a").mkdir(parents=True), "class folder .*a contains no image"),
+        (lambda p: write_images(p, {"a": 3}), "contains only one class, 'a'"),
         (lambda p: (p.mkdir(), (p / "train.csv").write_text("")), "train.csv has no rows"),
         (lambda p: (p.mkdir(), (p / "train.csv").write_text("a,b\n1,2\n")), "has no image column"),
         (lambda p: (p.mkdir(), (p / "train.csv").write_text("ID,target\nx.jpg,0\n")), "no file x.jpg in"),
         (lambda p: (write_images(p, {"": 1}), (p / "train.csv").write_text("ID\n00.png\n")), "no label column"),
         (
             lambda p: (write_images(p, {"": 2}), (p / "train.csv").write_text("ID,y\n00.png,0\nno.png,1\n")),
-            "1 of 2 images are not in .*:\n  no.png",
+            "1 of 2 images cannot be found in .*:\n  no.png",
         ),
         (lambda p: (write_images(p, {"": 1}), (p / "train.csv").write_text("ID,y\n00.png,\n")), "has no label"),
     ],
@@ -391,13 +391,13 @@ def rows_of(labels, **more):
 def test_labels_in_mixed_case_are_two_classes_and_a_note_and_blanks_around_them_are_dropped(tmp_path):
     table = read(csv_folder(tmp_path, rows_of(["Cat", "cat", " cat ", "dog", "dog\t", "Cat"])))
     assert table.classes == ["Cat", "cat", "dog"] and table.targets.tolist() == [0, 1, 1, 2, 2, 0]
-    assert "'Cat' and 'cat' differ only in case: they are different classes" in table.notes
+    assert "'Cat' and 'cat' differ only in case: they are used as different classes" in table.notes
 
 
 def test_gaps_between_class_numbers_are_classes_without_images_and_a_note(tmp_path):
     table = read(csv_folder(tmp_path, rows_of(["0", "7", "7", "0"])))
     assert len(table.classes) == 8 and table.targets.tolist() == [0, 7, 7, 0]
-    assert table.notes == ["6 of 8 classes have no image and score 0: 1, 2, 3, 4, 5, 6"]
+    assert table.notes == ["classes without images, whose F1 is 0: 6 of 8 (1, 2, 3, 4, 5, 6)"]
 
 
 @pytest.mark.parametrize("label", ["", "  "])
@@ -408,7 +408,7 @@ def test_a_row_without_a_label_is_an_error_that_names_it(tmp_path, label):
 
 def test_images_with_two_labels_are_all_listed(tmp_path):
     rows = rows_of(["a", "b", "a", "b"])
-    with pytest.raises(BadInput, match=r"2 images have two labels:\n.*/0.png: a and b\n.*/3.png: b and a$"):
+    with pytest.raises(BadInput, match=r"images with two labels: 2\n.*/0.png: a and b\n.*/3.png: b and a$"):
         read(csv_folder(tmp_path, rows + [rows[0] | {"label": "b"}, rows[3] | {"label": "a"}]))
 
 
@@ -475,8 +475,8 @@ def test_a_class_is_found_by_name_before_by_number():
     "choose, chosen, said",
     [
         (data.merge, "0,1,2", "are all classes"),
-        (data.merge, "1", "names fewer than two classes"),
-        (data.only, "1,1", "names fewer than two classes"),
+        (data.merge, "1", "is fewer than two classes: give at least two"),
+        (data.only, "1,1", "is fewer than two classes: give at least two"),
         (data.only, "0,7", "'7' is not a valid class: choose from 0 0, 1 1, 2 2"),
         (data.merge, "0,,1", "'' is not a valid class"),
     ],
@@ -685,9 +685,9 @@ def test_training_and_validation_folders_may_be_called_otherwise(tmp_path, names
 def test_two_validation_folders_are_an_error_and_others_a_note(tmp_path):
     for name in ("train", "val", "more"):
         write_images(tmp_path / name, {"a": 2, "b": 2})
-    assert f"ignored: folders beside {tmp_path / 'train'}" in read(str(tmp_path)).notes[0]
+    assert f"ignored folders beside {tmp_path / 'train'}" in read(str(tmp_path)).notes[0]
     write_images(tmp_path / "valid", {"a": 2, "b": 2})
-    with pytest.raises(BadInput, match="holds both val and valid: rename or move one"):
+    with pytest.raises(BadInput, match="contains both val and valid: rename or move one"):
         read(str(tmp_path))
 
 
@@ -696,7 +696,9 @@ def test_images_beside_the_classes_and_linked_folders_are_notes(tmp_path):
     picture(3).save(tmp_path / "loose.png")
     (tmp_path / "a" / "more").symlink_to(tmp_path / "b")
     table = read(str(tmp_path))
-    assert len(table) == 4 and any("ignored: 1 images outside of the class folders" in note for note in table.notes)
+    assert len(table) == 4 and any(
+        "ignored images outside of the class folders: 1, such" in note for note in table.notes
+    )
     assert any(str(tmp_path / "a" / "more") in note for note in table.notes)
 
 
@@ -707,7 +709,7 @@ def test_more_than_20_missing_images_are_20_names_and_a_number(tmp_path):
     csv_folder(tmp_path, rows_of("ab" * 20))
     for i in range(1, 24):
         os.remove(tmp_path / f"{i}.png")
-    with pytest.raises(BadInput, match="23 of 40 images are not in") as error:
+    with pytest.raises(BadInput, match="23 of 40 images cannot be found in") as error:
         read(str(tmp_path))
     assert str(error.value).count(".png") == 20 and str(error.value).endswith("\n  and 3 more")
     assert data.listed(["a", "b"], 2) == "\n  a\n  b" and data.listed([]) == ""
@@ -755,7 +757,7 @@ def test_alone_in_a_folder_it_prints_its_table_in_80_columns(tmp_path, folder, c
 layout     image folder d
 images     12 in 2 classes
 imbalance  2.0 (largest class 8 images, smallest 4)
-note       ignored: 1 images outside of the class folders, such as d/loose.png
+note       ignored images outside of the class folders: 1, such as d/loose.png
 split      9 training, 3 validation images (random 20%, seed 0)
 groups     12, of which 0 are on both sides
 

@@ -342,7 +342,7 @@ def test_copies_on_both_sides_are_counted_and_named_with_their_labels(alone, ask
     assert "that are identical to a TRAIN image: 1 of 12 (8.3%)\n  VAL a/new.png (a), TRAIN b/3.png (b)\n" in said
     assert "near-duplicates of a TRAIN image: 1 of 12 (8.3%)\n  VAL b/flipped.png (b), TRAIN b/5.png (b)\n" in said
     assert "identical to one with a different label: 1 of 32 (3.1%)\n  a/new.png (a), b/3.png (b)\n" in said
-    assert said.endswith("\nleak: 2 of 12 VAL images (16.7%) have a copy in TRAIN\n")
+    assert said.endswith("\nleak: 2 of 12 VAL images (16.7%) have a duplicate in TRAIN\n")
     assert max(map(len, said.splitlines())) <= 80
 
 
@@ -361,7 +361,7 @@ def test_one_folder_is_judged_by_what_a_random_split_would_leak(alone, ask):
     # a cluster of 3: each is in validation with 0.2, and then one of the others is in training with 1 - 0.2^2
     assert np.isclose(leaks._expected_leaks(np.array([0, 1, 2, 2, 2])), 3 * 0.2 * 0.96)
     assert said.replace("\n  ", " ").endswith(
-        "\nleak: in a random 20% split, about 1 of 4 validation images (13.1%) would have a copy in training\n"
+        "\nleak: in a random 20% split, about 1 of 4 validation images (13.1%) would have a duplicate in training\n"
     )
 
 
@@ -437,7 +437,7 @@ def test_what_cannot_be_decoded_is_listed_counted_and_left_out(alone, ask):
     (alone / "val.csv").write_text("image,label\nval/a/20.png,a\nval/a/gone.png,a\n")
     said = ask("train", "val")
     assert "2 of 32 images cannot be decoded:\n  train/a/text.png: not an image" in said
-    assert "\n  val/a/cut.png: " in said and "\nThey are left out.\n" in said
+    assert "\n  val/a/cut.png: " in said and "\nThese images are left out.\n" in said
     assert "identical to a TRAIN image: 0 of 10" in said and said.endswith("\nno leak found\n")
     said = ask("train", "val.csv")
     assert "2 of 23 images cannot be decoded:" in said and "\n  val/a/gone.png: No such file or directory\n" in said

@@ -479,7 +479,7 @@ def test_alone_in_a_folder_it_lists_what_cannot_be_decoded(tmp_path, folder, cod
     done = subprocess.run([sys.executable, "pixels.py", folder], cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == code and "Traceback" not in done.stderr
     if code:
-        assert done.stderr == "pixels.py: error: empty holds no image\n"
+        assert done.stderr == "pixels.py: error: empty contains no image\n"
     else:
         assert done.stdout.startswith("1 of 6 images cannot be decoded:\n  d/text.png: not an image")
         assert "\n5 of 6 images can be decoded (" in done.stdout
@@ -579,7 +579,7 @@ def test_an_image_drawn_twice_has_two_numbers_and_the_same_pixels(images):
     places = np.array([3, 0, 3, 3, 1, 0])
     batches = Batches(images, np.arange(5, 15), 4, seed=1, sampler=lambda rng: places)
     assert batches.numbers().tolist() == [8, 5, 8 + 21, 8 + 42, 6, 5 + 21]
-    assert len(batches) == 2 and batches.images_an_epoch == 6
+    assert len(batches) == 2 and batches.images_per_epoch == 6
     numbers, x, t = (torch.cat(parts) for parts in zip(*batches.indexed(), strict=True))
     assert torch.equal(x[0], x[2]) and torch.equal(x[0], x[3]) and not torch.equal(x[0], x[1])
     assert torch.equal(t, images.targets[numbers % 21])
@@ -611,7 +611,7 @@ def test_a_transform_gets_each_image_with_a_generator_of_its_own(images):
     ],
 )
 def test_a_transform_that_fails_names_the_file(images, transform, said):
-    with pytest.raises(BadInput, match=f"transform of .*000.png: .*{said}"):
+    with pytest.raises(BadInput, match=f"the transform failed for .*000.png: .*{said}"):
         next(iter(Batches(images, np.arange(21), 4, transform=transform)))
 
 

@@ -73,7 +73,7 @@ def test_leaks_py_answers_as_train_py_does_and_takes_the_numbers_of_the_files_fo
     said = capsys.readouterr().out
     n = int(re.search(r"near-duplicates of a TRAIN image: (\d+) of 10,000", said)[1])
     assert 50 < n < 150 and "identical to a TRAIN image: 0 of 10,000 (0.0%)" in said
-    assert said.endswith(f"\n\nleak: {n} of 10,000 VAL images ({n / 10_000:.1%}) have a copy in TRAIN\n")
+    assert said.endswith(f"\n\nleak: {n} of 10,000 VAL images ({n / 10_000:.1%}) have a duplicate in TRAIN\n")
     assert "group" not in said and max(map(len, said.splitlines())) <= 80
 
 

@@ -147,7 +147,7 @@ def test_a_signal_stops_a_command_that_says_how_to_go_on(here, number, code):
     process.send_signal(number)
     printed, error = process.communicate(timeout=30)
     assert process.returncode == code
-    assert error.strip() == f"train.py: stopped by {number.name}: python train.py --resume {out}"
+    assert error.strip() == f"train.py: stopped by {number.name}; continue with: python train.py --resume {out}"
     assert "stopped in epoch" in printed and "\r" not in printed  # plain lines where there is no terminal
     before = checkpoint.load(Path(out, "last.pt"))
     assert before["epoch"] + 1 >= 2
@@ -239,15 +239,15 @@ def refused(capsys, *words):
 @pytest.mark.parametrize(
     "words, said",
     [
-        (["--loss", "focal"], "--loss focal: the run was started with --loss ce, and resuming cannot change it"),
-        (["--accum", "2"], "--accum 2: the run was started with --accum 4"),
-        (["--lr", "0.1"], "--lr 0.1: the run was started with --lr 0.02"),
-        (["--batch_size", "8"], "--batch-size 8: the run was started with --batch-size 4"),
-        (["--seed", "1"], "--seed 1: the run was started with --seed 0"),
-        (["--size", "24"], "--size 24: the run was started with --size 16"),
-        (["--epochs", "9"], "--epochs 9: the schedule cosine was planned for 6 epochs; more epochs"),
-        (["--epochs", "3"], "--epochs 3: the run was started with --epochs 6"),
-        (["--out", "other"], "--out other: the run was started with --out every"),
+        (["--loss", "focal"], "--loss focal: cannot change --loss when resuming; the run was started with --loss ce"),
+        (["--accum", "2"], "--accum 2: cannot change --accum when resuming; the run was started with --accum 4"),
+        (["--lr", "0.1"], "--lr 0.1: cannot change --lr when resuming; the run was started with --lr 0.02"),
+        (["--batch_size", "8"], "--batch-size 8: cannot change --batch-size when resuming; the run was started with"),
+        (["--seed", "1"], "--seed 1: cannot change --seed when resuming; the run was started with --seed 0"),
+        (["--size", "24"], "--size 24: cannot change --size when resuming; the run was started with --size 16"),
+        (["--epochs", "9"], "--epochs 9: cannot change --epochs 6 when resuming with --scheduler cosine, because"),
+        (["--epochs", "3"], "--epochs 3: cannot change --epochs when resuming; the run was started with --epochs 6"),
+        (["--out", "other"], "--out other: cannot change --out when resuming; the run was started with --out every"),
     ],
 )
 def test_an_option_that_would_change_the_result_is_refused(here, capsys, words, said):
@@ -267,8 +267,8 @@ def test_a_folder_without_a_run_and_other_data_are_refused(here, capsys):
     Path("moved/config.json").write_text(json.dumps(config | {"data": "other"}))
     said = "--resume: cannot resume moved: its images, labels or split have changed since the run started"
     assert said in refused(capsys, "--resume", "moved")
-    assert "holds a run: choose a different folder, or continue it with --resume every" in (
-        refused(capsys, *train_words("every")).replace("already holds", "holds")
+    assert "every already contains a run: choose a different folder, or continue it with --resume every" in (
+        refused(capsys, *train_words("every"))
     )
 
 
@@ -322,7 +322,12 @@ def test_updates_that_are_not_finite_may_be_left_out_and_are_counted(here, capsy
     with pytest.raises(SystemExit) as stop:
         train.main([*train_words("stopped"), "--skip-nonfinite", "1"])
     error = capsys.readouterr().err
-    assert stop.value.code == 2 and "skipped: loss nan" in error and "class0/" in error and "as of epoch 1" in error
+    assert (
+        stop.value.code == 2
+        and "skipped: loss nan" in error
+        and "class0/" in error
+        and "epochs saved in stopped: 1" in error
+    )
     calls.clear()
     train.main([*train_words("went-on"), "--skip-nonfinite", "2"])
     log = list(csv.DictReader(open("went-on/log.csv", newline="")))
@@ -340,7 +345,7 @@ def test_out_of_memory_names_the_smaller_batch_with_the_same_window(here, capsys
     out = f"oom{batch}"
     with pytest.raises(SystemExit) as stop:
         train.main(train_words(out, "--batch-size", batch, "--accum", accum))
-    assert stop.value.code == 2 and f"{said} needs less and makes the same updates" in capsys.readouterr().err
+    assert stop.value.code == 2 and f"{said}, which needs less memory for the same updates" in capsys.readouterr().err
 
 
 def test_a_disk_that_fills_up_in_a_run_is_one_clear_message(here, capsys, monkeypatch):

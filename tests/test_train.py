@@ -148,9 +148,9 @@ def test_a_run_leaves_what_the_readme_says(workspace, capsys):
     losses_ = [float(row["val_loss"]) for row in log]
     assert torch.load("run/best_loss.pt", weights_only=True)["epoch"] == losses_.index(min(losses_)) + 1
     for said in (
-        "groups shared: 0",
+        "groups on both sides: 0",
         "imbalance",
-        "8 x 2 accumulated = effective batch 16",
+        "batch size 8 x accum 2 = effective batch 16",
         "best macro F1",
         "interval",
         "worst class",
@@ -230,7 +230,7 @@ def test_A9_every_schedule_runs_and_its_rate_is_in_the_log(workspace, scheduler)
 
 def test_early_stopping_waits_for_an_improvement_of_min_delta(workspace, capsys):
     assert len(run("--patience", 2, "--min-delta", 2.0, epochs=6)) == 3  # F1 never gains 2: epoch 1, then two more
-    assert "f1 has not improved for 2 epochs" in capsys.readouterr().out
+    assert "early stopping: validation f1 has not improved (--patience 2)" in capsys.readouterr().out
     assert len(run("--patience", 2, "--monitor", "loss", "--min-delta", -9.0, out="b", epochs=4)) == 4  # always one
 
 
@@ -243,7 +243,7 @@ def test_non_finite_in_a_run_exits_2_names_files_and_leaves_the_last_good_epoch(
         run("--model", "nets.py:Poisoned", "--batch-size", 16)  # 3 updates an epoch: the fourth is in epoch 2
     assert stop.value.code == 2
     said = capsys.readouterr().err
-    assert "loss nan" in said and "epoch 2" in said and "class0" in said and "as of epoch 1" in said
+    assert "loss nan" in said and "epoch 2" in said and "class0" in said and "epochs saved in run: 1" in said
     assert checkpoint.load("run/last.pt")["epoch"] == 1
 
 
@@ -280,18 +280,21 @@ def test_defaults_of_the_demo_and_of_real_data_differ_and_are_resolved():
     "words, said",
     [
         (["--data", "nowhere"], "--data: nowhere is neither a folder"),
-        (["--data", "empty"], "--data: empty holds no class folders"),
-        (["--data", "single"], "--data: single holds only one class"),
+        (["--data", "empty"], "--data: empty contains no class folders"),
+        (["--data", "single"], "--data: single contains only one class"),
         (["--data", "lonely"], "--data: class 'class1' has only 1 image"),
         (["--data", "broken"], "of 43 images cannot be decoded"),
         (["--csv", "no.csv"], "--csv: no.csv is not a file"),
         (["--val-data", "nowhere"], "--val-data: nowhere is neither"),
-        (["--val-data", "d"], "--val-data: 42 validation files are training files too"),
-        (["--val-data", "single"], "--val-data: single holds only one class"),
-        (["--data", "constant"], "--data: all 4 validation images are of one class"),  # M7
+        (["--val-data", "d"], "--val-data: files that are both in training and in validation: 42"),
+        (["--val-data", "single"], "--val-data: single contains only one class"),
+        (["--data", "constant"], "--data: all 4 validation images have the same class"),  # M7
         (["--val-frac", "1.5"], "--val-frac must be between 0 and 1, got 1.5"),
-        (["--val-frac", "0.3", "--val-data", "other"], "--val-frac: 0.3 has no effect: the validation images are"),
-        (["--size", "4"], "--size must be one side, or height and width, each at least 8; got 4"),
+        (
+            ["--val-frac", "0.3", "--val-data", "other"],
+            "--val-frac: 0.3 has no effect because the validation",
+        ),
+        (["--size", "4"], "--size must be one side, or height and width, each at least 8 pixels; got 4"),
         (["--augment", "lots"], "argument --augment: invalid choice: 'lots' (choose from"),
         (["--loss", "focall"], "--loss: unknown loss 'focall': choose from ce"),
         (["--loss", "ce", "--gamma", "2"], "--gamma: loss 'ce' has no option gamma"),
@@ -319,7 +322,7 @@ def test_defaults_of_the_demo_and_of_real_data_differ_and_are_resolved():
         (["--device", "gpu"], "--device: 'gpu' is not a supported device: choose cpu, cuda or cuda:NUMBER"),
         (["--device", "mps"], "--device: 'mps' is not a supported device: choose cpu, cuda or cuda:NUMBER"),
         (["--device", "nonsense"], "--device: 'nonsense' is not a supported device: choose cpu, cuda or cuda:NUMBER"),
-        (["--device", "cuda:99"], "--device: 'cuda:99' cannot be used: torch finds "),
+        (["--device", "cuda:99"], "--device: 'cuda:99' is not available: CUDA GPUs found"),
         (["--out", "nets.py"], "--out: nets.py is a file"),
         (["--cache", "nets.py"], "--cache: "),
         (["--seed", "99999999999999999999"], "--seed must be less than 2^63"),
@@ -331,18 +334,18 @@ def test_defaults_of_the_demo_and_of_real_data_differ_and_are_resolved():
         (["--model", "nets.py:exits"], "nets.py:exits cannot be built (SystemExit"),
         (["--csv", "latin.csv"], "--csv: latin.csv is neither UTF-8 nor UTF-16 nor cp949"),
         (["--csv", "ragged.csv"], "--csv: ragged.csv: line 3 does not have the header's 2 columns"),
-        (["--csv", "twice.csv"], "--csv: twice.csv: 1 images have two labels:\n  d/class0/00.png: 0 and 1"),
+        (["--csv", "twice.csv"], "--csv: twice.csv: images with two labels: 1\n  d/class0/00.png: 0 and 1"),
         (["--csv", "huge.csv"], "--csv: huge.csv: 30000000000000000000 in column 'label' is not a valid class number"),
-        (["--data", "untrained"], "--data: class 'class2' is in the validation images and not in training"),
-        (["--data", "constant", "--val-data", "d"], "constant with train and val holds validation images already"),
+        (["--data", "untrained"], "--data: class 'class2' has validation images but no training images"),
+        (["--data", "constant", "--val-data", "d"], "constant with train and val already contains validation images"),
         (["--folds", "1"], "--folds must be at least 2, got 1"),
         (["--folds", "50"], "--folds: the number of folds must be from 2 to 42, the number of groups, got 50"),
-        (["--fold", "1"], "--fold: 1 has no effect: there are no folds"),
+        (["--fold", "1"], "--fold: 1 has no effect without folds: add --folds"),
         (["--folds", "3", "--fold", "3"], "--fold: '3' is not a valid fold: choose from 0 to 2, or all"),
-        (["--folds", "3", "--val-frac", "0.3"], "--val-frac: 0.3 has no effect: there are folds"),
+        (["--folds", "3", "--val-frac", "0.3"], "--val-frac: 0.3 has no effect with folds"),
         (["--folds", "3", "--val-data", "other"], "--folds: the validation images are given"),
         (["--fold-col", "part"], "image folder d has no CSV, so it has no column 'part'"),
-        (["--only", "0"], "--only: '0' names fewer than two classes"),
+        (["--only", "0"], "--only: '0' is fewer than two classes: give at least two"),
         (["--only", "0,9"], "--only: '9' is not a valid class: choose from 0 class0, 1 class1, 2 class2"),
         (["--merge", "0,1,2"], "--merge: '0,1,2' are all classes"),
         (["--imbalance", "0.5"], "--imbalance must be at least 1, got 0.5"),
@@ -356,7 +359,7 @@ def test_defaults_of_the_demo_and_of_real_data_differ_and_are_resolved():
         (["--fit", "stretch"], "argument --fit: invalid choice: 'stretch'"),
         (["--bad", "ignore"], "argument --bad: invalid choice: 'ignore'"),
         (["--leaks", "ignore"], "argument --leaks: invalid choice: 'ignore'"),
-        (["--out", "taken"], "--out: taken already holds a run"),
+        (["--out", "taken"], "--out: taken already contains a run"),
         (["--los", "ce"], "unrecognized arguments: --los ce"),
     ],
 )
@@ -471,7 +474,7 @@ def test_D7_D8_D9_each_fold_is_a_run_of_its_own_from_fresh_weights(workspace, ca
     counted = torch.zeros(3, 3, dtype=torch.long).index_put_(pairs, torch.tensor(1), accumulate=True)
     assert torch.equal(counted, out_of_fold)
     f1 = (2 * out_of_fold.diag() / (out_of_fold.sum(0) + out_of_fold.sum(1)).clamp(min=1)).double().mean()
-    assert f"out-of-fold macro F1 over all images {float(f1):.4f}" in said
+    assert f"out-of-fold macro F1 of all images {float(f1):.4f}" in said
     wrong = re.findall(r"^ +\d+  (class\d) -> (class\d)  (\S+) \(([\d.]+)\)$", said, re.M)
     for target, _, file, confidence in wrong:
         assert f"/{target}/" in file and 1 / 3 < float(confidence) <= 1
@@ -521,17 +524,18 @@ def test_copies_across_the_split_are_counted_and_named_and_can_be_kept_on_one_si
     assert {leak["what"] for leak in leaks} == {"identical", "alike"}
     for what, name in (("identical", "an identical image"), ("alike", "a near-duplicate")):
         of_kind = [leak for leak in leaks if leak["what"] == what]
-        assert f"{len(of_kind)} validation images have {name} in training" in said
+        assert f"validation images with {name} in the training set: {len(of_kind)} (see leaks.csv)" in said
         assert of_kind[0]["validation"] in said and of_kind[0]["training"] in said
     for leak in leaks:  # a copy is what its name says
         numbers = [re.search(r"\d+(?=\.png)", leak[side])[0] for side in ("validation", "training")]
         assert numbers[0] == numbers[1]
     start("--epochs", 1, "--val-frac", 0.5, "--leaks", "group", out="grouped")
-    assert leaks_of("grouped") == [] and "in training (see leaks.csv)" not in capsys.readouterr().out
+    assert leaks_of("grouped") == [] and "(see leaks.csv)" not in capsys.readouterr().out
     with pytest.raises(SystemExit) as stop:
         train.main([str(word) for word in [*base_words(), "--val-frac", 0.5, "--leaks", "error", "--out", "no"]])
     error = capsys.readouterr().err
-    assert stop.value.code == 2 and f"{len(leaks)} validation images have a near-duplicate in training:" in error
+    assert stop.value.code == 2 and "validation images with a near-duplicate in the" in error
+    assert f"training set: {len(leaks)}. Remove them, or use --leaks group" in error
     assert not Path("no").exists()
 
 
@@ -546,9 +550,9 @@ def test_identical_images_with_two_labels_stop_the_run_unless_told_otherwise(cop
         train.main([str(word) for word in [*base_words(), "--out", "no"]])
     error = capsys.readouterr().err
     assert stop.value.code == 2 and "wrong" in error
-    assert "validation images have an identical image with a different label in training:" in error
+    assert "validation images identical to a training image with a different label: " in error
     start("--epochs", 1, "--leaks", "warn", out="warned")
-    assert "6 images are identical to an image of another class" in capsys.readouterr().out
+    assert "images identical to one with a different label: 6\n" in capsys.readouterr().out
     start("--epochs", 1, "--leaks", "group", out="grouped")
     assert leaks_of("grouped") == []
 
@@ -564,15 +568,15 @@ def test_D12_D13_D14_a_sampler_uses_the_training_rows_and_says_the_effective_pri
     start("--sampler", "weighted", "--epochs", 1, out="a")
     said = capsys.readouterr().out
     # 24, 12 and 6 images: 19, 10 and 5 for training
-    assert "weighted, 34 images per epoch, share of each class" in said and "twice" not in said
+    assert "weighted, 34 images per epoch, class prior " in said and "twice" not in said
     start("--sampler", "oversample", "--class-weights", "inverse", "--epochs", 1, out="b")
     said = capsys.readouterr().out
-    assert "oversample, 57 images per epoch, share of each class 33 to 33 %" in said
-    assert "--sampler oversample and --class-weights inverse both favour rare classes: this corrects twice" in said
+    assert "oversample, 57 images per epoch, class prior 33 to 33 %" in said
+    assert "--sampler oversample and --class-weights inverse both favour rare classes. Together they correct" in said
     # weights as 1/19, 1/10, 1/5 of equal parts: 14.9, 28.4 and 56.7 %
-    assert "effective prior with class weights 15 to 57 %" in said
+    assert "effective class prior with class weights 15 to 57 %" in said
     start("--sampler", "balanced", "--samples-per-class", 7, "--epochs", 1, out="c")
-    assert "balanced, 19 images per epoch, share of each class 26 to 37 %" in capsys.readouterr().out  # 7, 7 and all 5
+    assert "balanced, 19 images per epoch, class prior 26 to 37 %" in capsys.readouterr().out  # 7, 7 and all 5
 
 
 def test_a_sampler_makes_the_epochs_loss_the_mean_over_what_was_drawn(workspace):
@@ -616,7 +620,8 @@ def test_a_transform_of_yours_runs_on_training_images_only(workspace, capsys):
     start("--lr", 1e-12, "--epochs", 1, out="plain")
     black, plain = log_of("black")[0], log_of("plain")[0]
     assert black["train_ce"] != plain["train_ce"]
-    assert "--transform: transform of " in refused(capsys, *base_words(), "--transform", "mine.py:bad", "--out", "no")
+    error = refused(capsys, *base_words(), "--transform", "mine.py:bad", "--out", "no")
+    assert "--transform: the transform failed for " in error
     assert "no function 'none'" in refused(capsys, *base_words(), "--transform", "mine.py:none", "--out", "no")
     assert not Path("no").exists()
 
@@ -637,7 +642,7 @@ def test_a_run_begun_with_a_weights_file_goes_on_without_it_and_says_once_what_s
 
 def test_a_preview_is_one_picture_and_no_run(workspace, capsys):
     start("--preview", "sheet.png", "--augment", "strong", "--mixup", 0.4, "--batch-size", 16, out="no")
-    assert "sheet.png: 16 training images as the network would see them" in capsys.readouterr().out
+    assert "sheet.png: 16 training images after augmentation" in capsys.readouterr().out
     assert Image.open("sheet.png").size[0] > 8 * 90 and not Path("no").exists()
 
 
@@ -651,7 +656,9 @@ def test_bad_files_are_left_out_when_asked_and_counted(workspace, capsys):
     (workspace / "d" / "class0" / "text.png").write_text("no image")
     start("--bad", "skip", "--epochs", 1)
     said = capsys.readouterr().out
-    assert "42 images, 3 classes" in said and "1 images cannot be decoded and are left out: " in said
+    assert (
+        "42 images, 3 classes" in said and "1 of 43 images cannot be decoded and are left out; the list is in " in said
+    )
 
 
 def test_classes_can_be_merged_and_chosen(workspace):
@@ -704,14 +711,14 @@ def test_a_fold_column_beside_given_validation_images_is_refused_or_a_note(works
         writer.writerows(rows)
     words = ["--csv", "with_folds.csv", "--val-data", "v"]
     said = refused(capsys, *base_words(), *words, "--fold-col", "fold", "--out", "no")
-    assert "--fold-col: fold has no effect: the validation images are given" in said
+    assert "--fold-col: fold has no effect with --val-data" in said
     start("--csv", "with_folds.csv", "--val-data", "v", "--label-col", "label", "--epochs", 1, out="noted")
-    assert "ignored: the fold column, because validation images are given" in capsys.readouterr().out
+    assert "ignored the fold column, because validation images are given" in capsys.readouterr().out
 
 
 def test_resuming_one_fold_names_the_run_that_it_is_of(workspace, capsys):
     start("--folds", 3, "--epochs", 1, out="five")
-    assert f"this is one fold of a run; resume the run itself, {Path('five').resolve()}" in refused(
+    assert f"is one fold of a run: resume the whole run with --resume {Path('five').resolve()}" in refused(
         capsys, "--resume", "five/fold1"
     )
 
@@ -825,14 +832,14 @@ class FullDisk:
 def test_an_option_that_had_a_default_is_named_with_its_value_when_resuming(workspace, capsys):
     run(epochs=1)
     error = refused(capsys, "--resume", "run", "--lr", 0.5)
-    assert "--lr 0.5: the run was started with --lr 0.001, and resuming cannot change it" in error
+    assert "--lr 0.5: cannot change --lr when resuming; the run was started with --lr 0.001" in error
 
 
 def test_D14_correcting_twice_is_in_the_config_and_the_report(workspace):
     run("--sampler", "weighted", "--class-weights", "inverse", epochs=1)
     notes = json.loads(Path("run/config.json").read_text())["notes"]
-    assert sum("corrects twice" in note for note in notes) == 1
-    assert "corrects twice" in Path("run/report.html").read_text("utf-8")
+    assert sum("correct the imbalance twice" in note for note in notes) == 1
+    assert "correct the imbalance twice" in Path("run/report.html").read_text("utf-8")
 
 
 @pytest.mark.parametrize(
