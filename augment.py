@@ -1,14 +1,14 @@
 """Turn uint8 image batches into normalised float batches, on their device. Each image has its own random draw.
 
-    python augment.py IMAGE --augment strong   # writes augment.png: 32 draws of one image, to look at before training
+    python augment.py IMAGE --augment strong   # writes augment.png: 32 augmented versions of one image
     python augment.py IMAGES --csv train.csv --copies 10 --out DIR    # augmented copies as files, and a CSV with groups
 
     augment = Augment("light", seed=0)
     x = augment(images, index, epoch)   # images (N, 3, H, W) uint8, index (N,) -> (N, 3, H, W) float32, channels_last
     x = normalize(images)               # validation and test: no randomness
 
-The draws of an image depend only on (seed, epoch, index of the image). So a run sees the same augmented images for any
-batch size, accumulation and device, and also after a resume. No global random state is used or changed.
+The random draws of an image depend only on (seed, epoch, index of the image). So the augmented images are the same for
+any batch size, accumulation and device, and also after a resume. No global random state is used or changed.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ import torch.nn.functional as F
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 from torch import Tensor
 
-IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # what pretrained weights expect
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # as pretrained weights expect
 Augmented = tuple[Tensor, Tensor | float, Tensor | float]  # images, 0 to 255; contrast and brightness for normalize
 
 
@@ -148,9 +148,9 @@ def warp(images: Tensor, maps: Tensor, padding: str) -> Tensor:
 
 
 def affine(degrees: Tensor, shear: Tensor | float, width: Tensor, height: Tensor, aspect: float) -> Tensor:
-    """Maps (N, 3, 3): rotate by degrees, shear, then take a centred window of this width and height (1 is the image).
+    """Maps (N, 3, 3): rotate by degrees, shear, then take a centred window of this width and height (1: whole image).
 
-    `aspect` is W / H of the image: the rotation is right in pixels, not in [-1, 1].
+    `aspect` is W / H of the image. With it, the rotation is correct in pixels and not only in [-1, 1].
     """
     cos, sin = torch.cos(torch.deg2rad(degrees)), torch.sin(torch.deg2rad(degrees))
     maps = torch.zeros(len(degrees), 3, 3, device=degrees.device)
@@ -180,7 +180,7 @@ def _noise_bank(length: int, device: torch.device) -> Tensor:
 
 
 def noise(images: Tensor, sigma: Tensor, draws: Draws, rows: Tensor) -> Tensor:
-    """Add Gaussian noise of sigma (n,) grey levels. Each image takes a random window of a million fixed numbers."""
+    """Add Gaussian noise of sigma (n,) grey levels. Each image uses a random window of a million fixed numbers."""
     length = math.prod(images.shape[1:])
     bank = _noise_bank(max(2**20, 2 * length), images.device)
     first = draws.integer(len(bank) - length)[rows]
@@ -320,7 +320,7 @@ class Augment:
     Args:
         name: a key of AUGMENTS, else BadInput.
         mixup, cutmix: alpha >= 0, 0 for none. With both, each image gets one of them with probability 1/2.
-        num_classes: needed for mixing.
+        num_classes: needed for mixup and cutmix.
     """
 
     def __init__(
@@ -339,7 +339,7 @@ class Augment:
             if not 0 <= alpha < math.inf:
                 raise ValueError(f"{option} must be a number >= 0, got {alpha}")
         if (mixup or cutmix) and num_classes < 2:
-            raise ValueError(f"mixing needs the number of classes, got {num_classes}")
+            raise ValueError(f"mixup and cutmix need num_classes >= 2, got {num_classes}")
         self.augment, self.seed, self.num_classes = AUGMENTS[name], seed, num_classes
         self.mixup, self.cutmix = mixup, cutmix
         self.mean, self.std = torch.as_tensor(mean), torch.as_tensor(std)
@@ -355,7 +355,7 @@ class Augment:
         return x
 
     def mix_targets(self, targets: Tensor, index: Tensor, epoch: int, size: Sequence[int]) -> Tensor:
-        """Targets (N,) unchanged without mixing, else (N, C) mixed as `__call__` mixes this batch; size is (H, W)."""
+        """Targets (N,) unchanged without mixing, else (N, C), mixed as `__call__` mixes the images; size is (H, W)."""
         if not (self.mixup or self.cutmix):
             return targets
         share = self._keep(index, epoch, *size).mean((1, 2, 3))[:, None]  # lambda; for a box: the area outside it
@@ -363,7 +363,7 @@ class Augment:
         return torch.lerp(one_hot.roll(-1, 0), one_hot, share)
 
     def _keep(self, index: Tensor, epoch: int, H: int, W: int) -> Tensor:
-        """(N, 1, 1, 1) or (N, 1, H, W): weight of the image itself in each pixel; the rest is the other image."""
+        """(N, 1, 1, 1) or (N, 1, H, W): weight of the image itself at each pixel. The other image has the rest."""
         draws = Draws(self.seed, epoch, index, first=1000)
         choice, u = draws.uniform(), draws.uniform()
         by_mixup = _beta_quantile(u, self.mixup)[:, None, None, None] if self.mixup else None
@@ -382,7 +382,7 @@ def _sorted_betas(alpha: float) -> np.ndarray:
 
 
 def _beta_quantile(u: Tensor, alpha: float) -> Tensor:
-    """Uniform (N,) to Beta(alpha, alpha), with 65,536 sorted draws: torch and numpy lack the inverse distribution."""
+    """Uniform (N,) to Beta(alpha, alpha), with 65,536 sorted draws: torch and numpy have no beta quantile function."""
     table = torch.from_numpy(_sorted_betas(alpha)).to(u.device)
     return table[(u * len(table)).long()]
 
@@ -423,9 +423,9 @@ def views(x: Tensor, name: str) -> list[Tensor]:
 def as_transform(function: Callable[..., np.ndarray]) -> Callable[[np.ndarray, np.random.Generator], np.ndarray]:
     """function(image, rng) or function(image) as a transform (image, rng) -> image; images are uint8 (H, W, 3).
 
-    function(image, rng): it may be called in several threads at once. rng is a numpy Generator for this image and
-    epoch. function(image): it is called in one thread at a time, and before each call the global generators of Python
-    and numpy are seeded from rng.
+    function(image, rng) may be called in several threads at once. rng is a numpy Generator for this image and epoch.
+    function(image) is called in one thread at a time. Before each call, the global generators of Python and numpy are
+    seeded from rng.
     BadInput if the function takes neither (image, rng) nor (image).
     """
     try:
@@ -490,12 +490,12 @@ def save_image(image: Image.Image, file: str | Path, **options: int) -> None:
 
 
 def draw_sheet(image_file: str, name: str, seed: int, out: str) -> None:
-    """Write a picture with 32 draws of one image."""
+    """Write a picture with 32 augmented versions of one image."""
     image = _read(Path(image_file))
     images = image.expand(32, -1, -1, -1)
     x = Augment(name, seed, mean=(0, 0, 0), std=(1, 1, 1))(images, torch.arange(32), epoch=0)
     save_image(contact_sheet(_to_uint8(x), [f"{name} {i}" for i in range(32)]), out)
-    print(f"{out}: 32 draws of {name}")
+    print(f"{out}: 32 versions of {image_file} with the augmentation {name}")
 
 
 def write_copies(images: Path, csv_file: Path, copies: int, out: Path, name: str = "strong", seed: int = 0) -> int:
@@ -512,7 +512,9 @@ def write_copies(images: Path, csv_file: Path, copies: int, out: Path, name: str
         raise BadInput(f"{csv_file} has no column whose values are files in {images}")
     missing = [row[column] for row in rows if not (images / row[column]).is_file()]
     if missing:
-        raise BadInput(f"{csv_file}: {len(missing)} images are not in {images}, such as {missing[0]}")
+        raise BadInput(
+            f"{csv_file}: {len(missing)} of {len(rows)} images cannot be found in {images}, such as {missing[0]}"
+        )
     if out.exists() and any(out.iterdir()):
         raise BadInput(f"{out} is not empty: choose a new folder")
     group = next((key for key in rows[0] if key.lower() == "group"), "group")
@@ -555,7 +557,7 @@ def _read(file: Path) -> Tensor:
     with open(file, "rb") as content:
         try:
             return _rgb(ImageOps.exif_transpose(Image.open(content)))
-        except Exception as error:  # Pillow has more than OSError and ValueError for broken files
+        except Exception as error:  # Pillow raises many types for broken files
             raise BadInput(f"{file} cannot be decoded ({type(error).__name__}: {error})") from error
 
 
@@ -578,11 +580,11 @@ def _to_uint8(x: Tensor) -> Tensor:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("images", metavar="IMAGES", help="an image; with --csv the folder of the images")
-    parser.add_argument("--csv", help="a CSV with a column of file names: write augmented copies of all these images")
+    parser.add_argument("images", metavar="IMAGES", help="an image; with --csv, the folder of the images")
+    parser.add_argument("--csv", help="CSV with a column of file names: write augmented copies of all these images")
     parser.add_argument("--copies", type=int, default=10, help="augmented copies per image (default 10)")
     parser.add_argument(
-        "--out", help="a new folder for images and train.csv; without --csv a PNG (default augment.png)"
+        "--out", help="with --csv, a new folder for images and train.csv; else a PNG file (default augment.png)"
     )
     parser.add_argument("--augment", choices=AUGMENTS, default="strong", help="augmentation (default strong)")
     parser.add_argument("--seed", type=int, default=0, help="seed of the random draws (default 0)")

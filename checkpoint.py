@@ -8,7 +8,7 @@
 
 A checkpoint is a dict that contains only tensors, str, int, float, bool, None, lists, tuples and dicts. So
 torch.load(path, weights_only=True) loads it without an allow-list, on every torch version and every machine.
-NAME.pt.sha256 holds its checksum. `load` finds a damaged file by it, and loads the previous checkpoint instead.
+NAME.pt.sha256 contains its checksum. With it, `load` detects a damaged file, and loads the previous one instead.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class BadInput(ValueError):
 
 
 def save(path: str | Path, state: dict[str, Any], keep_previous: bool = False) -> None:
-    """Writes `state` to `path`. A reader, also after a power failure, sees the old file or the new one, never a part.
+    """Writes `state` to `path`. A reader sees the old or the new file, never a part of it, even after a power failure.
 
     With `keep_previous` the old file is kept as NAME.previous.pt. `load` finds a complete file at every moment of a
     save: the checksum file contains the checksums of both files before either is renamed.
@@ -64,7 +64,7 @@ def save(path: str | Path, state: dict[str, Any], keep_previous: bool = False) -
 def load(path: str | Path) -> dict[str, Any]:
     """The dict that `save` wrote, with its tensors on the CPU.
 
-    If the file is missing or damaged, the previous one is loaded, and one line on standard error says so.
+    If the file is missing or damaged, the previous one is loaded, with one line on standard error.
 
     Raises: BadInput if neither file exists or can be loaded; OSError if reading fails.
     """
@@ -77,7 +77,7 @@ def load(path: str | Path) -> dict[str, Any]:
         if not previous(path).exists():
             raise
         state = _load(previous(path), _checksums(path))
-        print(f"{error}: {previous(path)} is loaded instead", file=sys.stderr)
+        print(f"{error}; {previous(path)} is loaded instead", file=sys.stderr)
         return state
 
 
@@ -119,7 +119,7 @@ def _checksum_file(path: Path) -> Path:
 
 
 def _checksums(path: Path) -> set[str]:
-    """The SHA-256 of a checkpoint and of the previous one, as far as they were written down."""
+    """The SHA-256 of a checkpoint and of the previous one, if the checksum file has them."""
     file = _checksum_file(path)
     return {line.split()[0] for line in file.read_text(encoding="utf-8").splitlines()} if file.exists() else set()
 
@@ -132,9 +132,9 @@ def write_text(path: str | Path, text: str) -> None:
 
 @contextmanager
 def replacing(path: str | Path, before_rename: Callable[[], None] = lambda: None) -> Iterator[Any]:
-    """A binary file with a temporary name, to write to. It is renamed to `path` after its bytes are on the disk.
+    """A binary file to write to, with a temporary name. It is renamed to `path` after its bytes are on the disk.
 
-    `before_rename` is called between the two. If anything fails before the renaming, `path` is unchanged.
+    `before_rename` is called just before that. If anything fails earlier, `path` is unchanged.
     """
     path = Path(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
@@ -142,7 +142,7 @@ def replacing(path: str | Path, before_rename: Callable[[], None] = lambda: None
         with open(temporary, "wb") as file:
             yield file
             file.flush()
-            os.fsync(file.fileno())  # the bytes must be on the disk before the name
+            os.fsync(file.fileno())  # the bytes must be on the disk before the file is renamed
             before_rename()
         os.replace(temporary, path)
     except OSError as error:
@@ -157,7 +157,7 @@ def replacing(path: str | Path, before_rename: Callable[[], None] = lambda: None
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
-    if os.name == "posix":  # then the name itself; Windows cannot open a folder
+    if os.name == "posix":  # make the new name permanent too; Windows cannot open a folder
         folder = os.open(path.parent, os.O_RDONLY)
         try:
             os.fsync(folder)
@@ -172,7 +172,7 @@ def remove_stray(folder: str | Path) -> None:
 
 
 def _check_plain(value: Any, name: str) -> None:
-    """type(), not isinstance(): a numpy float is an instance of float, but weights_only=True refuses it."""
+    """Raises TypeError if a value is not in PLAIN. type(), not isinstance(): weights_only=True refuses numpy floats."""
     if isinstance(value, dict):
         for key, item in value.items():
             _check_plain(key, f"a key of {name}")

@@ -5,7 +5,7 @@
 
     ROOT/train/train.csv                                 id,gender,race,age,path
     ROOT/train/images/000123_female_Asian_25/mask1.jpg   7 photos per person: mask1 ... mask5, incorrect_mask, normal
-    ROOT/demo.png                                        one row of photos per type of person, to look at
+    ROOT/demo.png                                        a picture: one row of photos per type of person
     ROOT/demo.json                                       the settings; a folder without it is not a demo set
 
 It copies these properties of the mask competition's data set:
@@ -15,8 +15,8 @@ It copies these properties of the mask competition's data set:
     - many ages close to the borders of the age brackets.
 The people are not real. They are cartoons of 96 x 128 pixels, much easier than photographs. A face depends on the age
 bracket, not on the exact age, and the features of gender and age are invented. The features of the two younger brackets
-overlap on purpose. The oldest bracket has few people, so its features are clear enough to learn from few.
-A score on this set shows that training works. It says nothing about the score on photographs.
+overlap on purpose. The oldest bracket has few people, so its features are clearer.
+A score on this set shows that training works. It does not predict the score on photographs.
 
 Needs numpy and Pillow. The same people, seed and library versions give the same bytes.
 """
@@ -33,7 +33,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 
 VERSION = 1  # of the drawing code: increased when the pictures change
-PEOPLE = 400  # 2,800 photos; the rarest of the six types has 12 people
+PEOPLE = 400  # 2,800 photos; the smallest of the six types has 12 people
 WIDTH, HEIGHT = 96, 128  # the real photos are 384 x 512
 GENDERS = ("male", "female")
 AGES = ((18, 29), (30, 59), (60, 65))  # the three age brackets: < 30, < 60, >= 60
@@ -236,7 +236,7 @@ def mask_shapes(rng: np.random.Generator, style: int, incorrect: bool) -> list[t
 
 
 def place(shapes: list[tuple], pose: SimpleNamespace, tilt: float, turn: float) -> list[list]:
-    """The shapes' points in pixels of the canvas. `turn` moves the middle of a face sideways, not its outline."""
+    """The points of the shapes in pixels. `turn` moves the middle of a face sideways, but not its outline."""
     ends = np.cumsum([len(points) for _, points, _ in shapes])[:-1]
     x, y = np.concatenate([points for _, points, _ in shapes]).T
     x = x + turn * np.clip(1 - (x / 1.15) ** 2, 0, 1)
@@ -277,7 +277,7 @@ def paint(folder: Path, people: int, seed: int) -> None:
     """Writes all photos, train.csv and demo.png into a new folder."""
     rows, shown = cast(people, seed), {}
     for index, row in enumerate(rows):
-        rng = np.random.default_rng([seed, index])  # per person, so a face does not depend on the people before
+        rng = np.random.default_rng([seed, index])  # one per person, so that a face does not depend on the other people
         kind = label(row["gender"], int(row["age"]), 2) - 12
         person, endings = looks(rng, kind < 3, kind % 3), rng.random(7)
         album = folder / "train" / "images" / row["path"]
@@ -327,7 +327,7 @@ def draw(root: str | Path = "demo_data", people: int = PEOPLE, seed: int = 0) ->
     Raises: BadInput if people < 6 or seed < 0, or `root` contains anything else.
     """
     if people < 6:
-        raise BadInput(f"people must be >= 6, one of each type, got {people}")
+        raise BadInput(f"people must be >= 6, at least one of each type, got {people}")
     if seed < 0:
         raise BadInput(f"seed must be >= 0, got {seed}")
     root, wanted = Path(root), {"version": VERSION, "people": people, "seed": seed}

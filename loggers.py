@@ -1,11 +1,11 @@
-"""Send the rows of log.csv to TensorBoard and to Weights & Biases too, if the user asks for it.
+"""Also send the rows of log.csv to TensorBoard and to Weights & Biases, if the user asks for it.
 
     loggers = Loggers("runs/a", config, rows_so_far, tensorboard=True, wandb="my-project")
     loggers.row({"epoch": 3, "val_f1": 0.81})      # every key except epoch is a scalar at step `epoch`
     loggers.close()
 
-The two packages are imported only here, and only if they are used. A logger never stops a run: if its package is
-missing, or there is no login or no network, or it fails later, one line on standard error says so.
+The two packages are imported only here, and only if they are used. A logger never stops a run. If its package, login
+or network is missing, or if it fails later, one line is printed on standard error.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ Row = dict[str, Any]
 
 
 class TensorBoard:
-    """Event files in FOLDER/tensorboard. When a run is resumed, they are written again from the first row."""
+    """Event files in FOLDER/tensorboard. In a resumed run they are written again from the first row."""
 
     def __init__(self, folder: Path, config: dict[str, Any]):
         from torch.utils.tensorboard import SummaryWriter
@@ -72,10 +72,13 @@ class WandB:
 
 
 class Loggers:
-    """The loggers that the user asked for. One that fails is dropped, with one line on standard error.
+    """The loggers that the user asked for. If one fails, it is closed, with one line on standard error.
 
-    Args: folder, of the run; config, of the run; rows, of the epochs that are done (when a run is resumed);
-        tensorboard, whether to use it; wandb, the W&B project or None.
+    Args:
+        folder, config: the run's folder and configuration.
+        rows: the rows of finished epochs, if the run is resumed.
+        tensorboard: whether to use TensorBoard.
+        wandb: the W&B project, or None.
     """
 
     def __init__(

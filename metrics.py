@@ -524,7 +524,7 @@ def main() -> None:
     preds = np.where(found, targets, rng.choice(C, N, p=[0.70, 0.20, 0.08, 0.02, 0]))
     cm = ConfusionMatrix(C).update(preds, targets)
     print(f"A classifier on {N} images; the fifth class has no image\n\n{cm.report(names)}")
-    print("95 % bootstrap interval of macro F1: {:.4f} ... {:.4f}".format(*cm.f1_interval()))
+    print("95 % bootstrap interval of macro F1: {:.4f} to {:.4f}".format(*cm.f1_interval()))
     print("most frequent errors:", ", ".join(f"{n} {names[t]} as {names[p]}" for t, p, n in cm.most_confused(3)))
 
     print("\nA classifier that always predicts 'common': only the macro averages show it\n")

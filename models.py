@@ -6,9 +6,9 @@ Copy this file alone into your project. It needs torch (2.4 or later) and torchv
 
     model = build_model("resnet20", num_classes=10, size=32)                 # He et al. 2015, for CIFAR
     model = build_model("my_nets.py:make", num_classes=18)                   # your make(num_classes) -> nn.Module
-    model = build_model("resnet18", num_classes=18)                          # random weights; to start from others:
+    model = build_model("resnet18", num_classes=18)                          # random weights; to load others:
     fresh = load_weights(model, first_weights("resnet18", "DEFAULT"))        # torchvision's pretrained weights, or
-    fresh = load_weights(model, first_weights("resnet18", "best_f1.pt"))     # a state dict; the head may differ
+    fresh = load_weights(model, first_weights("resnet18", "best_f1.pt"))     # a state dict (its head may differ)
 
 Each model is a plain nn.Module: float images (N, 3, H, W) in, logits (N, num_classes) out, also in training mode.
 """
@@ -69,7 +69,7 @@ class BasicBlock(nn.Module):
         if self.stride == 1 and self.new_channels == 0:
             return x
         x = x[:, :, :: self.stride, :: self.stride]
-        before = self.new_channels // 2  # half of the zero channels before the old ones, half after
+        before = self.new_channels // 2  # half of the zero channels come before the old ones, half after
         return F.pad(x, (0, 0, 0, 0, before, self.new_channels - before))
 
     def forward(self, x: Tensor) -> Tensor:
@@ -151,7 +151,7 @@ def build_model(name: str, num_classes: int, size: Size = 224) -> nn.Module:
 
     Returns the model in training mode (modes that your own function sets are kept).
     No weights are read, neither from a file nor from the internet: see first_weights and load_weights.
-    BadInput: unknown name, a size that the network cannot take, or your function fails or gives a different shape.
+    BadInput: unknown name, a size that the network cannot take, or a function that fails or gives a different shape.
     """
     if num_classes < 1 or min(sides(size)) < 1:
         raise ValueError(f"num_classes and size must be >= 1, got num_classes {num_classes}, size {size}")
@@ -178,14 +178,14 @@ def build_torchvision(name: str, num_classes: int, size: Size) -> nn.Module:
         check_patch(name, size, patch=int(name.rpartition("_")[2]))
         options["image_size"] = min(sides(size))
     if name in ("googlenet", "inception_v3"):
-        # torchvision sets transform_input only for its pretrained weights. Here it is always set: so a checkpoint means
-        # the same network, whether or not training started from pretrained weights.
+        # torchvision sets transform_input only for its pretrained weights. Here it is always set, so that a checkpoint
+        # gives the same network, whether or not training started from pretrained weights.
         options |= {"transform_input": True, "init_weights": True, "aux_logits": False}
     return torchvision.models.get_model(name, num_classes=num_classes, **options)
 
 
 def build_from_file(name: str, num_classes: int) -> nn.Module:
-    """FUNCTION(num_classes) for the name "FILE.py:FUNCTION". BadInput if it raises or returns no nn.Module."""
+    """FUNCTION(num_classes) for the name "FILE.py:FUNCTION". BadInput if it fails or does not return an nn.Module."""
     function = load_function(name, "model")
     try:
         model = function(num_classes)
@@ -202,14 +202,16 @@ def load_function(name: str, what: str) -> Callable[..., Any]:
     The folder of the file is added to the end of sys.path: the file can import the files beside it, unless a module of
     that name can already be imported.
 
-    what  what the function is for, for messages: "model" or "transform".
+    what  the purpose of the function, for messages: "model" or "transform".
 
     BadInput if the name has a different form, if the file is missing or fails, or if it has no such function. The
     message then lists the functions of the file.
     """
     match = re.fullmatch(r"(.+\.py)(?::(.*))?", name)
     if not match:
-        raise BadInput(f"{name!r} is not FILE.py:FUNCTION; give the {what} as a file and a function in it")
+        raise BadInput(
+            f"{name!r} is not FILE.py:FUNCTION; give the {what} as a file and a function in it, such as mine.py:make"
+        )
     file, function = match[1], match[2] or ""
     path = Path(file).resolve()
     if not path.is_file():
@@ -242,7 +244,7 @@ def check_patch(name: str, size: Size, patch: int) -> None:
 def check_output(model: nn.Module, name: str, num_classes: int, size: Size, batch: int = 2) -> None:
     """BadInput unless zeros (batch, 3, H, W) give logits (batch, num_classes), in evaluation and in training mode.
 
-    Modes of the modules, buffers (BatchNorm statistics) and the random state of the CPU stay as they were.
+    The modes of the modules, buffers (BatchNorm statistics) and the random state of the CPU are not changed.
     """
     H, W = sides(size)
     modes = [(module, module.training) for module in model.modules()]
@@ -291,13 +293,13 @@ def find_head(model: nn.Module) -> str:
 
 
 def first_weights(name: str, weights: str | Path) -> dict[str, Tensor]:
-    """The state dict to start training from, for load_weights: pretrained weights, or those of a FILE.
+    """The initial weights of a training as a state dict for load_weights: pretrained weights, or those of a FILE.
 
     name     a name of build_model.
     weights  "DEFAULT": the best pretrained weights that torchvision has for this name, from torch.hub's cache or
              downloaded, without the head and the auxiliary heads. Else a FILE, see read_state_dict.
 
-    The random state of the CPU stays as it was.
+    The random state of the CPU is not changed.
     BadInput: no pretrained weights for this name, a failed download, or a missing or refused FILE.
     """
     if weights != "DEFAULT":
@@ -310,8 +312,8 @@ def first_weights(name: str, weights: str | Path) -> dict[str, Tensor]:
             network = torchvision.models.get_model(name, weights=best)
     except Exception as error:  # URLError, a timeout, a broken file in the cache
         raise BadInput(
-            f"download of the pretrained weights of {name} failed ({describe(error)}): put {best.url} into "
-            f"{torch.hub.get_dir()}/checkpoints by hand, or give a local FILE with a state dict as weights"
+            f"download of the pretrained weights of {name} failed ({describe(error)}): save {best.url} in "
+            f"{torch.hub.get_dir()}/checkpoints yourself, or give a local FILE with a state dict as weights"
         ) from error
     left_out = (find_head(network) + ".", "AuxLogits.")  # inception_v3 keeps its auxiliary head, googlenet does not
     return {key: value for key, value in network.state_dict().items() if not key.startswith(left_out)}
@@ -349,13 +351,13 @@ def load_weights(
 ) -> list[str]:
     """Load a state dict into the model: everything, or everything but the head if only the head does not fit.
 
-    name, source  the model and the state dict in messages.
+    name, source  names of the model and of the state dict, for messages.
 
-    Returns the names of the head's weights that were not loaded and start fresh: [] if everything was loaded.
+    Returns the names of the head's weights that were not loaded and keep their random values: [] if all were loaded.
     BadInput, with up to five keys of each kind, if anything else is missing, unexpected or of a different shape. The
-    model then keeps its weights (strict=False would hide a wrong checkpoint).
+    model is then unchanged. (strict=False would hide a wrong checkpoint.)
     """
-    own = model.state_dict()  # also has the versions of the layers, which MNASNet needs and a plain dict has lost
+    own = model.state_dict()  # it has the version numbers of layers, which MNASNet needs and a plain dict lacks
     problems = {
         "missing": [key for key in own if key not in state],
         "unexpected": [key for key in state if key not in own],
@@ -396,15 +398,16 @@ def _vit_size(state: dict[str, Tensor]) -> int | None:
 
 
 class EMA:
-    """Exponential moving average of a model's weights. `.model` is the average, in eval mode: evaluate and save it.
+    """Exponential moving average (EMA) of a model's weights. `.model` has the averaged weights: evaluate and save it.
 
-    Formula: average = d average + (1 - d) model, d = min(decay, (1 + t) / (10 + t)), t the number of updates so far.
-    The warmup of d is that of tf.train.ExponentialMovingAverage; averaging as in Mean Teacher, arXiv 1703.01780.
+    Formula: ema = d ema + (1 - d) model, d = min(decay, (1 + t) / (10 + t)), t the number of updates so far.
+    The warmup of d is that of tf.train.ExponentialMovingAverage. The average is that of Mean Teacher, arXiv 1703.01780.
     Parameters and float buffers (BatchNorm statistics) are averaged. Other buffers (BatchNorm's counter) are copied.
+    `.model` is in eval mode.
 
     decay  in [0, 1), else ValueError. 0.999 averages over about 1000 updates.
 
-    Call update(model) once per optimizer step.
+    Call update(model) once per update (optimizer step).
     """
 
     def __init__(self, model: nn.Module, decay: float = 0.999) -> None:
@@ -415,7 +418,7 @@ class EMA:
 
     @torch.no_grad()
     def update(self, model: nn.Module) -> None:
-        """Move the average towards the current weights of the model."""
+        """Move the EMA towards the current weights of the model."""
         decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
         averages = [*self.model.parameters(), *self.model.buffers()]
         current = [*model.parameters(), *model.buffers()]
@@ -428,7 +431,7 @@ class EMA:
         self.updates += 1
 
     def state_dict(self) -> dict[str, Any]:
-        """{"model": state dict of the average, "updates": int}, for load_state_dict in a resumed run."""
+        """{"model": state dict of the EMA, "updates": int}, for load_state_dict in a resumed run."""
         return {"model": self.model.state_dict(), "updates": self.updates}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -452,7 +455,7 @@ def main() -> None:
             parameters = count_parameters(build_model(name, num_classes=18, size=size))
         print(f"{name:<20}{parameters / 1e6:>26.2f}{size:>16}")
     print("\nAll names (or FILE.py:FUNCTION, your own function):")
-    print(textwrap.fill(", ".join(list_names()), width=110, initial_indent="  ", subsequent_indent="  "))
+    print(textwrap.fill(", ".join(list_names()), width=80, initial_indent="  ", subsequent_indent="  "))
 
 
 if __name__ == "__main__":

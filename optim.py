@@ -1,16 +1,17 @@
-"""Optimizers and learning-rate schedules by name. A schedule counts optimizer updates, not epochs.
+"""Optimizers and learning-rate schedules by name. A schedule counts updates (optimizer steps), not epochs.
 
     python optim.py                              # the learning rate of every schedule, one digit per epoch
 
     optimizer = build_optimizer("adamw", model, lr=1e-3)
     schedule = build_schedule("cosine", optimizer, epochs=10, updates_per_epoch=25, warmup=1)
-    ... optimizer.step(); schedule.step()        # once per update, but not if the optimizer skipped it
-    schedule.epoch_end(val_f1)                   # only plateau uses it
+    ... optimizer.step(); schedule.step()        # once per update that was not skipped
+    schedule.epoch_end(val_f1)                   # once per epoch; only plateau uses it
 
-A schedule computes the learning rate from the number of updates done. So rounding errors do not add up, and the state
-to save is that number (for plateau also its best score and counters).
+A schedule computes the learning rate from the number of updates done. So rounding errors do not add up. The state to
+save is that number; for plateau also its best score and counters.
+
 Warmup comes first: the learning rate grows linearly to lr. The schedule then covers the remaining updates. onecycle has
-its own warmup, and `warmup` sets the length of it.
+its own warmup: `warmup` sets its length.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from torch import nn
 
 
 class Recipe(NamedTuple):
-    """An optimizer class with its defaults: a good first try when training from scratch."""
+    """An optimizer class with its defaults: good first values when training from scratch."""
 
     optimizer: type[torch.optim.Optimizer]
     lr: float
@@ -263,9 +264,8 @@ def build_schedule(
 
 def _show() -> None:
     """One row per schedule over 30 epochs, one digit per epoch: tenths of lr, rounded up, 9 for both 9 and 10."""
-    print(
-        "            learning rate in tenths of lr, one column per epoch (plateau: F1 does not improve after epoch 8)"
-    )
+    print("learning rate in tenths of lr, rounded up (9 also for 10), one digit per epoch")
+    print("plateau: F1 does not improve after epoch 8\n")
     for name in SCHEDULES:
         optimizer = torch.optim.SGD([torch.zeros(1)], lr=1.0)
         schedule = build_schedule(name, optimizer, epochs=30, updates_per_epoch=10, warmup=3)

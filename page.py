@@ -4,8 +4,8 @@
     print(document("My run", [("Curves", chart)]))
 
 Charts are inline SVG, pictures are PNG inside the file. There are no scripts, fonts or requests, and the page forbids
-them (Content-Security-Policy). The page is light or dark as the reader's system is. Lines differ in colour and in
-dashes, and cells contain their number, so nobody has to tell colours apart. Text is escaped unless it is Html.
+them (Content-Security-Policy). The page is light or dark like the reader's system. The page can be read without
+colours: lines also differ in dashes, and cells contain their number. Text is escaped unless it is Html.
 
     python page.py > page.html      # a page that shows every element
 """
@@ -67,7 +67,7 @@ def folded(summary: str, *children: Any) -> Html:
 
 
 def named(c: int, names: Sequence[str]) -> Html:
-    """The number and name of class c. A name written from right to left does not change the order of the rest."""
+    """The number and name of class c. A name that is written from right to left does not reorder the other text."""
     return join([f"{c} ", tag("bdi", names[c])])
 
 
@@ -135,7 +135,7 @@ COLOURS = 7  # in the style sheet; with 4 kinds of dashes, 28 lines look differe
 
 
 def ticks(low: float, high: float, most: int = 6) -> list[float]:
-    """Round numbers inside [low, high], about `most` of them, in steps of 1, 2 or 5 times a power of ten."""
+    """About `most` round numbers in [low, high], in steps of 1, 2 or 5 times a power of ten."""
     rough = (high - low) / most
     power = 10 ** math.floor(math.log10(rough))
     step = next(factor * power for factor in (1, 2, 5, 10) if factor * power >= rough * (1 - 1e-9))
@@ -182,7 +182,7 @@ def line_chart(
 
     Args:
         mark: (x, label) of a vertical line.
-        about: what the chart shows, in words: below it, and for screen readers.
+        about: a description of the chart, shown below it and read by screen readers.
     """
     all_x = np.array([x for one in series for x in one.x], dtype=float)
     all_y = np.array([y for one in series for y in one.y], dtype=float)

@@ -4,7 +4,7 @@
         with SIGNALS.stopping(at_once=False):             # while weights change or files are written
             for batch in batches:
                 train(batch)
-                SIGNALS.check()                           # raises Stopped if there was a signal
+                SIGNALS.check()                           # raises Stopped if a signal was received
 
 A second signal ends the process at once. `python stopping.py` is a demonstration with 10 steps of 1 second.
 """
@@ -21,14 +21,14 @@ from typing import Any
 
 
 class Stopped(BaseException):
-    """There was SIGTERM or Ctrl-C, and the program may stop here."""
+    """SIGTERM or Ctrl-C was received, and the program may stop here."""
 
 
 class Signals:
-    """The first SIGTERM or Ctrl-C stops the run where it can be resumed exactly. A second one stops it at once.
+    """The first SIGTERM or Ctrl-C stops the run at a point from which it can be resumed. A second one ends it at once.
 
     Inside `stopping(at_once=False)` the first signal is only stored in `asked`, and the next `check` raises Stopped.
-    Elsewhere the signal itself raises Stopped.
+    Elsewhere the signal raises Stopped immediately.
     """
 
     def __init__(self) -> None:
@@ -68,7 +68,7 @@ class Signals:
             self.stops_at_once = before
 
     def check(self) -> None:
-        """Raises Stopped if there was a signal."""
+        """Raises Stopped if a signal was received."""
         if self.asked:
             raise Stopped
 

@@ -344,7 +344,7 @@ def test_without_mixing_targets_stay_class_numbers_and_a_batch_of_one_is_itself(
     [
         ({"mixup": -1}, "mixup must be a number >= 0, got -1"),
         ({"cutmix": float("nan")}, "cutmix must be a number >= 0"),
-        ({"mixup": 1}, "mixing needs the number of classes, got 0"),
+        ({"mixup": 1}, "mixup and cutmix need num_classes >= 2, got 0"),
     ],
 )
 def test_bad_mixing_is_an_error(options, said):
@@ -427,7 +427,7 @@ def test_bad_input_of_offline_copies_is_an_error(tmp_path):
     with pytest.raises(BadInput, match="has no column whose values are files in"):
         write_copies(tmp_path / "train.csv", csv_file, 1, tmp_path / "new")
     (folder / "sub" / "b.png").unlink()
-    with pytest.raises(BadInput, match="1 images are not in .*, such as sub/b.png"):
+    with pytest.raises(BadInput, match="1 of 2 images cannot be found in .*, such as sub/b.png"):
         write_copies(folder, csv_file, 1, tmp_path / "new")
     assert not (tmp_path / "new").exists()
 

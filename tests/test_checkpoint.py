@@ -170,7 +170,7 @@ def test_a_cut_or_flipped_file_is_found_and_the_one_before_is_taken(tmp_path, ca
     path.write_bytes(content)
     assert checkpoint.load(path)["epoch"] == 1
     message = (
-        f"last.pt is damaged: its SHA-256 is not in the checksum file: {tmp_path}/last.previous.pt is loaded instead"
+        f"last.pt is damaged: its SHA-256 is not in the checksum file; {tmp_path}/last.previous.pt is loaded instead"
     )
     assert message in capsys.readouterr().err
     checkpoint.save(path, {"epoch": 3}, keep_previous=True)

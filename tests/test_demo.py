@@ -240,8 +240,8 @@ def test_two_processes_draw_at_once(few, tmp_path):
 @pytest.mark.parametrize(
     "options, message",
     [
-        ({"people": 5}, "people must be >= 6, one of each type, got 5"),
-        ({"people": 0}, "people must be >= 6, one of each type, got 0"),
+        ({"people": 5}, "people must be >= 6, at least one of each type, got 5"),
+        ({"people": 0}, "people must be >= 6, at least one of each type, got 0"),
         ({"seed": -1}, "seed must be >= 0, got -1"),
     ],
 )
