@@ -35,7 +35,7 @@ Augmented = tuple[Tensor, Tensor | float, Tensor | float]  # images, 0 to 255; c
 
 
 class BadInput(ValueError):
-    """A file or value that the user gave is wrong: the message says which, what is valid, and what to do."""
+    """A file or value that the user gave is wrong. The message tells which one, what is valid, and what to do."""
 
 
 def normalize(

@@ -31,7 +31,7 @@ PLAIN = (torch.Tensor, str, int, float, bool, type(None))
 
 
 class BadInput(ValueError):
-    """A file or value that the user gave is wrong: the message says which, what is valid, and what to do."""
+    """A file or value that the user gave is wrong. The message tells which one, what is valid, and what to do."""
 
 
 def save(path: str | Path, state: dict[str, Any], keep_previous: bool = False) -> None:
@@ -192,7 +192,7 @@ def _describe(value: Any) -> str:
     if isinstance(value, dict):
         tensors = [item for item in value.values() if isinstance(item, torch.Tensor)]
         numbers = sum(tensor.numel() for tensor in tensors)
-        return f"dict of {len(value)}" + (f", {numbers:,} numbers in {len(tensors)} tensors" if tensors else "")
+        return f"dict of {len(value)}" + (f", tensors: {len(tensors)}, numbers in them: {numbers:,}" if tensors else "")
     if isinstance(value, list) and len(value) > 8:
         return f"list of {len(value)}: {', '.join(map(str, value[:8]))}, ..."
     return repr(value)

@@ -215,7 +215,7 @@ def make_parser(description: str | None = None) -> argparse.ArgumentParser:
         "--save-every",
         type=int,
         metavar="UPDATES",
-        help="also save last.pt every UPDATES updates within an epoch (default: only after each epoch)",
+        help="also save last.pt within epochs, each time after this many updates (default: only after each epoch)",
     )
     add("--save-top", type=int, metavar="K", help="also keep the K best epochs by --monitor")
     add("--tensorboard", action="store_true", help="also log to RUN/tensorboard (needs tensorboard)")

@@ -1,21 +1,28 @@
-"""Train every combination of some options with several seeds, and report which differences are real.
+"""Train combinations of options with several seeds, and report real differences.
 
-    python compare.py --vary loss=ce,focal,label_smoothing,ce+f1 --seeds 0,1,2 -- --data FOLDER --epochs 10
-    python compare.py --vary "loss=ce,ce --class-weights inverse" --vary accum=1,4 --out runs/weights -- --data FOLDER
+    python compare.py --vary loss=ce,focal,ce+f1 --seeds 0,1,2 -- --data FOLDER
+    python compare.py --vary "loss=ce,ce --class-weights inverse" \\
+        --vary accum=1,4 --out runs/weights -- --data FOLDER --epochs 10
 
-- --vary NAME=A,B trains with --NAME A and with --NAME B. A value can add more options after a space. An empty value
-  leaves the option out. Several --vary are combined.
+- --vary NAME=A,B trains with --NAME A and with --NAME B. A value can add more
+  options after a space. An empty value leaves the option out. Several --vary
+  are combined.
 - Options of train.py after -- are used in all runs.
-- The same command again skips finished runs, resumes stopped runs, and prints the tables.
+- The same command again skips finished runs, resumes stopped runs, and prints
+  the tables.
 
-Each run is a run folder of train.py under --out. After every run these files are written to --out:
-compare.md and compare.csv (one row per combination), runs.csv (one row per run), compare.html.
+Each run is a run folder of train.py in --out. After every run these files are
+written to --out: compare.md, compare.csv and compare.html (one row per
+combination), runs.csv (one row per run).
 
-Each combination is compared with the first one, the baseline, seed by seed on the same validation images. The 95 %
-interval of the mean difference covers two sources of chance:
+The first combination is the baseline. Each other combination is compared with
+it, seed by seed, on the same validation images. The 95 % interval of the mean
+difference covers two sources of randomness:
 
-- different images: a paired bootstrap over the validation images (Efron & Tibshirani 1993);
-- different seeds: Student's t of the differences per seed. A bootstrap of three seeds would be far too optimistic.
+- different images: a paired bootstrap over the validation images (Efron &
+  Tibshirani 1993);
+- different seeds: Student's t of the differences per seed. A bootstrap of three
+  seeds would be far too optimistic.
 
 One seed cannot show a difference.
 """
@@ -108,13 +115,13 @@ class Combination:
 def parse_options(argv: Sequence[str]) -> argparse.Namespace:
     """The options vary [(name, values)], seeds, out, and shared, the words after --. BadInput if one is wrong."""
     parser = argparse.ArgumentParser(
-        usage="python compare.py --vary NAME=VALUE,... [--vary ...] [--seeds 0,1,2] [--out FOLDER] -- [TRAIN OPTIONS]",
+        usage="python compare.py --vary NAME=A,B [OPTION ...] -- [TRAIN OPTION ...]",
         allow_abbrev=False,
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
-    add("--vary", action="append", default=[], metavar="NAME=A,B", help="option of train.py, and its values to compare")
+    add("--vary", action="append", default=[], metavar="NAME=A,B", help="an option of train.py and its values")
     add("--seeds", default="0,1,2", metavar="A,B", help="seeds for every combination (default 0,1,2)")
     add(
         "--out", default=os.path.join("runs", "compare"), help="folder of the runs and the tables (default %(default)s)"
@@ -157,7 +164,7 @@ def listed_twice(values: Sequence[Any]) -> list[Any]:
 
 
 def destinations(words: Sequence[str]) -> set[str]:
-    """The options of train.py among the words. Names for the same option are one: --criterion is loss."""
+    """The options of train.py among the words. Two names of one option are the same: --criterion is loss."""
     flags = (word.partition("=")[0].replace("_", "-") for word in words)
     return {FLAGS[flag] for flag in flags if flag in FLAGS}
 
@@ -172,7 +179,7 @@ def parse_vary(text: str) -> tuple[str, list[str]]:
     """("loss", ["ce", "focal"]) from "loss=ce,focal"."""
     name, equals, values = text.partition("=")
     if not equals:
-        raise BadInput(f"--vary {text}: write NAME=VALUE,VALUE")
+        raise BadInput(f"--vary {text} has no values: write NAME=VALUE,VALUE")
     if FLAGS.get(flag_of(name), "help") in NOT_ALLOWED:
         close = difflib.get_close_matches(flag_of(name), FLAGS, 1)
         hint = f" Did you mean {close[0]}?" if close and close[0] != flag_of(name) else ""
@@ -238,9 +245,9 @@ def check_same(job: Job, run: runs.Run) -> None:
 
 @contextmanager
 def launch(command: list[str], output: Path) -> Iterator[subprocess.Popen]:
-    """A process whose output is appended to a file. If this program is stopped, it sends SIGTERM and waits for the end.
+    """Starts a process, with its output appended to a file. If this program is stopped, the process is stopped too.
 
-    The file is locked while the process lives, even if this program is killed: no run is trained by two processes.
+    The file is locked until the process ends, even if this program is killed: no run is trained by two processes.
     """
     with open(output, "ab") as file:
         if fcntl:
@@ -328,7 +335,7 @@ def duration(seconds: float) -> str:
 
 
 def error_line(output: Path, start: int) -> str:
-    """The error message in a run's output, from byte `start` on; without one the last line."""
+    """The last error message in a run's output after byte `start`; if there is none, the last line."""
     text = output.read_bytes()[start:].decode("utf-8", "replace")
     lines = [line for line in text.splitlines() if line.strip()]
     return next((line for line in reversed(lines) if ": error: " in line), lines[-1] if lines else "no output")
@@ -361,7 +368,7 @@ class Predictions:
 
     @cached_property
     def resampled_f1(self) -> np.ndarray:
-        """(SAMPLES,) macro F1 of bootstrap samples; runs with the same images get the same samples: pairs."""
+        """(SAMPLES,) macro F1 of bootstrap samples, which are paired: the same for runs with the same images."""
         order, rng = np.argsort(self.paths), np.random.default_rng(list(self.images))
         targets, preds = torch.from_numpy(self.targets[order]), torch.from_numpy(self.preds[order])
         N, block, scores = len(targets), max(1, 2**23 // len(targets)), []
@@ -381,7 +388,7 @@ SCORES = ("f1", "best_loss_f1", "last_f1", "minutes", "images_per_second")
 
 @dataclass
 class Result:
-    """The parts of a finished run that the tables need."""
+    """The results of a finished run that the tables need."""
 
     run: runs.Run  # without its folds and probabilities
     predictions: Predictions
@@ -402,13 +409,13 @@ def make_result(run: runs.Run) -> Result:
         sum(row["seconds"] for part in parts for row in part.log) / 60,
         statistics.mean(row["images_per_second"] for part in parts for row in part.log),
     )
-    light = replace(run, folds=[])  # a new Run, which has not read the probabilities
-    return Result(light, predictions, dict(zip(SCORES, scores, strict=True)), curve)
+    small = replace(run, folds=[])  # a new Run that has not loaded the probabilities
+    return Result(small, predictions, dict(zip(SCORES, scores, strict=True)), curve)
 
 
 @dataclass
 class Difference:
-    """Mean difference of the macro F1 to the baseline over the seeds that both have, with its 95 % interval."""
+    """Mean difference between the macro F1 and the baseline's, over their common seeds, with its 95 % interval."""
 
     mean: float
     low: float
@@ -426,9 +433,9 @@ class Difference:
 
 
 def difference(baseline: dict[int, Predictions], other: dict[int, Predictions]) -> Difference:
-    """`other` minus `baseline`, both by seed; only the seeds of both count.
+    """`other` minus `baseline`, both by seed. Only common seeds are used.
 
-    With one seed the interval covers different images only. ValueError if no seed is in both.
+    With one seed, the interval covers only different images. ValueError if no seed is in both.
     """
     seeds = sorted(baseline.keys() & other.keys())
     if not seeds:
@@ -464,8 +471,8 @@ HEAD = (
 TEXT_COLUMNS = ("combination", "95 % interval", "verdict")  # left-aligned
 NOTES = (
     "macro F1: the best epoch of each run, mean over the seeds. The best epoch was chosen on the same validation "
-    "images, so its score is a little too high. This is also true of the best-loss model (lowest validation loss), but "
-    "not of the last epoch.",
+    "images, so its score is a little too high. This is also true for the best-loss model (lowest validation loss), "
+    "but not for the last epoch.",
     "difference: macro F1 minus that of the baseline (the first combination), mean over the seeds. The interval covers "
     "different seeds and different validation images. Within noise: the interval contains 0, so these runs do not show "
     "a difference. If 20 combinations are equal to the baseline, about one gets a wrong verdict by chance.",
@@ -473,7 +480,7 @@ NOTES = (
 
 
 def table(combinations: list[Combination]) -> list[dict[str, Any]]:
-    """One dict per combination; a value that is not known yet is None.
+    """One dict per combination. A value that is not known yet is None.
 
     combination: its name; seeds: how many runs are finished; f1, best_loss_f1, last_f1, minutes, images_per_second:
     means over these runs; std: standard deviation of f1 (n - 1); difference, low, high, verdict: see Difference.
@@ -505,7 +512,7 @@ def cells(line: dict[str, Any]) -> list[str]:
 
 
 def write_tables(combinations: list[Combination], out: Path, title: str, command: str) -> None:
-    """compare.csv, runs.csv, compare.md and compare.html, as far as runs are finished."""
+    """Writes compare.csv, runs.csv, compare.md and compare.html with the finished runs."""
     finished = [(c.name, seed, result) for c in combinations for seed, result in c.results.items()]
     if not finished:
         return
@@ -600,7 +607,7 @@ def main(argv: Sequence[str] | None = None) -> list[dict[str, Any]]:
                 check_same(job, run)
         out = Path(options.out)
         out.mkdir(parents=True, exist_ok=True)
-        print(f"{len(combinations)} combinations x {len(options.seeds)} seeds in {out}")
+        print(f"combinations: {len(combinations)}, seeds: {len(options.seeds)}, folder: {out}")
         command = command_line(options.vary, options.seeds, options.out, options.shared)
         title = f"Comparison of {', '.join(name for name, _ in options.vary)}"
         with SIGNALS.installed():
@@ -617,7 +624,7 @@ def main(argv: Sequence[str] | None = None) -> list[dict[str, Any]]:
     if any(line["seeds"] for line in lines):
         print(f"\nfiles: {out}/ with compare.html, compare.md, compare.csv, runs.csv, and one folder per combination")
     if failed:
-        print("\n".join([f"\n{len(failed)} runs failed:", *failed]), file=sys.stderr)
+        print("\n".join([f"\nfailed runs: {len(failed)}", *failed]), file=sys.stderr)
         raise SystemExit(1)
     return lines
 

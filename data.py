@@ -38,7 +38,7 @@ IMAGE_EXTENSIONS = {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".
 
 
 class BadInput(ValueError):
-    """A file or value that the user gave is wrong: the message says which, what is valid, and what to do."""
+    """A file or value that the user gave is wrong. The message tells which one, what is valid, and what to do."""
 
 
 @dataclass

@@ -44,7 +44,7 @@ COLUMNS = ("id", "gender", "race", "age", "path")
 
 
 class BadInput(ValueError):
-    """A file or value that the user gave is wrong: the message says which, what is valid, and what to do."""
+    """A file or value that the user gave is wrong. The message tells which one, what is valid, and what to do."""
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -45,7 +45,7 @@ IMAGE_EXTENSIONS = {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".
 
 
 class BadInput(ValueError):
-    """A file or value that the user gave is wrong: the message says which, what is valid, and what to do."""
+    """A file or value that the user gave is wrong. The message tells which one, what is valid, and what to do."""
 
 
 class Pair(NamedTuple):
@@ -370,11 +370,11 @@ def read_side(place: str) -> Side:
 def _read_csv(csv_file: Path) -> Side:
     """The first column whose values are image files, and a label column if there is one."""
     columns, rows = _csv_rows(csv_file)
-    beside = [csv_file.parent, *(csv_file.parent / name for name in ("train", "images", "test"))]
+    folders = [csv_file.parent, *(csv_file.parent / name for name in ("train", "images", "test"))]
     for image in columns:
-        hits = [sum(_find_image(folder, row[image]) is not None for row in rows[:20]) for folder in beside]
+        hits = [sum(_find_image(folder, row[image]) is not None for row in rows[:20]) for folder in folders]
         if any(hits):
-            folder = beside[int(np.argmax(hits))]
+            folder = folders[int(np.argmax(hits))]
             break
     else:
         raise BadInput(
@@ -506,8 +506,8 @@ def answer(train_place: str, val_place: str | None = None) -> None:
     places = {"TRAIN": train_place} | ({"VAL": val_place} if val_place else {})
     sides = [read_side(place) for place in places.values()]
     for (name, place), side in zip(places.items(), sides, strict=True):
-        classes = f"classes: {len(set(side.labels) - {''}) or 'unknown'}"
-        _print_wrapped(f"{name:<6}{place}: {len(side.files):,} images, {classes}{side.read_as}")
+        classes = len(set(side.labels) - {""}) or "unknown"
+        _print_wrapped(f"{name:<6}{place}: images {len(side.files):,}, classes {classes}{side.read_as}")
     if val_place and not set(sides[0].labels) & set(sides[1].labels):
         _print_wrapped("TRAIN and VAL have no class in common, so the labels of VAL are not compared.")
         sides[1] = sides[1]._replace(labels=[""] * len(sides[1].labels))

@@ -48,7 +48,7 @@ Size = int | tuple[int, int]
 
 
 class BadInput(ValueError):
-    """A file or value that the user gave is wrong: the message says which, what is valid, and what to do."""
+    """A file or value that the user gave is wrong. The message tells which one, what is valid, and what to do."""
 
 
 def sides(size: Size) -> tuple[int, int]:

@@ -7,8 +7,9 @@
 RUN_OR_CHECKPOINT is one of:
     - a checkpoint file
     - a run folder: its best_f1.pt is used
-    - a run of several folds: the best_f1.pt of each fold is used
-Probabilities are averaged over views and folds, then over the arguments.
+    - a run with several folds: the best_f1.pt of each fold is used
+Probabilities are averaged over the views of --tta, then over the folds, then
+over the arguments.
 
 TEST is a folder of images, or a competition folder with a template:
 sample_submission.csv, info.csv or test.csv. The submission keeps the rows, the
@@ -88,7 +89,7 @@ def checkpoints_of(argument: str) -> list[Path]:
     if not folds:
         raise BadInput(f"{argument} is not a checkpoint file, and not a run folder with a best_f1.pt")
     if not (path / "folds.csv").is_file():
-        print(f"note: the run {argument} is not finished: only {len(folds)} folds are used", file=sys.stderr)
+        print(f"note: the run {argument} is not finished: folds used: {len(folds)}", file=sys.stderr)
     return folds
 
 
@@ -186,10 +187,10 @@ def images_of(path: Path, root: Path, names: list[str]) -> list[str]:
     images = [data.find_file(root, name) for name in names]
     missing = [name for name, image in zip(names, images, strict=True) if image is None]
     if missing:
-        raise BadInput(f"{path}: {len(missing)} rows have no image file in {root}, such as {missing[0]}")
+        raise BadInput(f"{path}: rows without an image file in {root}: {len(missing)}, such as {missing[0]}")
     if len(set(images)) < len(images):
         first = next(image for i, image in enumerate(images) if image in images[:i])
-        raise BadInput(f"{path}: {len(images) - len(set(images))} images are listed twice, such as {first}")
+        raise BadInput(f"{path}: images that are listed twice: {len(images) - len(set(images))}, such as {first}")
     found = {
         str(file)
         for folder in {Path(image).parent for image in images}
@@ -198,7 +199,7 @@ def images_of(path: Path, root: Path, names: list[str]) -> list[str]:
     }
     extra = sorted(found - set(images))
     if extra:
-        raise BadInput(f"{path}: {len(extra)} images in the same folders have no row, such as {extra[0]}")
+        raise BadInput(f"{path}: images in the same folders without a row: {len(extra)}, such as {extra[0]}")
     return images
 
 
@@ -225,7 +226,7 @@ def decoded(paths: list[str], shapes: set[tuple[int, int, str]], batch_size: int
         try:
             image = pixels.decode_file(path)
             return {shape: pixels.fitted(image, *shape) for shape in shapes}
-        except Exception as error:  # decoders raise many kinds of exceptions: all are listed
+        except Exception as error:  # decoders raise many types of exceptions
             return f"{path}: {pixels.describe_error(error)}"
 
     with ThreadPoolExecutor() as pool:
@@ -276,7 +277,7 @@ def macro_f1(probs: np.ndarray, targets: np.ndarray) -> float:
 
 
 def validation_of(arguments: list[str]) -> list[dict[str, np.ndarray]]:
-    """paths, targets and probs of the validation images of each argument; of several folds, all of them.
+    """paths, targets and probs of the validation images of each argument; with several folds, of all folds.
 
     Raises: BadInput for a checkpoint other than best_f1.pt, or without its run folder.
     """
@@ -285,7 +286,7 @@ def validation_of(arguments: list[str]) -> list[dict[str, np.ndarray]]:
         parts = []
         for path in checkpoints_of(argument):
             if path.name != "best_f1.pt":
-                raise BadInput(f"{path}: validation predictions are stored only for best_f1.pt")
+                raise BadInput(f"{path}: validation predictions are stored only for best_f1.pt: use it")
             file = path.with_name("val_probs.npz")
             if not file.is_file():
                 raise BadInput(f"{file} does not exist: validation predictions are read from the run folder")
@@ -307,7 +308,7 @@ def adjust_prior(probs: np.ndarray, train_counts: list[int], tau: float) -> np.n
 
 
 def try_first(name: str, before: np.ndarray, after: np.ndarray, targets: np.ndarray, force: bool) -> bool:
-    """Whether to use a change: if it raises macro F1 on the validation images, or with `force`. Prints one line."""
+    """Whether to use a change: if it improves macro F1 on the validation images, or with `force`. Prints one line."""
     old, new = macro_f1(before, targets), macro_f1(after, targets)
     use = new > old or force
     verdict = "used" if new > old else "does not help, used because of --force" if force else "does not help, not used"
@@ -318,7 +319,7 @@ def try_first(name: str, before: np.ndarray, after: np.ndarray, targets: np.ndar
 def choose_tta(
     tta: str, groups: list[list[Predictor]], batch_size: int, device: torch.device, amp: bool, force: bool
 ) -> str:
-    """The views to use: `tta` if they raise macro F1, each network measured on its own validation images; or "none".
+    """The views to use: `tta` if they improve macro F1, else "none". Each network predicts its own validation images.
 
     Raises: BadInput if a network's images are not square and the views need it, or validation predictions are missing.
     """
@@ -373,9 +374,9 @@ def blend_weights(probs: np.ndarray, targets: np.ndarray, rounds: int = 200) -> 
 
 
 def fit_bias(log_p: np.ndarray, targets: np.ndarray, sweeps: int = 3) -> np.ndarray:
-    """(C,) biases b that raise the macro F1 of argmax(log_p + b), fitted one class at a time.
+    """(C,) biases b that improve the macro F1 of argmax(log_p + b), fitted one class at a time.
 
-    Each bias is one of 41 values from -2 to 2; of equally good ones, the one closest to 0. log_p (N, C), targets (N,).
+    Each bias is one of 41 values from -2 to 2; on a tie, the one closest to 0. log_p (N, C), targets (N,).
     """
     C = log_p.shape[1]
     bias, support = np.zeros(C), np.bincount(targets, minlength=C)
@@ -399,7 +400,7 @@ def fit_bias(log_p: np.ndarray, targets: np.ndarray, sweeps: int = 3) -> np.ndar
 def tune_bias(probs: np.ndarray, targets: np.ndarray, force: bool, seed: int = 0) -> np.ndarray:
     """(C,) biases to add to log-probabilities, for probs (N, C) and targets (N,); zeros if they do not help.
 
-    Cross-fitted: biases are fitted on each half of the images and measured on the other half, so the printed macro F1
+    Cross-fitted: biases are fitted on each half of the images and measured on the other half. So the printed macro F1
     is not too optimistic. The result is the mean of the two fits.
     """
     log_p, N = np.log(probs.astype(np.float64).clip(1e-12)), len(targets)
@@ -514,7 +515,7 @@ def read_answers(answers: str, template: Template, saved: dict[str, Any]) -> tup
         raise BadInput(f"{answers} has the columns {', '.join(answer_rows[0])}: {needed}")
     truth = {row[key]: row[label].strip() for row in answer_rows}
     if len(truth) < len(answer_rows) or len({row[key] for row in template.rows}) < len(template.rows):
-        raise BadInput(f"{answers}: column {key} has equal values in several rows, so rows cannot be matched by it")
+        raise BadInput(f"{answers}: column {key} has the same value in several rows, so rows cannot be matched by it")
     classes = saved["labels"] if set(truth.values()) <= set(saved["labels"]) else saved["classes"]
     unknown = sorted(set(truth.values()) - set(classes))
     if unknown:
@@ -522,7 +523,7 @@ def read_answers(answers: str, template: Template, saved: dict[str, Any]) -> tup
         raise BadInput(f"{answers}: {unknown[0]!r} in column {label} is not a class of the model; it has:{known}")
     rows = [i for i, row in enumerate(template.rows) if row[key] in truth]
     if not rows:
-        raise BadInput(f"{answers}: none of its {len(truth)} rows is in the template (matched by column {key})")
+        raise BadInput(f"{answers}: none of its rows is in the template (rows: {len(truth)}, matched by column {key})")
     return np.array(rows), np.array([classes.index(truth[template.rows[i][key]]) for i in rows])
 
 
@@ -535,7 +536,7 @@ def score(answers: str, template: Template, probs: np.ndarray, saved: dict[str, 
     print(f"\n{len(rows):,} of {len(template.rows):,} images have a label in {answers}")
     print(f"macro F1 {matrix.f1():.4f} (95 % interval {low:.4f} to {high:.4f}), accuracy {matrix.accuracy():.4f}")
     print(matrix.report(classes))
-    print("most confused, true -> predicted, and the image with the most confident error:")
+    print("most confused classes, true -> predicted, with the most confident error and its confidence:")
     for target, wrong, count in matrix.most_confused(5):
         errors = np.flatnonzero((targets == target) & (predicted == wrong))
         worst = errors[probs[errors, wrong].argmax()]
@@ -563,16 +564,16 @@ def make_parser() -> argparse.ArgumentParser:
     add("--template", metavar="CSV", help="template of the submission (default: a template in or next to TEST)")
     add("--out", metavar="CSV", default="submission.csv", help="submission file to write (default %(default)s)")
     add("--probs", metavar="FILE.npz", help="also write the image paths, classes and probabilities (N, C)")
-    add("--answers", metavar="CSV", help="print scores against the true labels in this CSV")
+    add("--answers", metavar="CSV", help="CSV with the ground truth: print scores")
 
-    about = "measured on the validation images first, used only if macro F1 rises"
+    about = "each is used only if it improves macro F1 on the validation images"
     group = parser.add_argument_group("improvements", about)
     add = group.add_argument
     add("--tta", choices=augment.VIEWS, default="none", help="test-time augmentation: average over these views")
     add("--blend", action="store_true", help="weighted mean of the runs, fitted by maximum likelihood")
     add("--prior-adjust", type=float, metavar="TAU", help="post-hoc logit adjustment: subtract TAU x log(class prior)")
     add("--tune-bias", action="store_true", help="add a bias to each class's log-probability, tuned for macro F1")
-    add("--force", action="store_true", help="use the options above even if macro F1 does not rise")
+    add("--force", action="store_true", help="use the options above even if macro F1 does not improve")
 
     group = parser.add_argument_group("two stages", "a second run decides between a few classes")
     add = group.add_argument
@@ -588,7 +589,7 @@ def make_parser() -> argparse.ArgumentParser:
 
 
 def parse_options(argv: Sequence[str] | None = None) -> argparse.Namespace:
-    """Options that are checked: a wrong value is one line that names its flag, and exit code 2."""
+    """The checked options. A wrong value gives one line that names its flag, and exit code 2."""
     parser = make_parser()
     options = parser.parse_args(argv)
     if options.batch_size < 1:

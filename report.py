@@ -1,10 +1,12 @@
-"""One HTML page about a run: its curves, its scores and its mistakes; or about several runs side by side.
+"""One HTML page about a run (curves, scores, mistakes), or about several runs.
 
-    python report.py runs/NAME                            # writes runs/NAME/report.html, as train.py does at its end
-    python report.py runs/a runs/b runs/c --out abc.html  # their curves in the same charts, and tables
+    python report.py runs/NAME                    # writes runs/NAME/report.html
+    python report.py runs/a runs/b --out ab.html  # curves in the same charts
 
-The page is a single file without scripts and without requests: you can send it to anyone. It is made from the files in
-the run folder (config.json, log.csv, updates.csv, val_probs.npz). The run may still be training, or stopped.
+train.py writes the page of its run at the end. The page is a single file
+without scripts and without requests: you can send it to anyone. It is made from
+config.json, log.csv, updates.csv and val_probs.npz in the run folder. The run
+may be unfinished.
 """
 
 from __future__ import annotations
@@ -54,7 +56,7 @@ def lr_chart(several: Sequence[runs.Run], names: Sequence[str]) -> Html:
     traces = [learning_rates(run) for run in several]
     if all(traces):
         series = [Series(name, *trace) for name, trace in zip(names, traces, strict=True)]
-        return page.line_chart("Learning rate of each update", series, "optimizer update", with_legend=False)
+        return page.line_chart("Learning rate of each update", series, "update", with_legend=False)
     series = [Series(name, column(r, "epoch"), column(r, "lr")) for name, r in zip(names, several, strict=True)]
     return page.line_chart("Learning rate at the start of each epoch", series, "epoch", with_legend=False)
 
@@ -118,7 +120,7 @@ def train_counts(run: runs.Run, key: str = "train_counts") -> list[float] | None
 def classes(run: runs.Run) -> Html:
     predictions, names = run.predictions, run.config["classes"]
     train, sampled = train_counts(run), train_counts(run, "drawn_counts")
-    sampled = sampled if sampled != train else None  # every image once per epoch: nothing to add
+    sampled = sampled if sampled != train else None  # the same if every image is sampled once
     charts = []
     if train:
         order = np.argsort(train, kind="stable")[::-1]
@@ -204,7 +206,7 @@ def short_path(path: str) -> Html:
 
 
 def thumbnail(run: runs.Run, path: str, alt: str) -> Html:
-    """The image, small. If the file is missing or damaged, a text in its place."""
+    """The image, small. If the file is missing or damaged, a text instead."""
     try:
         full_path = os.path.join(run.config.get("cwd", ""), path)  # relative to where the run was started
         image = Image.fromarray(pixels.decode_file(full_path).permute(1, 2, 0).numpy())
@@ -220,7 +222,7 @@ def calibration(run: runs.Run) -> Html:
     parts = metrics.calibration(predictions.probs, predictions.targets)
     n, confidence, accuracy = map(list, zip(*parts, strict=True))
     mean_confidence, mean_accuracy = np.average(confidence, weights=n), np.average(accuracy, weights=n)
-    word = "over-confident" if mean_confidence > mean_accuracy else "under-confident"
+    word = "overconfident" if mean_confidence > mean_accuracy else "underconfident"
     error = metrics.expected_calibration_error(predictions.probs, predictions.targets)
     about = (
         f"Mean confidence {mean_confidence:.1%}, accuracy {mean_accuracy:.1%}: the network is {word}. "
@@ -243,7 +245,7 @@ def summary(run: runs.Run) -> Html:
     predictions = run.predictions
     if not predictions:
         started = sum(bool(fold.log) for fold in run.folds)
-        text = f"{started} folds have results. The scores of all images follow when the last fold is finished."
+        text = f"Folds with results: {started}. The scores of all images are shown when the last fold is finished."
         return tag("p", text if started else "No epoch has been validated yet.")
     matrix, names = predictions.matrix, run.config["classes"]
     low, high = matrix.f1_interval()
@@ -251,15 +253,13 @@ def summary(run: runs.Run) -> Html:
     entries = [("macro F1, all classes", f"{matrix.f1():.4f}", f"95 % interval {low:.4f} to {high:.4f}")]
     entries += [("macro F1, classes present", f"{matrix.f1('macro_present'):.4f}", "scikit-learn's default")]
     entries += [("accuracy", f"{matrix.accuracy():.4f}", f"{len(predictions.targets):,} images")]
-    entries += [("worst class", f"{worst_f1:.4f}", f"F1 of {names[worst]} ({int(matrix.support()[worst])} images)")]
+    entries += [("worst class", f"{worst_f1:.4f}", f"F1 of {names[worst]}, images: {int(matrix.support()[worst])}")]
     if run.log:
-        done = f"{len(run.log)} of {run.options['epochs']} epochs done"
+        done = f"epochs done: {len(run.log)} of {run.options['epochs']}"
         entries += [("best epoch", f"{run.best()['epoch']:.0f}", done)]
     seconds = sum(row["seconds"] for part in run.folds or [run] for row in part.log)
     entries += [("time", f"{seconds / 60:.1f} min", "training and validation")]
-    images = (
-        "all images, each predicted by the fold that was not trained on it" if run.folds else "the validation images"
-    )
+    images = "the out-of-fold predictions of all images" if run.folds else "the validation images"
     about = (
         f"All scores are for {images}. The best epoch was chosen by its macro F1 on the same images, so these scores "
         "are a little too high."
@@ -268,7 +268,7 @@ def summary(run: runs.Run) -> Html:
 
 
 def about_run(run: runs.Run) -> Html:
-    """The command, the notes, versions, and all options."""
+    """The command, notes, versions and all options."""
     config = run.config
     notes = [tag("li", note) for part in [run, *run.folds] for note in part.config.get("notes", [])]
     facts = {"started": config.get("started", "unknown"), **config["versions"], "data checksum": config["data"][:16]}
@@ -338,7 +338,7 @@ def runs_table(several: Sequence[runs.Run], names: Sequence[str]) -> Html:
 
 
 def f1_by_class(several: Sequence[runs.Run], names: Sequence[str]) -> Html:
-    """One row per class, one column per run. If there are many classes, those whose F1 differs most."""
+    """One row per class, one column per run. With many classes, only those whose F1 differs most."""
     f1 = np.array([run.predictions.matrix.f1("none").numpy() for run in several]).T  # (C, R)
     labels, order = several[0].config["classes"], np.argsort(f1.min(1) - f1.max(1), kind="stable")
     rows = sorted(order[:MANY])
@@ -354,7 +354,7 @@ def f1_by_class(several: Sequence[runs.Run], names: Sequence[str]) -> Html:
 
 
 def of_several(several: Sequence[runs.Run]) -> str:
-    """BadInput if a run has no validated epoch, or classes that are different from those of the first run."""
+    """BadInput if a run has no validated epoch, or if its classes differ from those of the first run."""
     for run in several:
         if not run.log or not run.predictions:
             raise BadInput(f"{run.folder} has no results yet: wait until its first epoch is finished")

@@ -65,7 +65,7 @@ LEAK_COLUMNS = ("what", "validation", "validation_class", "training", "training_
 
 
 class BadInput(ValueError):
-    """A file or value that the user gave is wrong: the message says which, what is valid, and what to do."""
+    """A file or value that the user gave is wrong. The message tells which one, what is valid, and what to do."""
 
 
 # ---------------------------------------------------------------------------------------------------------------------

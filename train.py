@@ -1,18 +1,18 @@
 """Train an image classifier on imbalanced data, evaluated by macro F1.
 
-    python train.py --loss focal --accum 4                  # the demo: no download
+    python train.py --loss focal --accum 4        # the demo: no download
     python train.py --data FOLDER --weights DEFAULT --lr 1e-4 --augment light
-    python train.py --help                                  # every option, grouped
+    python train.py --help                        # every option, grouped
 
 FOLDER is an image folder, a competition folder with a train.csv, or a folder in
 the layout of the mask competition: see data.read.
 
 A run is a folder. config.json has its options, log.csv one row per epoch.
 best_f1.pt and best_loss.pt are the best epochs. last.pt is written after every
-epoch: `python train.py --resume FOLDER` continues from it, with the same result.
+epoch. `python train.py --resume RUN` continues from it, with the same result.
 
-Read this file from top to bottom: run() has the steps from options to folds,
-train_fold() trains on one split, train_epochs() trains and validates each epoch.
+Read this file from top to bottom: run() has all steps from options to folds,
+train_fold() trains on one split, train_epochs() trains and validates epochs.
 """
 
 from __future__ import annotations

@@ -123,7 +123,7 @@ def test_the_command_prints_the_content_and_ends_with_code_2_and_one_line_for_a_
     checkpoint.save(tmp_path / "x.pt", {"epoch": 3, "model": {"w": torch.zeros(4)}})
     command = [sys.executable, checkpoint.__file__]
     done = subprocess.run([*command, tmp_path / "x.pt"], capture_output=True, text=True)
-    assert done.returncode == 0 and "model  dict of 1, 4 numbers in 1 tensors" in done.stdout
+    assert done.returncode == 0 and "model  dict of 1, tensors: 1, numbers in them: 4" in done.stdout
     for path, message in ((tmp_path / "no.pt", "no.pt does not exist"), (tmp_path, "Is a directory")):
         done = subprocess.run([*command, path], capture_output=True, text=True)
         assert done.returncode == 2 and message in done.stderr and len(done.stderr.splitlines()) == 1

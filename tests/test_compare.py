@@ -64,7 +64,7 @@ def test_a_value_may_bring_options_and_an_empty_one_leaves_the_option_out():
         (["--vary", "loss=ce", "--", "--preview", "x.png"], "--preview cannot be used after --"),
         (["--vary", "loss=ce,ce --preview x.png"], "--preview cannot be used in --vary loss=ce,ce --preview x.png"),
         (["--vary", "loss=ce,ce --seed 5"], "--seed cannot be used in --vary"),
-        (["--vary", "loss"], "--vary loss: write NAME=VALUE,VALUE"),
+        (["--vary", "loss"], "--vary loss has no values: write NAME=VALUE,VALUE"),
         (["--vary", "loss=ce 'x"], "--vary loss=ce 'x: No closing quotation"),
         (["--vary", "loss=ce", "--vary", "loss=focal"], "--vary loss=focal: --loss is listed twice"),
         (["--vary", "loss=ce,focal", "--", "--criterion", "f1"], "--vary loss=ce,focal: --loss is listed twice"),
@@ -284,7 +284,9 @@ def test_the_tables_hold_the_runs_figures(comparison):
 def test_a_run_that_fails_is_named_and_the_rest_goes_on(comparison):
     out, _, printed, err = comparison
     assert printed.count("failed with exit code 2: train.py: error: --transform") == 4
-    assert "4 runs failed:" in err and str(out / "augment=none_transform=nowhere.py_f" / "seed0" / "output.txt") in err
+    assert (
+        "failed runs: 4\n" in err and str(out / "augment=none_transform=nowhere.py_f" / "seed0" / "output.txt") in err
+    )
     with open(out / "compare.csv", newline="") as file:
         assert [row["seeds"] for row in csv.DictReader(file)] == ["2", "0", "2", "0"]
 

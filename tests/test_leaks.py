@@ -330,7 +330,7 @@ def test_alone_in_a_folder_it_answers_or_says_what_is_wrong(alone, words, code, 
 
 def test_a_split_without_leaks_is_called_so(alone, ask):
     said = ask("train", "val")
-    assert said.startswith("TRAIN train: 20 images, classes: 2\nVAL   val: 10 images, classes: 2\n")
+    assert said.startswith("TRAIN train: images 20, classes 2\nVAL   val: images 10, classes 2\n")
     assert "identical to a TRAIN image: 0 of 10" in said and said.endswith("\n\nno leak found\n")
     assert ask("train").endswith("\n\nno leak found\n")
 
@@ -401,7 +401,7 @@ def test_folders_without_classes_have_no_labels(alone, ask):
     for i in range(4):
         save(alone / "flat" / f"{i}.png", scene(i + 8))
     said = ask("train", "flat")
-    assert "VAL   flat: 4 images, classes: unknown\nTRAIN and VAL have no class in common" in said
+    assert "VAL   flat: images 4, classes unknown\nTRAIN and VAL have no class in common" in said
     assert "  VAL 0.png, TRAIN a/8.png (a)\n" in said and "different label: 0 of 24" in said
 
 
@@ -417,8 +417,8 @@ def test_csvs_are_read_by_their_image_and_label_columns(alone, ask, encoding, pl
     (alone / "set" / "val.csv").write_text("ID,kind\nc.png,y\n")
     said = ask("set/train.csv", "set/val.csv").replace("\n  ", " ")
     folder = "/".join(filter(None, ["set", place]))
-    assert f"set/train.csv: 4 images, classes: 2 (image column ID, label column Target, images in {folder})" in said
-    assert f"set/val.csv: 1 images, classes: 1 (image column ID, label column kind, images in {folder})" in said
+    assert f"set/train.csv: images 4, classes 2 (image column ID, label column Target, images in {folder})" in said
+    assert f"set/val.csv: images 1, classes 1 (image column ID, label column kind, images in {folder})" in said
     assert "VAL c.png, TRAIN c.png (개)" in said and "leak: 1 of 1 VAL images (100.0%)" in said
 
 

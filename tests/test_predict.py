@@ -231,9 +231,9 @@ def test_prior_adjustment_is_the_papers_formula():
             ["one", "--data", "HERE"],
             "1 of 3 images in one batch cannot be decoded:\n  HERE/b.jpg: the file is",
         ),
-        ("absent", ["one", "--data", "HERE"], "1 rows have no image file in HERE/images, such as d.jpg"),
-        ("twice", ["one", "--data", "HERE"], "1 images are listed twice, such as HERE/images/a.jpg"),
-        ("extra", ["one", "--data", "HERE"], "1 images in the same folders have no row, such as HERE/images/c.jpg"),
+        ("absent", ["one", "--data", "HERE"], "rows without an image file in HERE/images: 1, such as d.jpg"),
+        ("twice", ["one", "--data", "HERE"], "images that are listed twice: 1, such as HERE/images/a.jpg"),
+        ("extra", ["one", "--data", "HERE"], "images in the same folders without a row: 1, such as HERE/images/c.jpg"),
         (None, ["one/best_f1.pt", "--data", "comp", "--answers", "comp/meta.csv"], "--answers: comp/meta.csv has the"),
         # found by other modules, each with its own exception
         (None, ["answers.csv", "--data", "comp"], "RUN_OR_CHECKPOINT: answers.csv is not a readable checkpoint"),
@@ -445,7 +445,7 @@ def test_answers_are_found_by_the_image_column_wherever_it_stands(here, capsys):
     run("five", "--data", "comp", "--out", here / "s.csv", "--answers", "answers.csv")
     assert first == re.search(r"\nmacro F1 \S+", capsys.readouterr().out).group(0)
     write_csv(here / "no_key.csv", [{"usage": "Public", "target": row["target"]} for row in truth])
-    assert "column usage has equal values in several rows" in refused(capsys, *words, here / "no_key.csv")
+    assert "column usage has the same value in several rows" in refused(capsys, *words, here / "no_key.csv")
 
 
 def test_the_columns_of_a_test_csv_are_kept_and_the_label_is_added(here):
@@ -486,7 +486,7 @@ def test_a_run_of_folds_that_is_not_finished_is_used_with_a_note(here, capsys):
     shutil.rmtree(here / "run" / "fold2")
     (here / "run" / "folds.csv").unlink()
     run(here / "run", "--data", "comp", "--out", here / "s.csv")
-    assert "is not finished: only 2 folds are used" in capsys.readouterr().err
+    assert "is not finished: folds used: 2" in capsys.readouterr().err
 
 
 def test_a_folder_beside_the_folds_is_left_alone(here, capsys):

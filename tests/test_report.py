@@ -183,14 +183,14 @@ def test_the_classes_in_which_runs_differ_most_are_shown(tmp_path, make_run):
     assert all(f"<bdi>class {c}</bdi>" in text for c in (20, 55, 59)) and "<bdi>class 54</bdi>" not in text
 
 
-@pytest.mark.parametrize("sure, word", [(0.9, "over-confident"), (0.5, "under-confident")])
+@pytest.mark.parametrize("sure, word", [(0.9, "overconfident"), (0.5, "underconfident")])
 def test_calibration_says_on_which_side_it_errs(tmp_path, make_run, sure, word):
     targets = np.zeros(100, np.int64)
     targets[:2] = 1
     probs = np.tile(np.float32([sure, 1 - sure, 0]), (100, 1))
     probs[:30] = probs[:30, [1, 0, 2]] if sure > 0.5 else probs[:30]  # right in 70 % or less, and in 98 %
     shown = words(report.write([make_run(tmp_path / "run", probs, targets)]).read_text("utf-8"))
-    assert word in shown and ("under" if word.startswith("over") else "over") + "-confident" not in shown
+    assert word in shown and ("under" if word.startswith("over") else "over") + "confident" not in shown
 
 
 def test_names_from_right_to_left_do_not_turn_the_arrow_around(tmp_path, make_run):
@@ -361,7 +361,7 @@ def test_several_folds_have_a_page_of_all_images(tmp_path):
     for name in ("log.csv", "val_probs.npz"):
         (out / "fold2" / name).unlink()
     shown = words(report.write([out]).read_text("utf-8"))
-    assert "2 folds have results" in shown and "fold1" in shown
+    assert "Folds with results: 2." in shown and "fold1" in shown
     report.write([out, out / "fold0"], tmp_path / "both.html")
 
 
