@@ -141,11 +141,11 @@ def parse_options(argv: Sequence[str]) -> argparse.Namespace:
     check_words(shared, "after --")
     used = destinations(shared)
     for name, values in options.vary:
-        destination = FLAGS[flag_of(name)]
+        destination = FLAGS[cli.flag_of(name)]
         if destination in used:
             raise BadInput(
-                f"--vary {name}={','.join(values)}: {flag_of(name)} is listed twice; remove it from the other --vary, "
-                "or from the options after --"
+                f"--vary {name}={','.join(values)}: {cli.flag_of(name)} is listed twice; remove it from the other "
+                "--vary, or from the options after --"
             )
         used.add(destination)
     return options
@@ -153,10 +153,6 @@ def parse_options(argv: Sequence[str]) -> argparse.Namespace:
 
 FLAGS = {flag: action.dest for action in cli.make_parser()._actions for flag in action.option_strings}
 NOT_ALLOWED = ("help", "out", "preview", "resume", "seed")  # compare.py sets the seed and the folder of every run
-
-
-def flag_of(name: str) -> str:
-    return f"--{name.strip().replace('_', '-')}"
 
 
 def listed_twice(values: Sequence[Any]) -> list[Any]:
@@ -180,10 +176,10 @@ def parse_vary(text: str) -> tuple[str, list[str]]:
     name, equals, values = text.partition("=")
     if not equals:
         raise BadInput(f"--vary {text} has no values: write NAME=VALUE,VALUE")
-    if FLAGS.get(flag_of(name), "help") in NOT_ALLOWED:
-        close = difflib.get_close_matches(flag_of(name), FLAGS, 1)
-        hint = f" Did you mean {close[0]}?" if close and close[0] != flag_of(name) else ""
-        raise BadInput(f"--vary {text}: {flag_of(name)} is not an option of train.py that can be varied.{hint}")
+    if FLAGS.get(cli.flag_of(name), "help") in NOT_ALLOWED:
+        close = difflib.get_close_matches(cli.flag_of(name), FLAGS, 1)
+        hint = f" Did you mean {close[0]}?" if close and close[0] != cli.flag_of(name) else ""
+        raise BadInput(f"--vary {text}: {cli.flag_of(name)} is not an option of train.py that can be varied.{hint}")
     for value in listed_twice(values.split(",")):
         raise BadInput(f"--vary {text}: the value {value!r} is listed twice")
     for value in values.split(","):
@@ -207,10 +203,10 @@ def make_combinations(
     combinations = []
     for choice in itertools.product(*([(name, value) for value in values] for name, values in vary)):
         name = " ".join(f"{option}={value.strip() or '(default)'}" for option, value in choice)
-        parts = [shlex.split(f"{flag_of(option)} {value}") if value.strip() else [] for option, value in choice]
+        parts = [shlex.split(f"{cli.flag_of(option)} {value}") if value.strip() else [] for option, value in choice]
         for first, second in itertools.combinations(map(destinations, parts), 2):
             if first & second:
-                flag = flag_of(min(first & second))
+                flag = cli.flag_of(min(first & second))
                 raise BadInput(f"--vary: {flag} is listed twice in the combination {name}; remove one of the two")
         folder = Path(out) / re.sub(r"[^\w.+=,-]", "_", name)
         combination = Combination(name, [])
@@ -233,7 +229,7 @@ def check_same(job: Job, run: runs.Run) -> None:
     for name in sorted(wanted.keys() - cli.MAY_CHANGE - {"out"}):
         if run.options.get(name) != wanted[name]:
             raise BadInput(
-                f"{job.folder} contains a run with {flag_of(name)} {run.options.get(name)}, not {wanted[name]}. "
+                f"{job.folder} contains a run with {cli.flag_of(name)} {run.options.get(name)}, not {wanted[name]}. "
                 "Choose a different --out, or delete that folder"
             )
 
@@ -284,7 +280,7 @@ def changed_arguments(job: Job, run: runs.Run) -> list[str]:
     for name in sorted(cli.MAY_CHANGE - {"resume"}):
         value = job.options[name]
         if value not in (None, False, run.options.get(name)):
-            words += [flag_of(name)] if value is True else [flag_of(name), str(value)]
+            words += [cli.flag_of(name)] if value is True else [cli.flag_of(name), str(value)]
     return words
 
 

@@ -186,7 +186,9 @@ def check_leaks(
     files = table.paths, table.targets, table.classes
     two_labels = leaks.find_two_labels(*files, same)
     if two_labels:
-        table.notes.append(f"images identical to one with a different label: {len(two_labels)}" + listed(two_labels))
+        table.notes.append(
+            f"images identical to one with a different label: {len(two_labels)}" + listed_pairs(two_labels)
+        )
     for split in splits:
         split.leaks = leaks.find_leaks(*files, same, alike, split.train, split.val)
         contradictions = [pair for pair in split.leaks if pair.what == "identical" and pair.label != pair.other_label]
@@ -197,7 +199,9 @@ def check_leaks(
                 if options.leaks == "error":
                     what = "with a near-duplicate in the training set"
                 found = f"validation images {what}: {len(refused)}"
-                raise data.BadInput(f"{found}. Remove them, or use --leaks group or --leaks warn" + listed(refused))
+                raise data.BadInput(
+                    f"{found}. Remove them, or use --leaks group or --leaks warn" + listed_pairs(refused)
+                )
         guess = table.source is None and leaks.suspect_groups(*files, table.groups, split.train, split.val)
         split.notes += leak_notes(split, guess, len(table))
     return splits
@@ -222,7 +226,7 @@ def leak_notes(split: Split, guess: leaks.Guess | None, images: int) -> list[str
     return notes
 
 
-def listed(pairs: list[leaks.Pair]) -> str:
+def listed_pairs(pairs: list[leaks.Pair]) -> str:
     return leaks.listed([f"{pair.path} ({pair.label}) and {pair.other_path} ({pair.other_label})" for pair in pairs])
 
 

@@ -38,7 +38,7 @@ NO_IGNORED_INDEX = torch.iinfo(torch.int64).min  # so a target of -100 is an err
 
 
 class BadInput(ValueError):
-    """A value that the user gave is wrong: the message says which, what is valid, and what to do."""
+    """A value that the user gave is wrong. The message tells which one, what is valid, and what to do."""
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -418,7 +418,7 @@ def build_loss(name: str, **options: object) -> nn.Module:
         coefficients.append(_coefficient(term, number))
         unused -= used
     if unused:
-        raise BadInput(f"loss {name!r} has no option {', '.join(sorted(unused))}")
+        raise BadInput(f"loss {name!r} does not take {', '.join(sorted(unused))}")
     return parts[0] if len(parts) == 1 and coefficients == [1.0] else SumLoss(parts, coefficients)
 
 

@@ -39,7 +39,7 @@ class BadInput(ValueError):
 
 
 def sides(size: Size) -> tuple[int, int]:
-    """(H, W) of a size: a side of a square, or (H, W)."""
+    """(H, W) of a size: the side of a square, or (H, W)."""
     H, W = (size, size) if isinstance(size, int) else size
     return H, W
 

@@ -297,7 +297,7 @@ def test_defaults_of_the_demo_and_of_real_data_differ_and_are_resolved():
         (["--size", "4"], "--size must be one side, or height and width, each at least 8 pixels; got 4"),
         (["--augment", "lots"], "argument --augment: invalid choice: 'lots' (choose from"),
         (["--loss", "focall"], "--loss: unknown loss 'focall': choose from ce"),
-        (["--loss", "ce", "--gamma", "2"], "--gamma: loss 'ce' has no option gamma"),
+        (["--loss", "ce", "--gamma", "2"], "--gamma: loss 'ce' does not take gamma"),
         (["--loss", "focal", "--gamma", "-1"], "--gamma must be at least 0, got -1"),
         (["--class-weights", "balanced"], "argument --class-weights: invalid choice: 'balanced'"),
         (["--model", "resnet19"], "--model: unknown model 'resnet19'; close names: resnet18"),
