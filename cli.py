@@ -249,10 +249,22 @@ def parse_options(argv: Sequence[str] | None = None, description: str | None = N
     options = parser.parse_args(argv)
     flags = {word.partition("=")[0] for word in argv}
     typed = {action.dest for action in parser._actions if flags & set(action.option_strings)}
+    if options.size and len(options.size) > 2:
+        parser.error(f"--size must be one side, or height and width, got {' '.join(map(str, options.size))}")
     resolve(options)
+    if options.resume:
+        options = _resumed(parser, options, typed)
     _check_ranges(parser, options)
     _check_combinations(parser, options)
-    return _resumed(parser, options, typed) if options.resume else options
+    return options
+
+
+def resolved(options: dict[str, Any]) -> dict[str, Any]:
+    """The options of a config.json, with the defaults that older versions did not store."""
+    known = vars(make_parser().parse_args([])) | options
+    space = argparse.Namespace(**known | {"min_delta": known["min_delta"] or 0.0})
+    resolve(space)
+    return vars(space)
 
 
 def resolve(options: argparse.Namespace) -> None:
@@ -320,8 +332,10 @@ def _check_ranges(parser: argparse.ArgumentParser, options: argparse.Namespace) 
 
     def check(name: str, is_valid: Callable[[float], bool], valid: str) -> None:
         value = getattr(options, name)
-        if value is not None and not (math.isfinite(value) and is_valid(value)):
-            parser.error(f"{flag_of(name)} must be {valid}, got {value}")
+        is_finite = not isinstance(value, float) or math.isfinite(value)  # a whole number may be too large for isfinite
+        if value is not None and not (is_finite and is_valid(value)):
+            finite = " and finite" if value in (math.inf, -math.inf) and "finite" not in valid else ""
+            parser.error(f"{flag_of(name)} must be {valid}{finite}, got {value}")
 
     for name, least in AT_LEAST.items():
         check(name, lambda value, least=least: value >= least, f"at least {least}")
@@ -345,7 +359,7 @@ def _check_combinations(parser: argparse.ArgumentParser, options: argparse.Names
         parser.error(f"--warmup {options.warmup:g} must be shorter than the run of {options.epochs} epochs (--epochs)")
     if options.min_lr is not None and options.min_lr > options.lr:
         parser.error(f"--min-lr {options.min_lr:g} must be at most the learning rate {options.lr:g} (--lr)")
-    if options.min_delta is not None and not options.patience:
+    if options.min_delta and not options.patience:
         parser.error(f"--min-delta {options.min_delta:g} has no effect without --patience: add --patience")
     options.min_delta = options.min_delta or 0.0
     if options.samples_per_class and options.sampler != "balanced":

@@ -226,10 +226,12 @@ def make_combinations(
 def check_same(job: Job, run: runs.Run) -> None:
     """BadInput if the folder contains a run with different options than this job's."""
     wanted = {name: list(value) if isinstance(value, tuple) else value for name, value in job.options.items()}
+    found = cli.resolved(run.options)
     for name in sorted(wanted.keys() - cli.MAY_CHANGE - {"out"}):
-        if run.options.get(name) != wanted[name]:
+        value = list(found[name]) if isinstance(found[name], tuple) else found[name]
+        if value != wanted[name]:
             raise BadInput(
-                f"{job.folder} contains a run with {cli.flag_of(name)} {run.options.get(name)}, not {wanted[name]}. "
+                f"{job.folder} contains a run with {cli.flag_of(name)} {value}, not {wanted[name]}. "
                 "Choose a different --out, or delete that folder"
             )
 
@@ -591,9 +593,7 @@ def main(argv: Sequence[str] | None = None) -> list[dict[str, Any]]:
     Raises: SystemExit with code 2 if an option is wrong, 1 if a run failed (the tables are written), or 128 + N if
         stopped by signal N.
     """
-    for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):  # a notebook's streams do not have it
-            stream.reconfigure(errors="backslashreplace")  # a file name can contain bytes that are not valid text
+    cli.print_any_text()
     try:
         options = parse_options(sys.argv[1:] if argv is None else argv)
         combinations = make_combinations(options.vary, options.seeds, options.out, options.shared)

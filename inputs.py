@@ -280,6 +280,8 @@ def make_state(
             models.check_output(model, options.model, num_classes, options.size, batch=1)
     model = model.to(device, memory_format=torch.channels_last)
     with cli.blaming("--model"):
+        if not any(parameter.requires_grad for parameter in model.parameters()):
+            raise models.BadInput(f"{options.model} has no parameter to train")
         optimizer = optim.build_optimizer(options.optimizer, model, options.lr, options.weight_decay)
     schedule = optim.build_schedule(
         options.scheduler,

@@ -19,7 +19,7 @@ one big batch, also with class weights, a short last micro-batch or window, or a
   with class weights in `weight`, by the sum of the targets' weights. Targets equal to `ignore_index` do not count. The
   first window of an epoch checks this. For a different divisor, add a method `weight_of(targets)` that returns it. If
   the loss is not a sum over samples, such as an F1 loss, set the attribute `additive = False`.
-- schedule, ema: schedule.step() and ema.update(model) are called after every update.
+- schedule, ema: schedule.step() and ema.update(model) are called after every update. To save State: state_dict().
 """
 
 from __future__ import annotations
@@ -41,7 +41,6 @@ from torch import Tensor, nn
 Batch = Sequence[Any]  # (*inputs, targets)
 Batches = Iterable[Batch]
 Forward = Callable[..., Tensor]  # forward(*inputs) -> logits
-Check = Callable[[], None]
 AMP_OFF = torch.float32  # the type of a forward pass without autocast
 NO_SCALER = torch.amp.GradScaler(enabled=False)  # scale() returns the loss unchanged, step() is optimizer.step()
 NOTHING = SimpleNamespace(  # used if no schedule or no EMA is given
@@ -68,17 +67,16 @@ class State:
 
     def state_dict(self) -> dict[str, Any]:
         parts = {name: getattr(self, name).state_dict() for name in self.PARTS}
-        return parts | {"rng": random_state(), "progress": self.progress}
+        return parts | {"rng": random_state(), "progress": copy.deepcopy(self.progress)}
 
     def load_state_dict(self, saved: dict[str, Any]) -> None:
         for name in self.PARTS:
             getattr(self, name).load_state_dict(saved[name])
         set_random_state(saved["rng"])
-        self.progress = saved["progress"]
+        self.progress = copy.deepcopy(saved["progress"])
 
 
 def random_state() -> list[Tensor]:
-    """The states of torch's generators: the CPU's, then one for each GPU."""
     return [torch.get_rng_state(), *(torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [])]
 
 
@@ -108,9 +106,11 @@ class WindowStart:
 # ---------------------------------------------------------------------------------------------------------------------
 
 
-def windows(batches: Batches, accum: int, device: torch.device | str = "cpu") -> Iterator[list[Batch]]:
+def windows(batches: Batches, accum: int, device: torch.device | str | None = None) -> Iterator[list[Batch]]:
     """`accum` micro-batches at a time, on the device. The last window of an epoch may be shorter: none is dropped."""
-    batches = ([x.to(device, non_blocking=True) if isinstance(x, Tensor) else x for x in batch] for batch in batches)
+    if device is not None:
+        batches = ([x.to(device, non_blocking=True) if isinstance(x, Tensor) else x for x in b] for b in batches)
+    batches = iter(batches)
     while window := list(itertools.islice(batches, accum)):
         yield window
 
@@ -129,15 +129,20 @@ def weight_of(criterion: Any, targets: Tensor) -> int | Tensor:
 
 def _part_of_mean(criterion: Any, logits: Tensor, targets: Tensor, total: int | Tensor) -> Tensor:
     """A micro-batch's part of the window's mean loss: its own mean times its share of the window's weight."""
+    logits = _wide(logits)
     if hasattr(criterion, "weight_of"):
         return criterion(logits, targets) * (criterion.weight_of(targets) / total)
     if not getattr(criterion, "additive", True):
         return criterion(logits, targets)  # its window has one micro-batch
-    if targets.is_floating_point() or not hasattr(criterion, "reduction"):
+    if targets.is_floating_point() or type(criterion) not in (nn.CrossEntropyLoss, nn.NLLLoss):
         return criterion(logits, targets) * weight_of(criterion, targets) / total
     summed = copy.copy(criterion)  # the same number; 0 instead of 0 / 0 if all targets of the micro-batch are ignored
     summed.reduction = "sum"
     return summed(logits, targets) / total
+
+
+def _wide(logits: Tensor) -> Tensor:
+    return logits.to(torch.promote_types(logits.dtype, torch.float32))  # a loss in half precision is not exact
 
 
 def backward_window(
@@ -168,7 +173,7 @@ def backward_window(
         logits = torch.cat([forward(*inputs) for *inputs, _ in window])
     before.restore(with_rng=True)
     logits.requires_grad_()
-    loss = criterion(logits, targets)
+    loss = criterion(_wide(logits), targets)
     scaler.scale(loss).backward()
     sizes = [len(batch[-1]) for batch in window]
     for (*inputs, _), gradient in zip(window, logits.grad.split(sizes), strict=True):
@@ -186,31 +191,32 @@ def train_epoch(
     amp: torch.dtype = AMP_OFF,
     skip_nonfinite: int = 0,
     describe: Callable[[list[Batch]], str] = lambda window: "",
-    check: Check = lambda: None,
+    check: Callable[[], None] = lambda: None,
     after_window: Callable[[dict[str, float]], None] = lambda numbers: None,
 ) -> dict[str, float]:
-    """One update per window of `accum` micro-batches. An interrupted epoch continues at state.progress["windows"].
+    """One update per window of `accum` micro-batches. An interrupted epoch (state.progress) continues with `batches`.
 
     - clip: largest norm of the gradient, > 0. amp: torch.float16 (with a GradScaler) or torch.bfloat16.
-    - skip_nonfinite: how many windows with a NaN or infinite loss or gradient may be skipped.
-    - describe: describe(window) is added to the message of NonFinite, for example the file names.
+    - skip_nonfinite: number of NaN or infinite windows to skip. describe(window) is added to the message about them.
     - check: called before each micro-batch. If it raises, the window is undone.
     - after_window: called with {"lr", "loss", "grad_norm", "outcome"} after each window, see `judge_window`.
 
-    Returns lr (of the first update), train_loss, train_ce (plain cross-entropy, comparable between criteria),
-    skipped_steps (by the scaler), nonfinite_steps, images_per_second. Raises NonFinite before weights are changed.
+    Returns lr (of the first update), train_loss, train_ce (plain cross-entropy), skipped_steps (by the scaler),
+    nonfinite_steps, images_per_second. Raises NonFinite before weights are changed.
     """
     model, optimizer, scaler = state.model.train(), state.optimizer, state.scaler
     device = next(model.parameters()).device
     forward, start = _wrapped(forward or model, device, amp, check), time.perf_counter()
-    if not state.progress:
-        counts = ("windows", "update", "overflow", "nonfinite", "images", "samples", "loss", "weight", "ce")
-        state.progress = dict.fromkeys(counts, 0) | {"lr": optimizer.param_groups[0]["lr"]}
+    optimizer.zero_grad(set_to_none=True)
+    counts = ("windows", "update", "overflow", "nonfinite", "images", "samples", "loss", "weight", "ce")
+    state.progress = state.progress or dict.fromkeys(counts, 0) | {"lr": optimizer.param_groups[0]["lr"]}
     progress, images_before = state.progress, state.progress["images"]
     for window in windows(batches, accum, device):
         before = WindowStart(model) if accum > 1 or skip_nonfinite else None
         try:
             loss, logits = backward_window(model, forward, criterion, window, scaler)
+            if not progress["update"] and not hasattr(criterion, "weight_of"):
+                _check_divisor(criterion, torch.cat([batch[-1] for batch in window]), loss, logits)
         except BaseException:
             optimizer.zero_grad(set_to_none=True)
             if before:
@@ -227,11 +233,10 @@ def train_epoch(
         _count(progress, criterion, window, loss, logits)
         after_window(progress["last"])
     state.progress = {}
-    samples = float(progress["samples"])
     return {
         "lr": progress["lr"],
-        "train_loss": float(progress["loss"] / progress["weight"]) if samples else math.nan,
-        "train_ce": float(progress["ce"]) / samples if samples else math.nan,
+        "train_loss": float(progress["loss"] / progress["weight"]) if progress["images"] else math.nan,
+        "train_ce": float(progress["ce"]) / float(progress["samples"]) if progress["images"] else math.nan,
         "skipped_steps": progress["overflow"],
         "nonfinite_steps": progress["nonfinite"],
         "images_per_second": (progress["images"] - images_before) / (time.perf_counter() - start),
@@ -241,10 +246,8 @@ def train_epoch(
 def judge_window(
     loss: Tensor, norm: Tensor, state: State, before: Any, skip_nonfinite: int, describe: Callable[[], str]
 ) -> str:
-    """What to do with a window: "update", or one of two cases in which the loss or gradient is not finite.
-
-    - "overflow": an fp16 gradient is infinite, perhaps because of the scale (>= 1). No update; the scaler halves it.
-    - "nonfinite": no update, BatchNorm's statistics are restored. After `skip_nonfinite` of these: raises NonFinite.
+    """Returns "update"; "overflow", for an infinite fp16 gradient that may be due to the scale (>= 1), which the scaler
+    halves; or "nonfinite": BatchNorm's statistics are restored. After `skip_nonfinite` of these, raises NonFinite.
     """
     loss, norm = torch.stack([loss.float(), norm.float()]).tolist()  # the window's only host sync
     progress, scaler, outcome = state.progress, state.scaler, "update"
@@ -252,11 +255,13 @@ def judge_window(
         is_scale = math.isfinite(loss) and scaler.is_enabled() and scaler.get_scale() >= 1
         outcome = "overflow" if is_scale else "nonfinite"
     if outcome == "nonfinite":
+        state.optimizer.zero_grad(set_to_none=True)
+        if before:
+            before.restore(with_rng=False)
         message = f"loss {loss}, gradient norm {norm}: not finite. The weights are unchanged. {describe()}"
         if progress["nonfinite"] >= skip_nonfinite:
             raise NonFinite(message)
         print(f"skipped: {message}", file=sys.stderr)
-        before.restore(with_rng=False)
     progress[outcome] += 1
     lr = state.optimizer.param_groups[0]["lr"]
     progress["last"] = {"lr": lr, "loss": loss, "grad_norm": norm, "outcome": outcome}
@@ -270,25 +275,28 @@ def _count(progress: dict[str, Any], criterion: Any, window: list[Batch], loss: 
         weight = weight_of(criterion, targets)
         progress["loss"] += loss * weight
         progress["weight"] += weight
-        progress["ce"] += F.cross_entropy(logits, targets, reduction="sum", ignore_index=ignored)
-        progress["samples"] += len(targets) if targets.is_floating_point() else (targets != ignored).sum()
+        progress["ce"] += F.cross_entropy(_wide(logits), targets, reduction="sum", ignore_index=ignored)
+        samples = targets.numel() // math.prod(targets.shape[1:2])  # of class probabilities (N, C, ...)
+        progress["samples"] += samples if targets.is_floating_point() else (targets != ignored).sum()
         progress["images"] += len(targets)
-        if not progress["windows"] and not hasattr(criterion, "weight_of"):  # is the divisor as documented?
-            expected = float(criterion(logits, targets))
-            if not math.isclose(float(loss), expected, rel_tol=1e-4, abs_tol=1e-6):
-                raise ValueError(
-                    f"the loss of a window is {float(loss):.6g}, but {criterion} of all its logits is {expected:.6g}: "
-                    "add a method weight_of(targets) that returns the divisor of its mean, or set additive = False"
-                )
     progress["windows"] += 1
 
 
-def _wrapped(forward: Forward, device: torch.device, amp: torch.dtype, check: Check = lambda: None) -> Forward:
+@torch.no_grad()
+def _check_divisor(criterion: Any, targets: Tensor, loss: Tensor, logits: Tensor) -> None:
+    loss, expected = float(loss), float(criterion(_wide(logits), targets))
+    if math.isfinite(loss) and not math.isclose(loss, expected, rel_tol=1e-4, abs_tol=1e-6):
+        raise ValueError(
+            f"the loss of a window is {loss:.6g}, but {criterion} of all its logits is {expected:.6g}: add a method "
+            "weight_of(targets) that returns the divisor of its mean, or set additive = False"
+        )
+
+
+def _wrapped(forward: Forward, device: torch.device, amp: torch.dtype, check: Callable = lambda: None) -> Forward:
     def wrapped(*inputs: Any) -> Tensor:
         check()
         with torch.autocast(device.type, amp, enabled=amp != AMP_OFF):
-            logits = forward(*inputs)
-        return logits.to(torch.promote_types(logits.dtype, torch.float32))  # so that the loss is float32 or wider
+            return forward(*inputs)
 
     return wrapped
 
@@ -297,19 +305,16 @@ def _wrapped(forward: Forward, device: torch.device, amp: torch.dtype, check: Ch
 def evaluate(
     model: nn.Module, batches: Batches, criterion: Any, forward: Forward | None = None, amp: torch.dtype = AMP_OFF
 ) -> tuple[dict[str, float], Tensor, Tensor]:
-    """Scores, logits (N, C) and targets of all batches, in eval mode.
+    """val_loss, val_ce (plain cross-entropy, comparable between criteria); logits (N, C) and targets of all batches.
 
-    A score is computed once, from all logits. The mean of the batches' scores would be wrong for F1, and wrong for
-    every score if the last batch is short. For F1, pass the logits and targets to metrics.ConfusionMatrix.
-
-    Returns val_loss, and val_ce: plain cross-entropy, comparable between criteria.
-    Raises NonFinite for NaN or infinite logits, for which argmax would still return a class.
+    Scores are computed once, from all logits: a mean over batches is wrong for F1, and for a short last batch. For F1,
+    pass logits and targets to metrics.ConfusionMatrix. Raises NonFinite for logits that are not finite.
     """
     model.eval()
     device = next(model.parameters()).device
     forward, all_logits, all_targets = _wrapped(forward or model, device, amp), [], []
     for [(*inputs, targets)] in windows(batches, 1, device):
-        all_logits.append(forward(*inputs))
+        all_logits.append(_wide(forward(*inputs)))
         all_targets.append(targets)
     logits, targets = torch.cat(all_logits), torch.cat(all_targets)
     if not logits.isfinite().all():
@@ -318,13 +323,7 @@ def evaluate(
     return {"val_loss": float(criterion(logits, targets)), "val_ce": float(ce)}, logits, targets
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# python loop.py
-# ---------------------------------------------------------------------------------------------------------------------
-
-
 def main() -> None:
-    """Relative error of a window's gradient, compared with the gradient of the same images as one big batch."""
     torch.manual_seed(0)
     model, weights = nn.Linear(8, 5).double(), torch.tensor([0.2, 0.5, 1.0, 2.0, 5.0]).double()
 

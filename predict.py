@@ -598,6 +598,8 @@ def parse_options(argv: Sequence[str] | None = None) -> argparse.Namespace:
         parser.error("--refine CHILD and --when CLASSES must be given together")
     if options.blend and len(options.runs) < 2:
         parser.error("--blend needs at least two runs")
+    if not Path(options.out).name:
+        parser.error(f"--out must be a file, got {options.out!r}")
     for flag, file in (("--out", options.out), ("--probs", options.probs)):
         if file and Path(file).is_dir():
             parser.error(f"{flag} {file} is a folder: give a file name")
@@ -614,9 +616,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     Returns: "out", the file; "rows", their number; with --answers also "macro_f1" and "accuracy".
     """
     options = parse_options(argv)
-    for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):  # not in Jupyter
-            stream.reconfigure(errors="backslashreplace")  # a file name may have bytes that are not valid text
+    cli.print_any_text()
     with blaming("--device"):
         device = cli.usable_device(options.device)
     with blaming("--template" if options.template else "--data"):

@@ -392,9 +392,7 @@ def flattened(several: Sequence[runs.Run]) -> Iterator[runs.Run]:
 
 def main(argv: Sequence[str] | None = None) -> Path:
     """Writes the page, prints its path and returns it. Raises: SystemExit with code 2 if an argument is wrong."""
-    for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):  # a notebook's streams do not have it
-            stream.reconfigure(errors="backslashreplace")  # a file name can contain bytes that are not valid text
+    cli.print_any_text()
     parser = argparse.ArgumentParser(
         usage="python report.py RUN [RUN ...] [--out FILE.html]",
         allow_abbrev=False,

@@ -99,7 +99,12 @@ class State(loop.State):
         return super().state_dict() | {name: getattr(self, name) for name in self.PLAIN}
 
     def load_state_dict(self, saved: dict[str, Any]) -> None:
-        super().load_state_dict(saved)
+        progress = saved["progress"]
+        if "skipped_steps" in progress:  # an epoch that an older version began
+            overflow, nonfinite = progress["skipped_steps"], progress["nonfinite_steps"]
+            counts = {"update": progress["windows"] - overflow - nonfinite, "overflow": overflow}
+            progress = progress | counts | {"nonfinite": nonfinite, "samples": progress["images"], "last": {}}
+        super().load_state_dict(saved | {"progress": progress})
         for name in self.PLAIN:
             setattr(self, name, saved[name] if name in saved else getattr(self, name))
 
@@ -152,7 +157,7 @@ def write_config(
                 f"cannot resume {folder}: its images, labels or split have changed since the run started; restore them "
                 "or start a new run"
             )
-        config |= {key: stored[key] for key in ("command", "started", "cwd", "versions") if key in stored}
+        config |= {key: stored[key] for key in ("command", "started", "cwd", "versions", "notes") if key in stored}
     checkpoint.write_text(path, json.dumps(config, indent=2, ensure_ascii=False))
     return config
 
@@ -201,7 +206,8 @@ def remove_unfinished(folder: Path, epochs: int) -> None:
     file = folder / "updates.csv"
     if file.exists():
         head, *lines = file.read_text("utf-8").splitlines(keepends=True) or [",".join(UPDATE_COLUMNS) + "\n"]
-        kept = [line for line in lines if line.endswith("\n") and int(line.partition(",")[0]) <= epochs]
+        numbers = [line.partition(",")[0] if line.endswith("\n") else "" for line in lines]  # a kill may cut a line
+        kept = [line for line, n in zip(lines, numbers, strict=True) if n.isdecimal() and int(n) <= epochs]
         checkpoint.write_text(file, "".join([head, *kept]))
 
 
@@ -294,7 +300,11 @@ def has_last(folder: Path) -> bool:
 
 def load_last(folder: Path, state: State) -> None:
     """Restores the state of last.pt, and the files as they were at that time."""
-    state.load_state_dict(checkpoint.load(folder / "last.pt"))
+    saved = checkpoint.load(folder / "last.pt")
+    missing = {*loop.State.PARTS, "rng", "progress", "epoch", "log"} - saved.keys()
+    if missing:
+        raise BadInput(f"{folder / 'last.pt'} is not the state of a run: it has no {', '.join(sorted(missing))}")
+    state.load_state_dict(saved)
     write_log(folder, state.log)
     keep_top(folder, {name for _, name in state.top})
 
@@ -376,7 +386,8 @@ def read(folder: str | Path) -> Run:
                 log = [{key: float(value) for key, value in row.items()} for row in csv.DictReader(file)]
     except (ValueError, TypeError, OSError) as error:
         raise BadInput(f"{folder / 'log.csv'} is damaged: {error}") from error
-    inner = sorted(folder.glob("fold*/config.json"), key=lambda path: int(path.parent.name.removeprefix("fold")))
+    inner = {path.parent.name.removeprefix("fold"): path for path in folder.glob("fold*/config.json")}
+    inner = [inner[number] for number in sorted(filter(str.isdecimal, inner), key=int)]
     return Run(folder, config, log, [read(path.parent) for path in inner])
 
 

@@ -67,7 +67,8 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     """Options -> images -> splits -> one training per split.
 
     Returns {"out": folder, "epoch", "val_f1", "val_accuracy", "val_loss", ...}: the best row of log.csv. With several
-    folds: {"out": folder, "val_f1": out-of-fold macro F1, "folds": the best row of each fold}.
+    folds: {"out": folder, "val_f1": out-of-fold macro F1, "folds": the best row of each fold}. With --preview:
+    {"preview": file}.
     """
     torch.backends.cudnn.benchmark = True
     if options.threads:
@@ -277,13 +278,13 @@ def train_epoch(
             micro_batches(),
             criterion,
             forward,
-            options.accum,
-            options.clip,
-            cli.AMP_TYPES[options.amp],
-            options.skip_nonfinite - sum(row["nonfinite_steps"] for row in state.log),
-            functools.partial(cli.describe_window, batches),
-            SIGNALS.check,
-            after_window,
+            accum=options.accum,
+            clip=options.clip,
+            amp=cli.AMP_TYPES[options.amp],
+            skip_nonfinite=options.skip_nonfinite - sum(row["nonfinite_steps"] for row in state.log),
+            describe=functools.partial(cli.describe_window, batches),
+            check=SIGNALS.check,
+            after_window=after_window,
         )
 
 

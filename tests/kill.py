@@ -28,8 +28,8 @@ import numpy as np
 import torch
 from PIL import Image
 
+import augment
 import checkpoint
-import metrics
 import optim
 import runs
 import train
@@ -117,6 +117,20 @@ def at_call(owner: object, name: str, n: int, after: bool = False) -> None:
     setattr(owner, name, dying)
 
 
+def in_validation(n: int) -> None:
+    """At the n-th validation batch, which is the n-th that is not augmented: validation has epoch 0."""
+    call, left = augment.Augment.__call__, [n]
+
+    def dying(self, images, numbers, epoch):
+        if epoch == 0:
+            if left[0] == 0:
+                dies()
+            left[0] -= 1
+        return call(self, images, numbers, epoch)
+
+    augment.Augment.__call__ = dying
+
+
 def in_write(n: int) -> None:
     """At the n-th system call of the writes of checkpoints: between the bytes, the names and the checksums."""
     count = [n]
@@ -138,7 +152,7 @@ SEAMS = {
     "inside a window": lambda k: at_call(train.SIGNALS, "check", 7 + 13 * k),
     "between windows": lambda k: at_call(runs.State, "state_dict", 4 + k),
     "at an epoch's last step": lambda k: at_call(optim.Schedule, "step", 3 * (k % 3) + 2, after=True),
-    "in validation": lambda k: at_call(metrics.ConfusionMatrix, "update", 1 + k),
+    "in validation": lambda k: in_validation(3 + k),
     "between step and schedule": lambda k: at_call(optim.Schedule, "step", 1 + k),
 }
 

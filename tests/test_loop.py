@@ -1,5 +1,6 @@
 """loop.py: the window's gradient, the order inside an update, evaluation; with the kit's parts and without them."""
 
+import copy
 import itertools
 import math
 import shutil
@@ -376,8 +377,10 @@ def test_a_micro_batch_of_ignored_targets_weighs_nothing():
     (net, _, _), (reference, _, _), criterion = foreign(), foreign(), torch.nn.CrossEntropyLoss(WEIGHT, ignore_index=-1)
     x, y = torch.randn(8, 3, 8, 8).double(), torch.tensor([0, 1, 2, -1, -1, -1, -1, -1])
     window = list(zip(x.split(4), y.split(4), strict=True))  # the second micro-batch has nothing to learn from
-    loop.backward_window(net, net, criterion, window)
-    criterion(reference(x), y).backward()
+    loss, _ = loop.backward_window(net, net, criterion, window)
+    expected = criterion(reference(x), y)
+    expected.backward()
+    assert loss == pytest.approx(expected.item(), rel=1e-10)  # a mean over nothing would be 0 / 0
     for ours, theirs in zip(net.parameters(), reference.parameters(), strict=True):
         assert torch.allclose(ours.grad, theirs.grad, rtol=1e-10)
 
@@ -449,6 +452,141 @@ def test_an_exception_in_a_window_undoes_it():
     after = [*net.state_dict().values(), torch.get_rng_state()]
     assert all(torch.equal(a, b) for a, b in zip(before, after, strict=True)) and state.progress["windows"] == 0
     assert all(parameter.grad is None for parameter in net.parameters())
+
+
+class OwnFocal(torch.nn.Module):
+    """A focal loss as many write it: it keeps `reduction`, and always takes the mean."""
+
+    def __init__(self):
+        super().__init__()
+        self.reduction = "mean"
+
+    def forward(self, logits, targets):
+        ce = F.cross_entropy(logits, targets, reduction="none")
+        return ((1 - torch.exp(-ce)) ** 2 * ce).mean()
+
+
+class Proxies(torch.nn.Module):
+    """A criterion with parameters of its own, which the optimizer trains too."""
+
+    def __init__(self):
+        super().__init__()
+        self.shift = torch.nn.Parameter(torch.zeros(5, dtype=torch.float64))
+
+    def forward(self, logits, targets):
+        return F.cross_entropy(logits + self.shift, targets)
+
+
+@pytest.mark.parametrize("build", (OwnFocal, Proxies))
+def test_somebodys_own_criterion_is_exact_without_any_change(build):
+    (net, loader, _), (reference, _, big) = foreign(), foreign()
+    ours, theirs = build(), build()
+    both = [*net.parameters(), *ours.parameters()], [*reference.parameters(), *theirs.parameters()]
+    optimizers = [torch.optim.SGD(parameters, lr=0.1) for parameters in both]
+    loop.train_epoch(loop.State(net, optimizers[0]), loader, ours, accum=4)
+    for x, y in big:
+        optimizers[1].zero_grad()
+        theirs(reference(x), y).backward()
+        optimizers[1].step()
+    assert all(torch.allclose(a, b, rtol=1e-10, atol=1e-12) for a, b in zip(*both, strict=True))
+
+
+def test_a_refused_criterion_has_changed_nothing():
+    net, loader, _ = foreign()
+    state, before = loop.State(net, torch.optim.SGD(net.parameters(), lr=0.1)), flat(net)
+    with pytest.raises(ValueError, match="SumOverBatchSize"):
+        loop.train_epoch(state, loader, SumOverBatchSize(), accum=4)
+    assert torch.equal(flat(net), before) and all(parameter.grad is None for parameter in net.parameters())
+    trained = loop.train_epoch(state, loader, torch.nn.CrossEntropyLoss(), accum=4)
+    assert trained["train_loss"] == pytest.approx(trained["train_ce"])
+
+
+def test_after_a_non_finite_window_training_can_go_on_with_clean_data():
+    torch.manual_seed(0)
+    net = Stochastic()
+    clean = [(torch.randn(6, 192), torch.arange(6) % 5) for _ in range(4)]
+    poisoned = [(clean[0][0] * math.nan, clean[0][1]), *clean[1:]]
+    state = loop.State(net, torch.optim.SGD(net.parameters(), lr=0.1))
+    with pytest.raises(loop.NonFinite):
+        loop.train_epoch(state, poisoned, torch.nn.CrossEntropyLoss(), accum=4)
+    assert math.isfinite(loop.train_epoch(state, clean, torch.nn.CrossEntropyLoss(), accum=4)["train_loss"])
+    assert all(buffer.isfinite().all() for buffer in net.buffers())
+
+
+class Average:
+    """A minimal EMA."""
+
+    def __init__(self, model):
+        self.weights = {key: value.clone() for key, value in model.state_dict().items()}
+
+    def update(self, model):
+        for key, value in model.state_dict().items():
+            self.weights[key] = 0.5 * self.weights[key] + 0.5 * value
+
+    def state_dict(self):
+        return self.weights
+
+    def load_state_dict(self, saved):
+        self.weights = saved
+
+
+@pytest.mark.parametrize("forgotten", (None, "rng", "ema", "scaler", "schedule", "optimizer"))
+def test_a_saved_state_goes_on_to_the_same_end_and_what_is_forgotten_shows(forgotten):
+    """The round trip without the kit's parts, and its control: whatever is left out changes the end."""
+
+    def fresh():
+        torch.manual_seed(0)
+        net = Stochastic()
+        optimizer = torch.optim.SGD(net.parameters(), lr=0.1, momentum=0.9)
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda update: 0.9**update)
+        scaler = torch.amp.GradScaler("cpu", init_scale=4.0, growth_interval=2)
+        return loop.State(net, optimizer, schedule, scaler, Average(net))
+
+    data = [(torch.randn(6, 192), torch.arange(6) % 5) for _ in range(6)]
+
+    def epoch(state):
+        loop.train_epoch(state, data, torch.nn.CrossEntropyLoss(), accum=2)
+
+    whole = fresh()
+    epoch(whole)
+    saved = copy.deepcopy(whole.state_dict())
+    epoch(whole)
+    torch.manual_seed(1)
+    resumed = fresh()
+    torch.manual_seed(1)
+    start = copy.deepcopy(resumed.state_dict())
+    resumed.load_state_dict(saved | ({forgotten: start[forgotten]} if forgotten else {}))
+    epoch(resumed)
+    ends = [(flat(s.model), *s.ema.weights.values(), torch.tensor(s.scaler.get_scale())) for s in (whole, resumed)]
+    assert all(torch.equal(a, b) for a, b in zip(*ends, strict=True)) == (forgotten is None)
+
+
+def test_gradient_caching_under_a_scaler_gives_the_scaled_gradient():
+    images, criterion = image_array(), losses.build_loss("ce+f1")
+    window = next(loop.windows(pixels.Batches(images, np.arange(22), 5).indexed(), 5))
+    gradients = []
+    for scaler in (loop.NO_SCALER, torch.amp.GradScaler("cpu", init_scale=8.0)):
+        model = flat_net()
+        loop.backward_window(model, lambda _, x, m=model: m(x.float() / 255), criterion, window, scaler)
+        gradients.append(model[1].weight.grad)
+    assert torch.allclose(gradients[1], 8 * gradients[0], rtol=1e-5) and gradients[0].abs().max() > 0
+
+
+def test_training_is_in_training_mode_evaluation_is_not_and_the_loss_is_weighted():
+    (net, loader, _), weighted = foreign(), torch.nn.CrossEntropyLoss(WEIGHT)
+    modes = []
+    net.register_forward_pre_hook(lambda module, inputs: modes.append(module.training))
+    loop.evaluate(net.train(), loader, weighted)
+    assert not any(modes)
+    modes.clear()
+    state = loop.State(net.eval(), torch.optim.SGD(net.parameters(), lr=0.0))
+    trained = loop.train_epoch(state, loader, weighted, accum=2)  # nothing moves: windows of 16 and of 11 images
+    assert modes and all(modes)
+    x, y = loader.dataset.tensors
+    assert trained["train_loss"] == pytest.approx(weighted(net(x), y).item())
+    assert trained["train_loss"] != pytest.approx(
+        sum(weighted(net(a), b).item() * len(b) for a, b in zip(x.split(16), y.split(16), strict=True)) / len(y)
+    )
 
 
 FOREIGN = """

@@ -107,7 +107,7 @@ def forgotten(workspace):
     code = f"""
 for what, seam in {FORGETTABLE!r}.items():
     out = "forgets-" + what
-    arm = lambda: SEAMS[seam](3 if seam == "in validation" else 2)
+    arm = lambda: SEAMS[seam](11 if seam == "in validation" else 2)
     assert finish(start(new_run(out, "--save-every 1"), arm)) == -signal.SIGKILL
     assert finish(start(["--resume", out], lambda: forgets(what))) == 0
     print(what, len(differences(ending("every"), ending(out))), sep=";")

@@ -354,7 +354,7 @@ def test_defaults_of_the_demo_and_of_real_data_differ_and_are_resolved():
         (["--sampler", "fair"], "argument --sampler: invalid choice: 'fair'"),
         (["--samples-per-class", "5"], "--samples-per-class needs --sampler balanced, got --sampler shuffle"),
         (["--mixup", "-0.1"], "--mixup must be at least 0, got -0.1"),
-        (["--cutmix", "inf"], "--cutmix must be at least 0, got inf"),
+        (["--cutmix", "inf"], "--cutmix must be at least 0 and finite, got inf"),
         (["--transform", "mine"], "--transform: 'mine' is not FILE.py:FUNCTION"),
         (["--fit", "stretch"], "argument --fit: invalid choice: 'stretch'"),
         (["--bad", "ignore"], "argument --bad: invalid choice: 'ignore'"),
@@ -861,3 +861,71 @@ def test_bad_input_of_every_module_is_one_line(capsys, module):
     with pytest.raises(SystemExit) as stop, cli.blaming("--flag", program="some.py"):
         raise module("what is wrong")
     assert stop.value.code == 2 and capsys.readouterr().err == "some.py: error: --flag: what is wrong\n"
+
+
+def test_resuming_with_the_runs_own_options_typed_again_is_accepted(workspace):
+    run(
+        "--loss",
+        "focal",
+        "--gamma",
+        1,
+        "--scheduler",
+        "step",
+        "--step-epochs",
+        1,
+        "--lr-decay",
+        0.5,
+        "--warmup",
+        1,
+        "--patience",
+        5,
+        "--min-delta",
+        0.1,
+        "--sampler",
+        "balanced",
+        "--samples-per-class",
+        3,
+        epochs=3,
+    )
+    words = "--gamma 1 --step-epochs 1 --lr-decay 0.5 --warmup 1 --min-delta 0.1 --samples-per-class 3"
+    assert options_of("--resume", "run", *words.split()).gamma == 1
+
+
+def test_a_last_file_that_is_not_the_state_of_a_run_is_one_line(workspace, capsys):
+    run(epochs=1)
+    for name in ("last.pt", "last.pt.sha256"):
+        Path("run", name).unlink()
+    torch.save({"model": {}}, "run/last.pt")
+    assert "--resume: run/last.pt is not the state of a run: it has no" in refused(capsys, "--resume", "run")
+
+
+def test_a_run_that_an_older_version_cut_within_an_epoch_is_resumed(workspace):
+    log = run("--save-every", 2, epochs=2)
+    saved = checkpoint.load("run/last.pt")
+    old = dict.fromkeys(("skipped_steps", "nonfinite_steps"), 0) | {"epoch": 3, "windows": 2, "images": 16, "lr": 1e-3}
+    state = runs.State(*(None,) * 2)
+    for name in state.PARTS:
+        setattr(state, name, loop.NOTHING)
+    state.load_state_dict(saved | {"progress": old | {"loss": 1.0, "weight": 16, "ce": 1.0}})
+    assert state.progress["update"] == 2 and state.progress["samples"] == 16 and len(log) == 2
+
+
+def test_other_folders_beside_the_folds_are_ignored(workspace):
+    train.main([str(word) for word in [*base_words(), "--folds", 3, "--epochs", 1, "--out", "run"]])
+    Path("run/fold_old").mkdir()
+    Path("run/fold_old/config.json").write_text(Path("run/fold0/config.json").read_text())
+    assert [fold.folder.name for fold in runs.read("run").folds] == ["fold0", "fold1", "fold2"]
+
+
+def test_a_network_without_trainable_parameters_is_one_line(workspace, capsys):
+    Path("frozen.py").write_text(
+        "def make(n):\n    import torch\n    return torch.nn.Sequential(torch.nn.AdaptiveAvgPool2d("
+        "1), torch.nn.Flatten(), torch.nn.Linear(3, n)).requires_grad_(False)\n"
+    )
+    assert "--model: frozen.py:make has no parameter to train" in refused(
+        capsys, *base_words(), "--model", "frozen.py:make"
+    )
+
+
+def test_three_sides_are_refused_though_they_are_equal(workspace, capsys):
+    assert "--size must be one side, or height and width" in refused(capsys, *base_words(), "--size", 16, 16, 16)
