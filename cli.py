@@ -24,6 +24,7 @@ import torch
 import augment
 import checkpoint
 import data
+import demo
 import leaks
 import loop
 import losses
@@ -400,7 +401,8 @@ def given(options: argparse.Namespace, *names: str) -> dict[str, Any]:
 # Errors
 # ---------------------------------------------------------------------------------------------------------------------
 
-BAD_INPUT = tuple(module.BadInput for module in (augment, checkpoint, data, leaks, losses, models, pixels, runs))
+MODULES = (augment, checkpoint, data, demo, leaks, losses, models, pixels, runs)
+BAD_INPUT = tuple(module.BadInput for module in MODULES)
 
 
 @contextmanager

@@ -159,6 +159,13 @@ def test_the_readmes_loop_trains_with_a_plain_loader(tmp_path, monkeypatch):
     assert set(torch.load("best_f1.pt", weights_only=True)) == {"1.weight", "1.bias"}
 
 
+def test_bad_input_of_every_module_is_known_to_the_command_line():
+    import cli
+
+    defined = {path.stem for path in ROOT.glob("*.py") if "\nclass BadInput(" in path.read_text(encoding="utf-8")}
+    assert {module.__name__ for module in cli.MODULES} == defined
+
+
 def test_what_is_repeated_on_purpose_is_the_same_everywhere():
     """Stand-alone modules import no sibling, so these few lines are in several of them."""
     found = {}
