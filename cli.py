@@ -16,7 +16,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import torch
@@ -250,8 +250,6 @@ def parse_options(argv: Sequence[str] | None = None, description: str | None = N
     options = parser.parse_args(argv)
     flags = {word.partition("=")[0] for word in argv}
     typed = {action.dest for action in parser._actions if flags & set(action.option_strings)}
-    if options.size and len(options.size) > 2:
-        parser.error(f"--size must be one side, or height and width, got {' '.join(map(str, options.size))}")
     resolve(options)
     if options.resume:
         options = _resumed(parser, options, typed)
@@ -262,10 +260,9 @@ def parse_options(argv: Sequence[str] | None = None, description: str | None = N
 
 def resolved(options: dict[str, Any]) -> dict[str, Any]:
     """The options of a config.json, with the defaults that older versions did not store."""
-    known = vars(make_parser().parse_args([])) | options
-    space = argparse.Namespace(**known | {"min_delta": known["min_delta"] or 0.0})
-    resolve(space)
-    return vars(space)
+    known = argparse.Namespace(**vars(make_parser().parse_args([])) | options)
+    resolve(known)
+    return vars(known)
 
 
 def resolve(options: argparse.Namespace) -> None:
@@ -275,13 +272,15 @@ def resolve(options: argparse.Namespace) -> None:
     is_demo = options.data == "demo"  # small images, a small network, few updates
     size = options.size or [48 if is_demo else 224]
     if not isinstance(size, int):
-        options.size = size[0] if len(set(size)) == 1 else tuple(size)
+        is_square = len(size) == 1 or (len(size) == 2 and size[0] == size[1])
+        options.size = size[0] if is_square else tuple(size)
     options.model = options.model or ("resnet8" if is_demo else "resnet18")
     defaults = optim.OPTIMIZERS[options.optimizer]
     if options.lr is None:
         options.lr = 5e-3 if is_demo and options.optimizer == "adamw" else defaults.lr
     if options.weight_decay is None:
         options.weight_decay = defaults.weight_decay
+    options.min_delta = options.min_delta or 0.0
     options.amp = options.amp or ("fp16" if options.device.startswith("cuda") else "off")
     options.cache = os.path.expanduser(options.cache)
 
@@ -302,7 +301,7 @@ def _resumed(parser: argparse.ArgumentParser, options: argparse.Namespace, typed
         parser.error(f"--resume {options.resume} is one fold of a run: resume the whole run with --resume {parent}")
     resolve(saved)  # runs of older versions did not store resolved defaults
     options.out = options.out and os.path.normpath(options.out)
-    saved.out, saved.min_delta = os.path.normpath(options.resume), saved.min_delta or 0.0
+    saved.out = os.path.normpath(options.resume)
     for name in sorted(typed):
         new, old, flag = getattr(options, name), getattr(saved, name), flag_of(name)
         if name == "epochs" and new > old:
@@ -362,7 +361,6 @@ def _check_combinations(parser: argparse.ArgumentParser, options: argparse.Names
         parser.error(f"--min-lr {options.min_lr:g} must be at most the learning rate {options.lr:g} (--lr)")
     if options.min_delta and not options.patience:
         parser.error(f"--min-delta {options.min_delta:g} has no effect without --patience: add --patience")
-    options.min_delta = options.min_delta or 0.0
     if options.samples_per_class and options.sampler != "balanced":
         parser.error(f"--samples-per-class needs --sampler balanced, got --sampler {options.sampler}")
     try:
@@ -419,7 +417,8 @@ def blaming(flag: str, program: str = "train.py", disk: str | None = None) -> It
         refuse(f"{disk or flag}: {error}", program, error)
 
 
-def refuse(message: str, program: str = "train.py", cause: BaseException | None = None) -> None:
+def refuse(message: str, program: str = "train.py", cause: BaseException | None = None) -> NoReturn:
+    """Ends the program with one line on standard error, and exit code 2."""
     print(f"{program}: error: {message}", file=sys.stderr)
     raise SystemExit(2) from cause
 

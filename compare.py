@@ -609,8 +609,7 @@ def main(argv: Sequence[str] | None = None) -> list[dict[str, Any]]:
         with SIGNALS.installed():
             failed = train_all(combinations, functools.partial(write_tables, combinations, out, title, command))
     except (BadInput, OSError) as error:
-        print(f"compare.py: error: {error}", file=sys.stderr)
-        raise SystemExit(2) from error
+        cli.refuse(str(error), "compare.py", error)
     except Stopped:
         print("compare.py: stopped. Run the same command again to continue", file=sys.stderr)
         raise SystemExit(128 + SIGNALS.asked) from None

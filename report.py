@@ -14,7 +14,6 @@ from __future__ import annotations
 import argparse
 import math
 import os
-import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -408,8 +407,7 @@ def main(argv: Sequence[str] | None = None) -> Path:
     try:
         out = write(options.runs, options.out)
     except (BadInput, OSError) as error:
-        print(f"report.py: error: {error}", file=sys.stderr)
-        raise SystemExit(2) from error
+        cli.refuse(str(error), "report.py", error)
     print(out)
     return out
 

@@ -63,3 +63,25 @@ def _updates(epochs, planned, per_epoch=10):
 @pytest.fixture
 def make_run():
     return _make_run
+
+
+class Stream:
+    """As little as a notebook's sys.stdout may have: no reconfigure, no fileno, no isatty."""
+
+    def __init__(self):
+        self.text = ""
+
+    def write(self, text):
+        self.text += text
+
+    def flush(self):
+        pass
+
+
+def image_array(N=40, C=5, size=8, seed=0):
+    import pixels
+
+    rng = np.random.default_rng(seed)
+    values, targets = rng.integers(0, 256, (N, size, size, 3), dtype=np.uint8), rng.integers(0, C, N)
+    targets[:C] = np.arange(C)
+    return pixels.ImageArray(values, targets, [f"{i:02d}.jpg" for i in range(N)])

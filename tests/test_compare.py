@@ -12,6 +12,7 @@ from urllib.parse import unquote
 
 import numpy as np
 import pytest
+from conftest import Stream
 from PIL import Image
 from test_page import checked
 
@@ -312,19 +313,6 @@ def test_the_same_command_again_trains_nothing_and_another_is_refused(images, co
     assert before == {path: path.stat().st_mtime_ns for path in out.glob("*/seed*/last.pt")} and len(before) == 4
     _, err = finished(launch(images, renamed, *argv, more=["--epochs", "3"]), code=2)
     assert re.search(r"compare.py: error: .*seed0 contains a run with --epochs 2, not 3", err)
-
-
-class Stream:
-    """As little as a notebook's sys.stdout may have: no reconfigure, no fileno, no isatty."""
-
-    def __init__(self):
-        self.text = ""
-
-    def write(self, text):
-        self.text += text
-
-    def flush(self):
-        pass
 
 
 def test_a_notebook_cell_gets_the_table(images, comparison, monkeypatch):

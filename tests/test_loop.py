@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from conftest import image_array
 
 import augment
 import loop
@@ -23,13 +24,6 @@ import pixels
 
 ROOT = Path(loop.__file__).parent
 LOSS_NAMES = [*(name for name in losses.LOSSES if name != "cross_entropy"), "ce+f1", "focal:0.6+f1:0.4"]
-
-
-def image_array(N=40, C=5, size=8, seed=0):
-    rng = np.random.default_rng(seed)
-    values, targets = rng.integers(0, 256, (N, size, size, 3), dtype=np.uint8), rng.integers(0, C, N)
-    targets[:C] = np.arange(C)
-    return pixels.ImageArray(values, targets, [f"{i:02d}.jpg" for i in range(N)])
 
 
 # --- the window ------------------------------------------------------------------------------------------------------

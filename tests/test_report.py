@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import Stream
 from PIL import Image
 from test_page import NASTY, checked
 from torch.optim.optimizer import register_optimizer_step_pre_hook
@@ -458,19 +459,6 @@ def test_the_command_line(tmp_path, make_run):
     folder = make_run(tmp_path / "run", *predictions(3, 60))
     done = subprocess.run([sys.executable, ROOT / "report.py", folder], capture_output=True, text=True, cwd=tmp_path)
     assert done.returncode == 0 and done.stdout.strip() == str(folder / "report.html"), done.stderr
-
-
-class Stream:
-    """As little as a notebook's sys.stdout may have: no reconfigure, no fileno, no isatty."""
-
-    def __init__(self):
-        self.text = ""
-
-    def write(self, text):
-        self.text += text
-
-    def flush(self):
-        pass
 
 
 def test_a_notebook_cell_gets_the_path(tmp_path, make_run, monkeypatch):

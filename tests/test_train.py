@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from conftest import image_array
 from PIL import Image
 
 import augment
@@ -34,13 +35,6 @@ LOSS_NAMES = [*(name for name in losses.LOSSES if name != "cross_entropy"), "ce+
 
 
 # --- small data ------------------------------------------------------------------------------------------------------
-
-
-def image_array(N=40, C=5, size=8, seed=0):
-    rng = np.random.default_rng(seed)
-    values, targets = rng.integers(0, 256, (N, size, size, 3), dtype=np.uint8), rng.integers(0, C, N)
-    targets[:C] = np.arange(C)
-    return pixels.ImageArray(values, targets, [f"{i:02d}.jpg" for i in range(N)])
 
 
 def image_folder(root, per_class=(24, 12, 6), size=16, seed=0):
