@@ -14,6 +14,9 @@ import csv
 import errno
 import hashlib
 import io
+import json
+import math
+import mmap
 import os
 import queue
 import shutil
@@ -22,10 +25,12 @@ import sys
 import tempfile
 import threading
 import time
+import zlib
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import torch
@@ -40,7 +45,7 @@ try:
 except ImportError:  # deprecated since torchvision 0.29; then Pillow reads JPEG, more slowly
     decode_jpeg = None
 
-CACHE_FORMAT = 2  # part of the name of every cache file: raise it when decoding changes
+CACHE_FORMAT = 3  # part of the name of every cache file: raise it when decoding changes
 FITS = ("squash", "crop", "pad")  # how to fit images with a different aspect ratio
 PADDING = (124, 116, 104)  # ImageNet's mean color: close to 0 after normalization
 
@@ -66,13 +71,15 @@ class ImageArray(Dataset):
         paths: N names.
         file: the cache file that `pixels` are mapped from, if there is one.
         kept: int64 (N,), the position of each image in the list that was given to `decode`.
-        bad_csv: the CSV of the images that `decode` left out, if there are any.
+        bad: the images that `decode` left out: their positions in that list, and the reasons.
+        bad_csv: the CSV of these images, if there are any.
+        digest: a hash of all decoded pixels in order, from `decode`.
         resident: `pixels` on the device, after `move_to`.
     """
 
     def __init__(self, pixels: np.ndarray, targets: np.ndarray, paths: list[str], file: Path | None = None):
         self.pixels, self.targets, self.paths, self.file = pixels, torch.from_numpy(targets), paths, file
-        self.kept, self.bad_csv = np.arange(len(paths)), None
+        self.kept, self.bad, self.bad_csv, self.digest = np.arange(len(paths)), {}, None, ""
         self.resident: Tensor | None = None
 
     def __len__(self) -> int:
@@ -82,6 +89,9 @@ class ImageArray(Dataset):
         """uint8 (n, 3, H, W), channels_last, of these rows; on the device if the images were moved to it."""
         if self.resident is not None:
             return self.resident.index_select(0, index).permute(0, 3, 1, 2)
+        mapped = self.pixels.base
+        if isinstance(mapped, mmap.mmap) and mapped.size() < len(mapped):  # reading it would be a bus error
+            raise OSError(f"{self.file} has been cut while it was in use: start again, and it is made again")
         return torch.from_numpy(self.pixels[index.numpy()]).permute(0, 3, 1, 2)
 
     def __getitem__(self, i: int) -> tuple[Tensor, Tensor]:
@@ -122,7 +132,7 @@ def decode(
     """Every image as uint8 (H, W, 3) RGB, decoded once and kept in the folder `cache`.
 
     The name of the cache file depends on the files (path, size, modification time), on `size` and on `fit`. The file
-    gets this name only when it is complete.
+    gets this name only when it is complete. A cache file that is damaged is made again.
 
     Args:
         targets: int64 (N,).
@@ -140,31 +150,35 @@ def decode(
         raise ValueError(f"unknown fit {fit!r}: choose from {', '.join(FITS)}")
     folder = Path(cache)
     folder.mkdir(parents=True, exist_ok=True)
+    _remove_stale(folder)
     path = folder / f"{H}x{W}-{fit}-{_fingerprint(paths, source is None, f'{H}x{W} {fit}')}.npy"
     bad_csv = path.with_suffix(".bad.csv")
 
-    def decode_one(i: int, row: np.ndarray) -> str | None:
-        """Decodes image i into row (H, W, 3). Returns None, or the reason why it cannot be decoded."""
+    def decode_one(i: int, row: np.ndarray) -> int | str:
+        """Decodes image i into row (H, W, 3). Returns the CRC of its pixels, or why it cannot be decoded."""
         try:
             image = decode_file(paths[i]) if source is None else _rgb(source[i][0])
             row[:] = fitted(image, H, W, fit)
-            return None
+            return zlib.crc32(row)
         except Exception as error:  # a decoder may raise anything for a broken file
             return describe_error(error)
 
-    reasons = _read_bad(bad_csv) if path.exists() else {}
-    row = np.empty((H, W, 3), np.uint8)
-    if not path.exists() or any(decode_one(i, row) is None for i in reasons):  # no cache, or a file was repaired
-        reasons = _decode_to(
-            path, decode_one, len(paths), (H, W), threads or os.cpu_count() or 1, progress, bad == "skip"
-        )
+    cached, row = _read_cache(path, len(paths), (H, W)), np.empty((H, W, 3), np.uint8)
+    if cached is None or any(isinstance(decode_one(i, row), int) for i in cached[1]):  # or a file was repaired
+        bad_csv.unlink(missing_ok=True)
+        _decode_to(path, decode_one, len(paths), (H, W), threads or os.cpu_count() or 1, progress)
+        cached = _read_cache(path, len(paths), (H, W))
+        if cached is None:
+            raise OSError(f"{path} was written, but cannot be read: check this disk")
+    pixels, reasons, digest = cached
+    if reasons and not bad_csv.exists():
         _write_bad(bad_csv, reasons, paths)
     if reasons and bad != "skip" or len(reasons) == len(paths):
         advice = "repair or remove them, or leave them out with bad='skip' (train.py: --bad skip)"
         raise BadInput(describe_bad(reasons, paths) + f"\nThe full list is {bad_csv}: {advice}")
     kept = np.setdiff1d(np.arange(len(paths)), list(reasons)).astype(np.int64)
-    images = ImageArray(np.load(path, mmap_mode="r"), targets[kept], [paths[i] for i in kept], path)
-    images.kept, images.bad_csv = kept, bad_csv if reasons else None
+    images = ImageArray(pixels, targets[kept], [paths[i] for i in kept], path)
+    images.kept, images.bad, images.bad_csv, images.digest = kept, reasons, bad_csv if reasons else None, digest
     return images
 
 
@@ -202,85 +216,111 @@ def _fingerprint(paths: list[str], are_files: bool, options: str) -> str:
     return digest.hexdigest()[:16]
 
 
-def _read_bad(bad_csv: Path) -> dict[int, str]:
-    if not bad_csv.exists():
-        return {}
-    with open(bad_csv, newline="", encoding="utf-8", errors="surrogateescape") as file:
-        return {int(row["row"]): row["reason"] for row in csv.DictReader(file)}
+# A cache file is one .npy file with JSON after its array: {"bad": {row: reason}, "digest": hash of the pixels}. It is
+# written under a temporary name and renamed when it is complete, so there is no state in which two files disagree.
+
+
+def _read_cache(path: Path, N: int, size: tuple[int, int]) -> tuple[np.ndarray, dict[int, str], str] | None:
+    """(pixels, reasons, digest), or None if the file is missing, incomplete or not the cache of N such images."""
+    try:
+        with open(path, "rb") as file:
+            np.lib.format.read_magic(file)
+            shape, _, dtype = np.lib.format.read_array_header_1_0(file)
+            start = file.tell()
+            file.seek(start + math.prod(shape))
+            about = json.loads(file.read())
+        reasons = {int(row): reason for row, reason in about["bad"].items()}
+        if dtype != np.uint8 or shape != (N - len(reasons), *size, 3):
+            return None
+        return np.memmap(path, np.uint8, "r", start, shape), reasons, about["digest"]
+    except Exception:  # numpy and json raise many types for damaged files
+        return None
 
 
 def _write_bad(bad_csv: Path, reasons: dict[int, str], paths: list[str]) -> None:
-    bad_csv.unlink(missing_ok=True)
-    if reasons:
-        with open(bad_csv, "w", newline="", encoding="utf-8", errors="surrogateescape") as file:
-            writer = csv.writer(file)
-            writer.writerow(["row", "path", "reason"])
-            writer.writerows([i, paths[i], reason] for i, reason in reasons.items())
+    text = io.StringIO(newline="")
+    csv.writer(text).writerows([["row", "path", "reason"], *([i, paths[i], why] for i, why in reasons.items())])
+    with _replacing(bad_csv) as file:
+        file.write(text.getvalue().encode("utf-8", "surrogateescape"))
 
 
 def _decode_to(
     path: Path,
-    decode_one: Callable[[int, np.ndarray], str | None],
+    decode_one: Callable[[int, np.ndarray], int | str],
     N: int,
     size: tuple[int, int],
     threads: int,
     progress: bool | None,
-    skip: bool,
-) -> dict[int, str]:
-    """Decodes into a temporary file, in threads, in order, and renames it when it is complete.
+) -> None:
+    """Writes the cache file, decoding in threads, in order.
 
-    Returns the reasons why images cannot be decoded, by row. If there are any, and not `skip`, no file is written. Two
-    runs may build the same cache at the same time: each has its own temporary file.
+    Two runs may build the same cache at the same time: each has its own temporary file.
     """
-    for stale in path.parent.glob(f".*.{socket.gethostname()}-*.tmp"):  # from runs that were killed
-        if not _is_running(int(stale.name.rsplit("-", 1)[1].removesuffix(".tmp"))):
-            stale.unlink(missing_ok=True)
     needed, free = N * size[0] * size[1] * 3, shutil.disk_usage(path.parent).free
     full = f"{path.parent} has {free / 1e9:.2f} GB free, but {N:,} decoded images need {needed / 1e9:.2f} GB"
     if needed > free:
         raise OSError(full)
-    temporary = _temporary(path)
     reasons: dict[int, str] = {}
+    digest = hashlib.sha256()
     bar = tqdm(total=N, desc="decode", unit="img", disable=None if progress is None else not progress)
     try:
-        with open(temporary, "wb") as file, ThreadPoolExecutor(threads) as pool, bar:
+        with _replacing(path) as file, ThreadPoolExecutor(threads) as pool, bar:
             start_of_pixels = 128
             file.seek(start_of_pixels)
             rows = np.empty((256, *size, 3), np.uint8)  # a block at a time: memory stays flat in the number of images
             for start in range(0, N, 256):
                 block = range(start, min(start + 256, N))
-                for i, row, reason in zip(block, rows, pool.map(decode_one, block, rows), strict=False):
-                    if reason is None:
+                for i, row, result in zip(block, rows, pool.map(decode_one, block, rows), strict=False):
+                    if isinstance(result, int):
                         file.write(row.data)
+                        digest.update(result.to_bytes(4, "big"))
                     else:
-                        reasons[i] = reason
+                        reasons[i] = result
                     bar.update()
+            file.write(json.dumps({"bad": reasons, "digest": digest.hexdigest()}).encode())
             file.seek(0)
             header = {"descr": "|u1", "fortran_order": False, "shape": (N - len(reasons), *size, 3)}
             np.lib.format.write_array_header_1_0(file, header)
             assert file.tell() == start_of_pixels
-            file.flush()
-            os.fsync(file.fileno())
-        if skip or not reasons:
-            os.replace(temporary, path)
     except OSError as error:
         if error.errno == errno.ENOSPC:
             raise OSError(full) from error
         raise
+
+
+@contextmanager
+def _replacing(path: Path) -> Iterator[BinaryIO]:
+    """A file to write to, with a temporary name. It is renamed to `path` after its bytes are on the disk.
+
+    The name contains the process id: a different run may be writing the same file. The file is always a new one ("x"):
+    in a folder that others can write to, a link with this name is not followed.
+    """
+    temporary = path.with_name(f".{path.name}.{socket.gethostname()}-{os.getpid()}.tmp")
+    temporary.unlink(missing_ok=True)
+    try:
+        with open(temporary, "xb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
-    return reasons
 
 
-def _temporary(path: Path) -> Path:
-    """A name beside `path` that contains the process id: a different run may be writing the same file."""
-    return path.with_name(f".{path.name}.{socket.gethostname()}-{os.getpid()}.tmp")
+def _remove_stale(folder: Path) -> None:
+    """Removes the temporary files of processes that were killed."""
+    beginning = f".{socket.gethostname()}-"
+    for path in folder.glob(".*.tmp"):
+        _, separator, process = path.name.removesuffix(".tmp").rpartition(beginning)
+        if separator and process.isdecimal() and not _is_running(int(process)):
+            with suppress(OSError):  # a folder that cannot be written to
+                path.unlink()
 
 
 def _is_running(pid: int) -> bool:
     try:
         os.kill(pid, 0)
-    except ProcessLookupError:
+    except (ProcessLookupError, OverflowError):
         return False
     except OSError:  # the process of a different user
         pass
@@ -554,8 +594,8 @@ def show(folder: str) -> None:
         start = time.perf_counter()
         images = decode(paths, np.zeros(len(paths), np.int64), 64, scratch, bad="skip")
         speed = len(paths) / (time.perf_counter() - start)
-        if images.bad_csv:
-            print(describe_bad(_read_bad(images.bad_csv), paths))
+        if images.bad:
+            print(describe_bad(images.bad, paths))
     print(f"{len(images):,} of {len(paths):,} images can be decoded ({speed:,.0f} images/s at 64 x 64 pixels)")
 
 

@@ -209,6 +209,219 @@ def test_a_build_that_is_killed_is_redone_and_leaves_nothing(tmp_path):
     assert np.array_equal(images.pixels[59], np.asarray(pixels.fitted(decode_file(paths[59]), 12, 12, "squash")))
 
 
+SEAMS = """
+import os
+import pickle
+import random
+import shutil
+import signal
+import sys
+import time
+
+import numpy as np
+
+import pixels
+
+folder, random_kills = sys.argv[1], int(sys.argv[2])
+names = [f"{folder}/d/{i:03d}.png" for i in range(20)]
+never = lambda: None
+
+
+def build(cache, arm=never, seconds=60):
+    \"\"\"Decodes in a process that `arm` prepares, killed after `seconds`. Returns what it got, or None.\"\"\"
+    child = os.fork()
+    if not child:
+        arm()
+        images = pixels.decode(names, np.arange(20), 8, f"{folder}/{cache}", bad="skip", threads=1, progress=False)
+        got = images.pixels.tobytes(), images.kept.tolist(), images.paths, open(images.bad_csv, "rb").read()
+        with open(f"{folder}/got", "wb") as file:
+            pickle.dump(got, file)
+        os._exit(0)
+    end = time.perf_counter() + seconds
+    while time.perf_counter() < end and not (ended := os.waitpid(child, os.WNOHANG))[0]:
+        time.sleep(1e-4)
+    if not ended[0]:
+        os.kill(child, signal.SIGKILL)
+        ended = os.waitpid(child, 0)
+    assert ended[1] in (0, signal.SIGKILL), ended
+    return pickle.load(open(f"{folder}/got", "rb")) if ended[1] == 0 else None
+
+
+def at_step(n):
+    \"\"\"Dies before the n-th open, rename, removal or fsync in a cache folder, or at a bad image.\"\"\"
+    left = [n]
+
+    def step(event="", words=()):
+        of_cache = event in ("os.rename", "os.remove", "open") and "cache-" in str(words[0])
+        if not event or of_cache:
+            left[0] -= 1
+            if left[0] < 0:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+    sys.addaudithook(step)
+    fsync, describe = os.fsync, pixels.describe_error
+    os.fsync = lambda file: (step(), fsync(file))
+    pixels.describe_error = lambda error: (step(), describe(error))[1]
+
+
+def put(content):
+    \"\"\"Other content of a file, with the same name, size and time.\"\"\"
+    status = os.stat(names[3])
+    with open(names[3], "wb") as file:
+        file.write(content.ljust(status.st_size))
+    os.utime(names[3], ns=(status.st_atime_ns, status.st_mtime_ns))
+
+
+expected = build("cache-undisturbed")
+begin = time.perf_counter()
+build("cache-timed")
+duration, steps = time.perf_counter() - begin, 0
+while build(f"cache-{steps}", lambda: at_step(steps)) is None:
+    assert build(f"cache-{steps}") == expected, f"step {steps}"
+    assert sorted(name[-4:] for name in os.listdir(f"{folder}/cache-{steps}")) == [".csv", ".npy"], f"step {steps}"
+    steps += 1
+for n in range(random_kills):
+    build(f"cache-random{n}", never, random.Random(n).uniform(1e-4, duration))
+    assert build(f"cache-random{n}") == expected, f"random kill {n}"
+
+put(open(f"{folder}/good.png", "rb").read())  # a bad image is repaired: the cache is made again
+repaired, again = build("cache-repaired"), 0
+assert repaired[1] == sorted([3, *expected[1]])
+while True:
+    shutil.copytree(f"{folder}/cache-undisturbed", f"{folder}/cache-again{again}")
+    killed = build(f"cache-again{again}", lambda: at_step(again)) is None
+    assert build(f"cache-again{again}") == repaired, f"step {again} of the second build"
+    if not killed:
+        break
+    again += 1
+print(steps, again)
+"""
+
+
+def test_a_build_killed_at_any_seam_or_moment_is_the_undisturbed_one_after_the_next_run(tmp_path):
+    paths = write_images(tmp_path / "d", 20)
+    shutil.copy(paths[3], tmp_path / "good.png")
+    for i in (3, 11):
+        Path(paths[i]).write_bytes(b"not an image".ljust(2 * os.path.getsize(paths[i])))
+    words = [sys.executable, "-c", SEAMS, str(tmp_path), "30"]
+    done = subprocess.run(words, cwd=Path(pixels.__file__).parent, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    steps, again = map(int, done.stdout.split())
+    assert steps >= 10 and again >= 10
+
+
+def spoiled(content):
+    """Damaged versions of a cache file of four images, 8 x 8."""
+    end = 128 + 4 * 8 * 8 * 3
+    shape = content.index(b"(4, 8, 8, 3)")
+    yield from (content[:n] for n in (0, 5, 64, 127, 128, 300, end - 1, end, end + 1, len(content) - 1))
+    yield from (content + b"x", b"\0" * len(content), b"PK\3\4" + content[4:], b"text")
+    yield content[:shape] + b"(3, 8, 8, 3)" + content[shape + 12 :]
+    yield content[:shape] + b"(4, 8, 8, 9)" + content[shape + 12 :]
+    yield content[:shape] + b"(4, 8, 8, (((" + content[shape + 13 :]
+    yield content[:end] + b'{"bad": {"1": "cut"}, "digest": "0"}'
+    yield content[:end] + b'{"bad": [], "digest": "0"}'
+    yield content[:end] + b"[]"
+
+
+def test_a_cache_file_that_does_not_fit_is_made_again(tmp_path):
+    paths, cache = write_images(tmp_path / "d", 4), tmp_path / "cache"
+    first = decode(paths, targets(4), 8, cache)
+    whole, values = first.file.read_bytes(), np.array(first.pixels)
+    n = 0
+    for n, content in enumerate(spoiled(whole), 1):
+        first.file.unlink()
+        first.file.write_bytes(content)
+        again = decode(paths, targets(4), 8, cache)
+        assert np.array_equal(again.pixels, values) and again.digest == first.digest, n
+        assert first.file.read_bytes() == whole, n
+    assert n == 20
+
+
+def test_a_list_of_bad_images_that_is_gone_is_written_again(tmp_path):
+    paths = write_images(tmp_path / "d", 4)
+    Path(paths[1]).write_bytes(b"")
+    images = decode(paths, targets(4), 8, tmp_path / "cache", bad="skip")
+    listed = images.bad_csv.read_bytes()
+    images.bad_csv.unlink()
+    assert decode(paths, targets(4), 8, tmp_path / "cache", bad="skip").bad_csv.read_bytes() == listed
+    assert images.bad == {1: "the file is empty"}
+
+
+def test_a_cache_that_is_cut_while_it_is_used_is_an_error_and_no_bus_error(tmp_path):
+    code = """
+import os, sys
+import numpy as np
+import pixels
+images = pixels.decode(sys.argv[2:], np.zeros(len(sys.argv) - 2, np.int64), 64, sys.argv[1], progress=False)
+batches = iter(pixels.Batches(images, np.arange(len(images)), 2))
+next(batches)
+os.truncate(images.file, 4096)
+try:
+    next(batches)
+except OSError as error:
+    print(error)
+"""
+    words = [sys.executable, "-c", code, str(tmp_path / "cache"), *write_images(tmp_path / "d", 6)]
+    done = subprocess.run(words, cwd=Path(pixels.__file__).parent, capture_output=True, text=True)
+    assert done.returncode == 0 and re.search("npy has been cut while it was in use", done.stdout), done
+
+
+def test_a_cache_file_that_is_deleted_while_it_is_used_changes_nothing(tmp_path):
+    images = decode(write_images(tmp_path / "d", 6), targets(6), 8, tmp_path / "cache")
+    before = np.array(images.pixels)
+    images.file.unlink()
+    assert np.array_equal(torch.cat([x for x, _ in Batches(images, np.arange(6), 2)]).permute(0, 2, 3, 1), before)
+
+
+def test_a_planted_link_is_not_followed_and_a_strange_temporary_file_harms_nothing(tmp_path, monkeypatch):
+    paths, cache, victim = write_images(tmp_path / "d", 4), tmp_path / "cache", tmp_path / "victim"
+    first = decode(paths, targets(4), 8, cache)
+    victim.write_text("precious")
+    host = pixels.socket.gethostname()
+    first.file.unlink()
+    (cache / f".{first.file.name}.{host}-{os.getpid()}.tmp").symlink_to(victim)
+    for process in ("x", "", "1" * 30, "\u0663", "-1"):
+        (cache / f".a.npy.{host}-{process}.tmp").write_text("")
+    again = decode(paths, targets(4), 8, cache)
+    assert victim.read_text() == "precious" and not again.file.is_symlink()
+    assert np.array_equal(again.pixels, first.pixels)
+    planted = cache / f".{first.file.name}.{host}-{os.getpid()}.tmp"  # between the removal and the opening
+    monkeypatch.setattr(Path, "unlink", lambda path, missing_ok=False: planted.symlink_to(victim))
+    os.remove(first.file)
+    with pytest.raises(FileExistsError):
+        decode(paths, targets(4), 8, cache)
+    assert victim.read_text() == "precious"
+
+
+def test_the_temporary_file_of_a_dead_process_is_removed_by_the_next_run_though_the_cache_is_there(tmp_path):
+    paths, cache = write_images(tmp_path / "d", 4), tmp_path / "cache"
+    decode(paths, targets(4), 8, cache)
+    process = subprocess.Popen(["true"])
+    process.wait()
+    dead, alive = (cache / f".a.npz.{pixels.socket.gethostname()}-{n}.tmp" for n in (process.pid, os.getppid()))
+    dead.write_text("")
+    alive.write_text("")
+    decode(paths, targets(4), 8, cache)
+    assert list(cache.glob(".*")) == [alive]
+
+
+def test_E4_the_digest_follows_the_pixels_and_their_order_and_nothing_else(tmp_path):
+    paths = write_images(tmp_path / "d", 4)
+    first = decode(paths, targets(4), 8, tmp_path / "cache")
+    assert len(first.digest) == 64 and decode(paths, targets(4), 8, tmp_path / "cache").digest == first.digest
+    assert decode(paths, targets(4), 8, tmp_path / "other", threads=3).digest == first.digest
+    assert decode(paths[::-1], targets(4), 8, tmp_path / "cache").digest != first.digest
+    assert decode(paths, targets(4), 10, tmp_path / "cache").digest != first.digest
+    source = [(Image.open(path),) for path in paths]
+    assert decode(list("abcd"), targets(4), 8, tmp_path / "cache", source).digest == first.digest
+    values = np.array(Image.open(paths[2]))
+    values[3:6, 3:6] ^= 128
+    Image.fromarray(values).save(paths[2])
+    os.utime(paths[2], ns=(1, 1))
+    assert decode(paths, targets(4), 8, tmp_path / "cache").digest != first.digest
+
+
 def test_two_builds_at_once_do_not_harm_each_other(tmp_path):
     paths, cache = write_images(tmp_path / "d", 40), tmp_path / "cache"
     processes = [build(cache, paths) for _ in range(2)]
@@ -376,7 +589,7 @@ def zoo(folder):
     return expected
 
 
-def test_a_zoo_of_bad_and_unusual_images_each_has_its_pixels_or_is_refused_by_name(tmp_path):
+def test_a_zoo_of_bad_and_unusual_images_each_has_its_pixels_or_is_refused_by_name(tmp_path, monkeypatch):
     expected = zoo(tmp_path / "zoo")
     assert len(expected) >= 40
     for name, (kind, value, tolerance) in expected.items():
@@ -395,10 +608,14 @@ def test_a_zoo_of_bad_and_unusual_images_each_has_its_pixels_or_is_refused_by_na
     message = str(error.value)
     assert message.startswith(f"{len(bad)} of {len(paths)} images cannot be decoded") and bad[0] in message
     bad_csv = next((tmp_path / "cache").glob("*.bad.csv"))
-    assert str(bad_csv) in message and list((tmp_path / "cache").iterdir()) == [bad_csv]
+    assert str(bad_csv) in message
+    assert set((tmp_path / "cache").iterdir()) == {bad_csv, Path(str(bad_csv).replace(".bad.csv", ".npy"))}
     with open(bad_csv, newline="") as file:
         assert [row["path"] for row in csv.DictReader(file)] == bad
+    decoded, decode_again = [], pixels.decode_file
+    monkeypatch.setattr(pixels, "decode_file", lambda path: decoded.append(path) or decode_again(path))
     images = decode(paths, targets(len(paths)), 16, tmp_path / "cache", bad="skip")
+    assert decoded == bad  # what was decoded before the error is used
     assert images.paths == [path for path in paths if path not in bad] == [paths[i] for i in images.kept]
     for i, path in enumerate(images.paths):  # none is replaced by another
         assert np.array_equal(images.pixels[i], pixels.fitted(decode_file(path), 16, 16, "squash"))
