@@ -298,13 +298,14 @@ def make_state(
 
 
 def facts(table: data.ImageTable, split: Split, batches: pixels.Batches, updates: int) -> dict[str, Any]:
-    """Further entries of config.json. drawn_counts: images per class in an epoch, after sampling."""
+    """Further entries of config.json. drawn_counts: images per class in an epoch, after sampling. pixels: a hash."""
     drawn = np.bincount(table.targets[batches.numbers() % len(table)], minlength=len(table.classes))
     return {
         "train_counts": data.counts(table, split.train).tolist(),
         "drawn_counts": drawn.tolist(),
         "val_counts": data.counts(table, split.val).tolist(),
         "updates_an_epoch": updates,
+        "pixels": batches.images.digest,
         "notes": table.notes + split.notes,
     }
 

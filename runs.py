@@ -157,6 +157,11 @@ def write_config(
                 f"cannot resume {folder}: its images, labels or split have changed since the run started; restore them "
                 "or start a new run"
             )
+        if stored.get("pixels", config.get("pixels")) != config.get("pixels"):  # older runs have no such entry
+            raise BadInput(
+                f"cannot resume {folder}: the pixels of its images have changed since the run started, or a different "
+                "version of torchvision or Pillow decodes them; restore them or start a new run"
+            )
         config |= {key: stored[key] for key in ("command", "started", "cwd", "versions", "notes") if key in stored}
     checkpoint.write_text(path, json.dumps(config, indent=2, ensure_ascii=False))
     return config

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 import checkpoint
 import cli
@@ -270,6 +271,36 @@ def test_a_folder_without_a_run_and_other_data_are_refused(here, capsys):
     assert "every already contains a run: choose a different folder, or continue it with --resume every" in (
         refused(capsys, *train_words("every"))
     )
+
+
+def test_E4_images_of_the_same_name_and_size_but_other_pixels_are_refused(tmp_path, monkeypatch, capsys):
+    import kill
+
+    monkeypatch.chdir(tmp_path)
+    kill.make_workspace(tmp_path)
+    for path in list(Path("d").rglob("*.png")):
+        Image.open(path).save(path.with_suffix(".bmp"))  # the size of a file does not depend on its pixels
+        path.unlink()
+    for out in ("run", "older"):
+        train.main(train_words(out, "--epochs", 1))
+    config = json.loads(Path("older/config.json").read_text())
+    assert len(config.pop("pixels")) == 64
+    Path("older/config.json").write_text(json.dumps(config))  # as before the entry was there
+    train.main(["--resume", "run"])  # unchanged images: accepted
+
+    path = next(Path("d").rglob("*.bmp"))
+    status = os.stat(path)
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 255
+    path.write_bytes(content)
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+    train.main(["--resume", "run"])  # the cache still has the images that the run began with
+    said = "--resume: cannot resume run: the pixels of its images have changed since the run started, or"
+    assert said in refused(capsys, "--resume", "run", "--cache", "other")
+    train.main(["--resume", "older", "--cache", "other"])
+    assert json.loads(Path("older/config.json").read_text())["pixels"] != config.get("pixels")
+    os.utime(path, ns=(1, 1))
+    assert said in refused(capsys, "--resume", "run")
 
 
 def test_more_epochs_are_those_of_a_longer_run_where_the_schedule_allows_it(workspace):
