@@ -9,6 +9,10 @@
 
 The random draws of an image depend only on (seed, epoch, index of the image). So the augmented images are the same for
 any batch size, accumulation and device, and also after a resume. No global random state is used or changed.
+
+Mixup and cutmix mix each image with the next one. For the same pairs with any batch size, append to each batch the
+first image of the next batch, with its target and index (to the last batch: the first image of the epoch), and use
+Augment(..., overlap=1): the result is without it. Otherwise the last image of a batch is mixed with the first one.
 """
 
 from __future__ import annotations
@@ -312,7 +316,8 @@ AUGMENTS: dict[str, Callable[[Tensor, Draws], Augmented]] = {
 class Augment:
     """An augmentation by name, then normalisation, then mixing.
 
-    Mixing: each image of a batch is mixed with the next one, with its own lambda from Beta(alpha, alpha).
+    Mixing: each image is mixed with the next one, with its own lambda from Beta(alpha, alpha). The next one of the last
+    image of a batch is the first, or with overlap=1 an additional image.
     mixup: x = lambda * x + (1 - lambda) * other (Zhang et al. 2017, arXiv:1710.09412).
     cutmix: a box with 1 - lambda of the area comes from the other image (Yun et al. 2019, arXiv:1905.04899).
     `mix_targets` mixes the targets in the same way.
@@ -321,6 +326,7 @@ class Augment:
         name: a key of AUGMENTS, else BadInput.
         mixup, cutmix: alpha >= 0, 0 for none. With both, each image gets one of them with probability 1/2.
         num_classes: needed for mixup and cutmix.
+        overlap: 1 if each batch ends with the next image of the epoch. Mixing removes it from images and targets.
     """
 
     def __init__(
@@ -332,6 +338,7 @@ class Augment:
         mixup: float = 0.0,
         cutmix: float = 0.0,
         num_classes: int = 0,
+        overlap: int = 0,
     ):
         if name not in AUGMENTS:
             raise BadInput(f"unknown augmentation {name!r}: choose from {', '.join(AUGMENTS)}")
@@ -341,26 +348,30 @@ class Augment:
         if (mixup or cutmix) and num_classes < 2:
             raise ValueError(f"mixup and cutmix need num_classes >= 2, got {num_classes}")
         self.augment, self.seed, self.num_classes = AUGMENTS[name], seed, num_classes
-        self.mixup, self.cutmix = mixup, cutmix
+        self.mixup, self.cutmix, self.overlap = mixup, cutmix, overlap
         self.mean, self.std = torch.as_tensor(mean), torch.as_tensor(std)
 
     def __call__(self, images: Tensor, index: Tensor, epoch: int) -> Tensor:
-        """Images (N, 3, H, W) uint8 and their indices (N,) int64, on one device -> (N, 3, H, W) float32."""
+        """Images (N, 3, H, W) uint8 and their indices (N,) int64, on one device -> (N, 3, H, W) float32.
+
+        Mixing with an overlap returns (N - overlap, 3, H, W).
+        """
         self.mean, self.std = self.mean.to(images.device), self.std.to(images.device)
         images, contrast, brightness = self.augment(images, Draws(self.seed, epoch, index))
         x = normalize(images, self.mean, self.std, contrast, brightness)
         if self.mixup or self.cutmix:
             keep = self._keep(index, epoch, *x.shape[2:])
-            x = torch.lerp(x.roll(-1, 0), x, keep).contiguous(memory_format=torch.channels_last)
+            x = torch.lerp(x.roll(-1, 0), x, keep)[: len(x) - self.overlap]
+            x = x.contiguous(memory_format=torch.channels_last)
         return x
 
     def mix_targets(self, targets: Tensor, index: Tensor, epoch: int, size: Sequence[int]) -> Tensor:
-        """Targets (N,) unchanged without mixing, else (N, C), mixed as `__call__` mixes the images; size is (H, W)."""
+        """Targets (N,) unchanged without mixing, else (N - overlap, C), mixed as the images; size is (H, W)."""
         if not (self.mixup or self.cutmix):
             return targets
         share = self._keep(index, epoch, *size).mean((1, 2, 3))[:, None]  # lambda; for a box: the area outside it
         one_hot = F.one_hot(targets, self.num_classes).float()
-        return torch.lerp(one_hot.roll(-1, 0), one_hot, share)
+        return torch.lerp(one_hot.roll(-1, 0), one_hot, share)[: len(targets) - self.overlap]
 
     def _keep(self, index: Tensor, epoch: int, H: int, W: int) -> Tensor:
         """(N, 1, 1, 1) or (N, 1, H, W): weight of the image itself at each pixel. The other image has the rest."""

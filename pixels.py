@@ -14,6 +14,7 @@ import csv
 import errno
 import hashlib
 import io
+import itertools
 import json
 import math
 import mmap
@@ -403,6 +404,8 @@ class Batches:
         sampler: (numpy Generator) -> int64, the positions in `rows` for one epoch, in order. It replaces `shuffle`.
         transform: the user's function, (uint8 (H, W, 3), numpy Generator) -> uint8 (h, w, 3), called in threads. The
             generator depends only on (seed, epoch, number).
+        overlap: each batch also contains the next images of the epoch, this many. After the last image of the epoch
+            comes the first. For mixup and cutmix: 1 (see augment.Augment).
     Raises: BadInput, while iterating, for a transform that fails.
     """
 
@@ -416,12 +419,13 @@ class Batches:
         device: torch.device | str = "cpu",
         sampler: Callable[[np.random.Generator], np.ndarray] | None = None,
         transform: Callable[[np.ndarray, np.random.Generator], np.ndarray] | None = None,
+        overlap: int = 0,
     ):
         if batch_size < 1:
             raise ValueError(f"batch size must be at least 1, got {batch_size}")
         self.images, self.rows, self.batch_size, self.shuffle = images, rows, batch_size, shuffle
         self.seed, self.device, self.epoch = seed, torch.device(device), 0
-        self.sampler, self.transform = sampler, transform
+        self.sampler, self.transform, self.overlap = sampler, transform, overlap
         self.images_per_epoch = len(self.numbers())
 
     def numbers(self) -> np.ndarray:
@@ -442,10 +446,10 @@ class Batches:
     def number_batches(self) -> list[Tensor]:
         """The numbers of this epoch's batches, on the device of the targets."""
         numbers = torch.from_numpy(self.numbers()).to(self.images.targets.device)  # one copy per epoch
-        batches = list(numbers.split(self.batch_size)) if len(numbers) else []
-        if self.batch_size > 1 and len(batches) > 1 and len(batches[-1]) == 1:
-            batches[-2:] = [torch.cat(batches[-2:])]
-        return batches
+        N, n = len(numbers), count_batches(len(numbers), self.batch_size)
+        bounds = [*range(0, N, self.batch_size)][:n] + [N]
+        numbers = torch.cat([numbers, numbers[: self.overlap]])
+        return [numbers[start : end + self.overlap] for start, end in itertools.pairwise(bounds)]
 
     def __len__(self) -> int:
         return count_batches(self.images_per_epoch, self.batch_size)

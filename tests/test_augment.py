@@ -10,11 +10,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from conftest import image_array
 from PIL import Image
 from torchvision.transforms import v2
 
 import augment
 import data
+import loop
+import losses
 import pixels
 from augment import (
     AUGMENTS,
@@ -351,6 +354,73 @@ def test_bad_mixing_is_an_error(options, said):
     with pytest.raises(ValueError, match=said) as error:
         Augment("none", **options)
     assert not isinstance(error.value, BadInput)  # the command line checks its own values
+
+
+def epochs_gradients(batch_size, accum, mixing, start=0, overlap=1, N=70, sampler=None, transform=None, name="none"):
+    """The gradient of each window of an epoch, from window `start` on, in a network without BatchNorm."""
+    torch.manual_seed(0)
+    images, size = image_array(60), batch_size
+    model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(192, 16), torch.nn.Tanh(), torch.nn.Linear(16, 5))
+    model, criterion = model.double(), losses.build_loss("ce")
+    rows = np.arange(N) % 60 if sampler else np.arange(N)
+    augment = Augment(name, 3, num_classes=5, overlap=overlap, **mixing)
+    batches = pixels.Batches(images, rows, size, True, 1, sampler=sampler, transform=transform, overlap=overlap)
+    batches.epoch = 2
+
+    def mixed():
+        for numbers, x, targets in batches.indexed(start * accum):
+            yield numbers, x, augment.mix_targets(targets, numbers, 2, (8, 8)).double()
+
+    gradients = []
+    for window in loop.windows(mixed(), accum):
+        model.zero_grad()
+        forward = lambda numbers, x: model(augment(x, numbers, 2).double())  # noqa: E731
+        loop.backward_window(model, forward, criterion, window)
+        gradients.append(torch.cat([parameter.grad.flatten() for parameter in model.parameters()]))
+    return torch.stack(gradients)
+
+
+MIXINGS = [{"mixup": 0.4}, {"cutmix": 1.0}, {"mixup": 0.4, "cutmix": 1.0}]
+
+
+def with_noise(image, rng):
+    return np.clip(image + rng.integers(-9, 10, image.shape), 0, 255).astype(np.uint8)
+
+
+@pytest.mark.parametrize("mixing", MIXINGS)
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"N": 52},  # the last window has 20 images
+        {"N": 33},  # the last image joins the batch before it
+        {"N": 1},
+        {"N": 50, "transform": with_noise, "name": "light"},
+        {"sampler": lambda rng: rng.integers(0, 70, 70)},  # images that are drawn several times
+    ],
+)
+def test_F5_mixing_gives_the_same_gradients_for_every_batch_size_and_accumulation(mixing, more):
+    big = epochs_gradients(32, 1, mixing, **more)
+    for batch_size, accum in ((8, 4), (16, 2), (4, 8)):
+        small = epochs_gradients(batch_size, accum, mixing, **more)
+        assert small.shape == big.shape and (small - big).norm() <= 1e-10 * big.norm()
+    if len(big) > 1:
+        resumed = epochs_gradients(8, 4, mixing, start=1, **more)
+        assert (resumed - big[1:]).norm() <= 1e-10 * big.norm()
+        old = epochs_gradients(8, 4, mixing, overlap=0, **more)  # negative control: pairs inside a micro-batch
+        assert (old - big).norm() > 1e-3 * big.norm()
+
+
+def test_F5_without_mixing_an_overlap_changes_nothing_and_default_batches_have_none():
+    images = image_array(20)
+    batches = pixels.Batches(images, np.arange(20), 6, True)
+    assert [len(numbers) for numbers, _, _ in batches.indexed()] == [6, 6, 6, 2]
+    for numbers, x, targets in batches.indexed():
+        assert torch.equal(Augment("light", overlap=1)(x, numbers, 1), Augment("light")(x, numbers, 1))
+        assert Augment("light", overlap=1).mix_targets(targets, numbers, 1, (8, 8)) is targets
+    more = pixels.Batches(images, np.arange(20), 6, True, overlap=1)
+    numbers = [numbers.tolist() for numbers, _, _ in more.indexed()]
+    order = batches.numbers().tolist()
+    assert numbers == [order[:7], order[6:13], order[12:19], [*order[18:], order[0]]]
 
 
 # --- views at test time ----------------------------------------------------------------------------------------------

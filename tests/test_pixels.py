@@ -723,7 +723,7 @@ def images(tmp_path):
     return decode(write_images(tmp_path / "d", 21), (np.arange(21) >= 11).astype(np.int64), 12, tmp_path / "cache")
 
 
-@pytest.mark.parametrize("batch_size", [1, 2, 4, 5, 7, 10, 20, 21, 50])
+@pytest.mark.parametrize("batch_size", [1, 2, 4, 5, 7, 10, 20, 21, 50, 2**70])
 @pytest.mark.parametrize("shuffle", [False, True])
 def test_M2_every_row_comes_once_and_no_batch_of_one_is_left(images, batch_size, shuffle):
     rows = np.arange(3, 21)[::-1].copy()
