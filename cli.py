@@ -541,7 +541,7 @@ def _shares(parts: np.ndarray) -> str:
 def describe_window(batches: pixels.Batches, window: list[loop.Batch]) -> str:
     """For the message of NonFinite: what may help, and the images of the window."""
     paths = batches.images.paths
-    files = [paths[i % len(paths)] for numbers, *_ in window for i in numbers.tolist()]
+    files = [paths[i % len(paths)] for numbers, *_, targets in window for i in numbers.tolist()[: len(targets)]]
     help = "A smaller --lr, --clip or --amp off may help."
     return f"{help} Images of this update in epoch {batches.epoch}: {len(files)}{pixels.listed(files)}"
 

@@ -243,9 +243,8 @@ def make_criterion(options: argparse.Namespace, train_counts: np.ndarray, device
 
 
 def make_augment(options: argparse.Namespace, num_classes: int) -> augment.Augment:
-    return augment.Augment(
-        options.augment, options.seed, mixup=options.mixup, cutmix=options.cutmix, num_classes=num_classes
-    )
+    mixing = {"mixup": options.mixup, "cutmix": options.cutmix, "num_classes": num_classes, "overlap": 1}
+    return augment.Augment(options.augment, options.seed, **mixing)
 
 
 def make_batches(
@@ -258,7 +257,10 @@ def make_batches(
     if options.transform:
         with cli.blaming("--transform"):
             transform = augment.as_transform(models.load_function(options.transform, "transform"))
-    train = pixels.Batches(images, split.train, options.batch_size, True, options.seed, device, sampler, transform)
+    overlap = 1 if options.mixup or options.cutmix else 0  # the last image of a batch is mixed with the next one
+    train = pixels.Batches(
+        images, split.train, options.batch_size, True, options.seed, device, sampler, transform, overlap
+    )
     return train, pixels.Batches(images, split.val, options.batch_size, device=device)
 
 

@@ -591,6 +591,23 @@ def test_mixing_trains_every_kind_of_loss_and_keeps_validation_clean(workspace):
     assert a["train_ce"] != b["train_ce"]
 
 
+def test_F5_a_run_with_mixing_is_the_same_for_batch_8_accum_4_and_batch_32(workspace):
+    (workspace / "plain.py").write_text(
+        "from torch import nn\n"
+        "def net(num_classes):\n"
+        "    return nn.Sequential(nn.Flatten(), nn.Linear(768, 8), nn.Tanh(), nn.Linear(8, num_classes))\n"
+    )
+    weights = []
+    for batch_size, accum in ((8, 4), (32, 1), (16, 4)):
+        words = ("--mixup", 0.4, "--cutmix", 1, "--optimizer", "sgd", "--lr", 0.05, "--sampler", "weighted")
+        words += ("--epochs", 1, "--batch-size", batch_size, "--accum", accum, "--model", "plain.py:net")
+        start(*words, out=f"mixed{batch_size}")
+        state = checkpoint.load(f"mixed{batch_size}/last.pt")["model"]
+        weights.append(torch.cat([value.flatten() for value in state.values()]))
+    assert torch.allclose(weights[0], weights[1], rtol=1e-4, atol=1e-6)
+    assert not torch.allclose(weights[0], weights[2], rtol=1e-2, atol=1e-4)  # negative control: a window of 64
+
+
 def test_M8_the_loss_under_mixing_is_against_the_mixed_labels():
     images = image_array(N=8)
     mixed = augment.Augment("none", mixup=1.0, num_classes=5)
