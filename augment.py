@@ -35,6 +35,7 @@ from PIL import Image, ImageDraw, ImageFont, ImageOps
 from torch import Tensor
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # as pretrained weights expect
+FORMATS = ("JPEG", "PNG", "BMP", "GIF", "WEBP", "TIFF", "PPM")  # Pillow could also run Ghostscript for an EPS file
 Augmented = tuple[Tensor, Tensor | float, Tensor | float]  # images, 0 to 255; contrast and brightness for normalize
 
 
@@ -58,13 +59,19 @@ def normalize(
     """
     if images.dtype not in (torch.uint8, torch.float32):
         raise ValueError(f"images must be uint8, or float32 from 0 to 255, got {images.dtype}")
-    mean = torch.as_tensor(mean, device=images.device)  # (3,)
-    std = torch.as_tensor(std, device=images.device)
+    mean, std = (_tensor(values).to(images.device) for values in (mean, std))  # (3,)
     scale = (contrast / (255 * std)).view(-1, 3, 1, 1)  # (1 or N, 3, 1, 1)
     shift = ((brightness - mean * contrast) / std).view(-1, 3, 1, 1)
     if images.dtype == torch.uint8:
         return images.to(torch.float32, memory_format=torch.channels_last).mul_(scale).add_(shift)
     return torch.addcmul(shift, images, scale).contiguous(memory_format=torch.channels_last)
+
+
+def _tensor(values: Sequence[float] | np.ndarray | Tensor) -> Tensor:
+    """A tensor of any array: torch refuses negative strides and a foreign byte order."""
+    if isinstance(values, np.ndarray):
+        values = np.ascontiguousarray(values, values.dtype.newbyteorder("="))
+    return torch.as_tensor(values)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -349,7 +356,7 @@ class Augment:
             raise ValueError(f"mixup and cutmix need num_classes >= 2, got {num_classes}")
         self.augment, self.seed, self.num_classes = AUGMENTS[name], seed, num_classes
         self.mixup, self.cutmix, self.overlap = mixup, cutmix, overlap
-        self.mean, self.std = torch.as_tensor(mean), torch.as_tensor(std)
+        self.mean, self.std = _tensor(mean), _tensor(std)
 
     def __call__(self, images: Tensor, index: Tensor, epoch: int) -> Tensor:
         """Images (N, 3, H, W) uint8 and their indices (N,) int64, on one device -> (N, 3, H, W) float32.
@@ -567,7 +574,7 @@ def _read(file: Path) -> Tensor:
     """uint8 (1, 3, H, W), channels_last. BadInput if it cannot be decoded, OSError if it cannot be opened."""
     with open(file, "rb") as content:
         try:
-            return _rgb(ImageOps.exif_transpose(Image.open(content)))
+            return _rgb(ImageOps.exif_transpose(Image.open(content, formats=FORMATS)))
         except Exception as error:  # Pillow raises many types for broken files
             raise BadInput(f"{file} cannot be decoded ({type(error).__name__}: {error})") from error
 

@@ -47,6 +47,7 @@ except ImportError:  # deprecated since torchvision 0.29; then Pillow reads JPEG
     decode_jpeg = None
 
 CACHE_FORMAT = 3  # part of the name of every cache file: raise it when decoding changes
+FORMATS = ("JPEG", "PNG", "BMP", "GIF", "WEBP", "TIFF", "PPM")  # Pillow could also run Ghostscript for an EPS file
 FITS = ("squash", "crop", "pad")  # how to fit images with a different aspect ratio
 PADDING = (124, 116, 104)  # ImageNet's mean color: close to 0 after normalization
 
@@ -79,7 +80,8 @@ class ImageArray(Dataset):
     """
 
     def __init__(self, pixels: np.ndarray, targets: np.ndarray, paths: list[str], file: Path | None = None):
-        self.pixels, self.targets, self.paths, self.file = pixels, torch.from_numpy(targets), paths, file
+        self.targets = torch.from_numpy(np.ascontiguousarray(targets, np.int64))
+        self.pixels, self.paths, self.file = pixels, paths, file
         self.kept, self.bad, self.bad_csv, self.digest = np.arange(len(paths)), {}, None, ""
         self.resident: Tensor | None = None
 
@@ -93,7 +95,7 @@ class ImageArray(Dataset):
         mapped = self.pixels.base
         if isinstance(mapped, mmap.mmap) and mapped.size() < len(mapped):  # reading it would be a bus error
             raise OSError(f"{self.file} has been cut while it was in use: start again, and it is made again")
-        return torch.from_numpy(self.pixels[index.numpy()]).permute(0, 3, 1, 2)
+        return torch.from_numpy(np.ascontiguousarray(self.pixels[index.numpy()])).permute(0, 3, 1, 2)
 
     def __getitem__(self, i: int) -> tuple[Tensor, Tensor]:
         return self.__getitems__([i])[0]
@@ -178,7 +180,7 @@ def decode(
         advice = "repair or remove them, or leave them out with bad='skip' (train.py: --bad skip)"
         raise BadInput(describe_bad(reasons, paths) + f"\nThe full list is {bad_csv}: {advice}")
     kept = np.setdiff1d(np.arange(len(paths)), list(reasons)).astype(np.int64)
-    images = ImageArray(pixels, targets[kept], [paths[i] for i in kept], path)
+    images = ImageArray(pixels, np.asarray(targets)[kept], [paths[i] for i in kept], path)
     images.kept, images.bad, images.bad_csv, images.digest = kept, reasons, bad_csv if reasons else None, digest
     return images
 
@@ -186,7 +188,7 @@ def decode(
 def describe_error(error: Exception) -> str:
     """One line without addresses and error numbers."""
     if isinstance(error, UnidentifiedImageError):
-        return "not an image, or an image format that Pillow cannot read"
+        return f"not an image in one of the formats {', '.join(FORMATS)}"
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
     return str(error).splitlines()[0] if str(error) else type(error).__name__
@@ -338,7 +340,7 @@ def decode_file(path: str) -> Tensor:
         content = file.read()
     if not content:
         raise BadInput("the file is empty")
-    with Image.open(io.BytesIO(content)) as image:  # reads the header only
+    with Image.open(io.BytesIO(content), formats=FORMATS) as image:  # reads the header only
         if Image.MAX_IMAGE_PIXELS and image.width * image.height > Image.MAX_IMAGE_PIXELS:
             size = f"{image.width} x {image.height} pixels"
             raise BadInput(f"{size} are more than Pillow's MAX_IMAGE_PIXELS: it may be a decompression bomb")
@@ -356,6 +358,8 @@ def decode_file(path: str) -> Tensor:
 
 def _rgb(image: Any) -> Tensor:
     """A Pillow image, or an array or tensor of a data set, as uint8 (3, h, w)."""
+    if isinstance(image, np.ndarray):
+        image = np.ascontiguousarray(image, image.dtype.newbyteorder("="))
     if not isinstance(image, Image.Image):
         image = transforms.to_pil_image(image)
     if image.mode == "F":
@@ -423,7 +427,8 @@ class Batches:
     ):
         if batch_size < 1:
             raise ValueError(f"batch size must be at least 1, got {batch_size}")
-        self.images, self.rows, self.batch_size, self.shuffle = images, rows, batch_size, shuffle
+        self.images, self.rows = images, np.ascontiguousarray(rows, np.int64)
+        self.batch_size, self.shuffle = batch_size, shuffle
         self.seed, self.device, self.epoch = seed, torch.device(device), 0
         self.sampler, self.transform, self.overlap = sampler, transform, overlap
         self.images_per_epoch = len(self.numbers())
@@ -435,7 +440,7 @@ class Batches:
         """
         rng = np.random.default_rng([self.seed, self.epoch])
         if not self.sampler:
-            return rng.permutation(self.rows) if self.shuffle else np.ascontiguousarray(self.rows)
+            return rng.permutation(self.rows) if self.shuffle else self.rows
         rows = self.rows[self.sampler(rng)]
         order, place = np.argsort(rows, kind="stable"), np.arange(len(rows))
         first = np.maximum.accumulate(np.where(np.diff(rows[order], prepend=-1) != 0, place, 0))
@@ -483,7 +488,7 @@ class Batches:
         path, rng = self.images.paths[number % len(self.images)], np.random.default_rng([self.seed, self.epoch, number])
         try:
             result = self.transform(image.permute(1, 2, 0).numpy().copy(), rng)
-        except Exception as error:
+        except BaseException as error:  # SystemExit too: in a thread it would end the program without a message
             raise BadInput(f"the transform failed for {path}: {type(error).__name__}: {error}") from error
         if not isinstance(result, np.ndarray) or result.dtype != np.uint8 or result.shape[2:] != (3,):
             got = f"{result.dtype} {result.shape}" if isinstance(result, np.ndarray) else type(result).__name__
@@ -590,7 +595,7 @@ def show(folder: str) -> None:
     """
     if not Path(folder).is_dir():
         raise BadInput(f"{folder} is not a folder")
-    extensions = set(Image.registered_extensions())
+    extensions = {extension for extension, format in Image.registered_extensions().items() if format in FORMATS}
     paths = sorted(str(path) for path in Path(folder).rglob("*") if path.suffix.lower() in extensions)
     if not paths:
         raise BadInput(f"{folder} contains no image")

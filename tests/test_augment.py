@@ -55,6 +55,20 @@ def test_none_is_torchvisions_normalisation():
     assert ours.is_contiguous(memory_format=torch.channels_last) and ours.dtype == torch.float32
 
 
+@pytest.mark.parametrize("foreign", [lambda a: a[::-1].copy()[::-1], lambda a: a.astype(">f4")])
+def test_F3_mean_and_std_may_be_numpy_arrays_of_any_strides_and_byte_order(foreign):
+    x, mean, std = images(), np.float32(IMAGENET_MEAN), np.float32(IMAGENET_STD)
+    expected = normalize(x)
+    assert torch.equal(normalize(x, foreign(mean), foreign(std)), expected)
+    assert torch.equal(Augment("none", 0, foreign(mean), foreign(std))(x, torch.arange(6), 0), expected)
+
+
+def test_E7_an_eps_file_is_not_opened(tmp_path):
+    (tmp_path / "x.jpg").write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 20 20\n%%EndComments\n%%EOF\n")
+    with pytest.raises(BadInput, match="x.jpg cannot be decoded .UnidentifiedImageError"):
+        augment._read(tmp_path / "x.jpg")
+
+
 def test_contrast_turns_about_the_mean_and_brightness_adds_one_value_an_image():
     x = images(2)
     contrast, brightness = torch.tensor([[1.0], [0.5]]), torch.tensor([[0.1], [0.0]])

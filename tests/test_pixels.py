@@ -621,6 +621,38 @@ def test_a_zoo_of_bad_and_unusual_images_each_has_its_pixels_or_is_refused_by_na
         assert np.array_equal(images.pixels[i], pixels.fitted(decode_file(path), 16, 16, "squash"))
 
 
+EPS = b"""%!PS-Adobe-3.0 EPSF-3.0
+%%BoundingBox: 0 0 20 20
+%%EndComments
+newpath 0 0 20 20 rectfill
+%%EOF
+"""
+
+
+def test_E7_an_eps_file_with_the_name_of_a_photo_starts_no_ghostscript(tmp_path, monkeypatch):
+    from PIL import EpsImagePlugin
+
+    (tmp_path / "x.jpg").write_bytes(EPS)
+    monkeypatch.setattr(EpsImagePlugin, "Ghostscript", lambda *_, **__: pytest.fail("Ghostscript was started"))
+    with Image.open(tmp_path / "x.jpg") as image:
+        assert image.format == "EPS"  # Pillow alone would take it
+    with pytest.raises(Image.UnidentifiedImageError) as error:
+        decode_file(str(tmp_path / "x.jpg"))
+    assert pixels.describe_error(error.value).startswith("not an image in one of the formats JPEG, PNG, ")
+
+
+def test_E7_every_extension_of_the_kit_is_read_and_a_photo_of_several_pictures_too(tmp_path):
+    import data
+
+    for extension in data.IMAGE_EXTENSIONS:
+        picture(0).convert("L" if extension == ".pgm" else "RGB").save(tmp_path / f"x{extension}")
+        assert decode_file(str(tmp_path / f"x{extension}")).shape == (3, 10, 12), extension
+    picture(0).save(tmp_path / "phone.jpg", "MPO", save_all=True, append_images=[picture(1)])
+    with Image.open(tmp_path / "phone.jpg") as image:
+        assert image.format == "MPO"
+    assert decode_file(str(tmp_path / "phone.jpg")).shape == (3, 10, 12)
+
+
 def test_a_directory_and_a_file_without_read_permission_are_refused_by_name(tmp_path):
     paths = write_images(tmp_path, 4)
     (tmp_path / "x.jpg").mkdir()
@@ -825,6 +857,8 @@ def test_a_transform_gets_each_image_with_a_generator_of_its_own(images):
         (lambda image, rng: image / 255, r"must return uint8 \(height, width, 3\), got float64 \(12, 12, 3\)"),
         (lambda image, rng: image[:, :, 0], r"got uint8 \(12, 12\)"),
         (lambda image, rng: None, "got NoneType"),
+        (lambda image, rng: sys.exit(0), "SystemExit: 0"),
+        (lambda image, rng: exit("done"), "SystemExit: done"),
     ],
 )
 def test_a_transform_that_fails_names_the_file(images, transform, said):
@@ -842,6 +876,42 @@ def test_a_batch_thread_ends_with_the_program_though_its_generator_is_left_open(
     root = Path(pixels.__file__).parent
     done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0 and done.stdout == "1\n" and done.stderr == ""
+
+
+@pytest.mark.parametrize(
+    "foreign",
+    [
+        lambda array: array[::-1].copy()[::-1],
+        lambda array: array.astype(array.dtype.newbyteorder()),
+        lambda array: np.repeat(array, 2, 0)[::2],
+        lambda array: np.asfortranarray(array),
+    ],
+)
+def test_F3_numpy_arrays_of_any_strides_and_byte_order_are_taken(images, foreign, tmp_path):
+    values, labels, rows = np.array(images.pixels), images.targets.numpy(), np.arange(21)[::-1].copy()
+    array = pixels.ImageArray(foreign(values), foreign(labels), images.paths)
+    assert torch.equal(array.targets, images.targets) and array.targets.dtype == torch.int64
+    for shuffle in (False, True):
+        ours, theirs = (Batches(a, r, 4, shuffle) for a, r in ((array, foreign(rows)), (images, rows)))
+        for a, b in zip(ours.indexed(), theirs.indexed(), strict=True):
+            assert all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
+            assert a[1].is_contiguous(memory_format=torch.channels_last)
+    places = np.array([3, 0, 3, 1])
+    assert Batches(images, rows, 4, sampler=lambda rng: foreign(places)).numbers().tolist() == [17, 20, 38, 19]
+    for name, sampler in pixels.SAMPLERS.items():
+        drawn = [sampler(t, np.random.default_rng(0)).tolist() for t in (labels, foreign(labels))]
+        assert drawn[0] == drawn[1], name
+    deep = (np.arange(120, dtype=np.int16) * 250).reshape(10, 12)
+    for kind in (values[0], deep):
+        from_source = [
+            decode(["x"], foreign(labels)[:1], 12, tmp_path / f"{i}", [(a,)])
+            for i, a in enumerate((kind, foreign(kind)))
+        ]
+        assert np.array_equal(from_source[0].pixels, from_source[1].pixels)
+        shutil.rmtree(tmp_path / "0")
+        shutil.rmtree(tmp_path / "1")
+    transformed = Batches(images, rows, 4, transform=lambda image, rng: foreign(image))
+    assert torch.equal(next(iter(transformed))[0], next(iter(Batches(images, rows, 4)))[0])
 
 
 # --- samplers --------------------------------------------------------------------------------------------------------
