@@ -175,7 +175,7 @@ def check_leaks(
     If no groups are known, a note is added for file names that look like copies of one image or photos of one person.
     """
     with cli.blaming("--cache"):
-        kept = images.file and images.file.with_suffix(".copies.npy")
+        kept = images.file and images.file.with_suffix(".copies.npz")
         same, alike = leaks.find_copies(images.pixels, options.device, kept)
     if options.leaks == "group":
         with cli.blaming("--leaks"):

@@ -42,6 +42,7 @@ from tqdm import tqdm
 
 ALIKE = 0.95  # images are near-duplicates if their thumbnails correlate by more than this
 IMAGE_EXTENSIONS = {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm"}
+FORMATS = ("JPEG", "PNG", "BMP", "GIF", "WEBP", "TIFF", "PPM")  # Pillow could also run Ghostscript for an EPS file
 
 
 class BadInput(ValueError):
@@ -91,8 +92,8 @@ def find_copies(
 
     Args:
         pixels: uint8 (N, H, W, 3), an array or a memory-mapped file.
-        kept: a cache file of the result. It is used if it loads, has the right shape, and is not older than the file
-            that `pixels` is mapped from. Otherwise the result is computed and written to it.
+        kept: a cache file (.npz) of the result. It is used if it loads, has the right shape, and is not older than the
+            file that `pixels` is mapped from. Otherwise the result is computed and written to it.
         progress: show a progress bar; None: only on a terminal.
     Raises: OSError if `kept` cannot be written.
     """
@@ -109,8 +110,9 @@ def _load_kept(kept: Path, pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray] 
     try:
         if mapped_from and os.stat(kept).st_mtime_ns < os.stat(mapped_from).st_mtime_ns:
             return None
-        found = np.load(kept)
-    except Exception:  # missing, incomplete, or not a NumPy file: the result is computed again
+        with np.load(kept) as file:
+            found = file["found"]  # reading it checks its CRC
+    except Exception:  # missing, damaged, or not a file of ours: the result is computed again
         return None
     is_valid = isinstance(found, np.ndarray) and found.shape == (2, len(pixels)) and found.dtype == np.int64
     return (found[0], found[1]) if is_valid else None
@@ -119,9 +121,12 @@ def _load_kept(kept: Path, pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray] 
 def _save_kept(kept: Path, found: tuple[np.ndarray, np.ndarray]) -> None:
     """Writes the whole file or nothing. Another process may be writing the same file at the same time."""
     temporary = kept.with_name(f".{kept.name}.{socket.gethostname()}-{os.getpid()}.tmp")
+    temporary.unlink(missing_ok=True)
     try:
-        with open(temporary, "wb") as file:
-            np.save(file, np.stack(found))
+        with open(temporary, "xb") as file:  # a new file: a link with this name is not followed
+            np.savez(file, found=np.stack(found))
+            file.flush()
+            os.fsync(file.fileno())
         os.replace(temporary, kept)
     finally:
         temporary.unlink(missing_ok=True)
@@ -441,7 +446,7 @@ def decode_thumbnails(files: list[str]) -> tuple[np.ndarray, dict[int, str]]:
 def _decode(file: str) -> np.ndarray | str:
     """uint8 (64, 64, 3), upright, with transparency over white; or the reason why the file cannot be decoded."""
     try:
-        with Image.open(file) as image:
+        with Image.open(file, formats=FORMATS) as image:
             image.draft("RGB", (2 * SIDE, 2 * SIDE))  # libjpeg can decode a large photo at a smaller size
             image = ImageOps.exif_transpose(image)
             if image.mode == "F":
@@ -460,7 +465,7 @@ def _decode(file: str) -> np.ndarray | str:
 def describe_error(error: Exception) -> str:
     """One line without addresses and error numbers."""
     if isinstance(error, UnidentifiedImageError):
-        return "not an image, or an image format that Pillow cannot read"
+        return f"not an image in one of the formats {', '.join(FORMATS)}"
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
     return str(error).splitlines()[0] if str(error) else type(error).__name__

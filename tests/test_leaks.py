@@ -89,7 +89,7 @@ def cached(tmp_path):
         scene(i).save(path)
     shutil.copy(paths[1], paths[4])
     images = decode(paths, np.arange(5) % 2, 20, tmp_path / "cache")
-    return images, images.file.with_suffix(".copies.npy")
+    return images, images.file.with_suffix(".copies.npz")
 
 
 def searches(monkeypatch):
@@ -105,7 +105,7 @@ def test_what_was_found_is_kept_and_used_again(cached, monkeypatch):
     first = leaks.find_copies(images.pixels, kept=kept)
     again = leaks.find_copies(images.pixels, kept=kept)
     assert again[0].tolist() == again[1].tolist() == first[0].tolist() == [0, 1, 2, 3, 1]
-    assert len(counted) == 1 and [path.suffix for path in sorted(kept.parent.iterdir())] == [".npy", ".npy"]
+    assert len(counted) == 1 and sorted(path.suffix for path in kept.parent.iterdir()) == [".npy", ".npz"]
     leaks.find_copies(images.pixels)
     assert len(counted) == 2  # without `kept`
 
@@ -117,9 +117,12 @@ def test_what_was_found_is_kept_and_used_again(cached, monkeypatch):
         lambda kept: kept.write_bytes(kept.read_bytes()[:-20]),
         lambda kept: kept.write_bytes(b"PK\3\4 not an archive"),
         lambda kept: kept.write_bytes(b"\x93NUMPY\1\0v\0{'descr': (((("),
-        lambda kept: np.save(kept, np.zeros((2, 4), np.int64)),
-        lambda kept: np.save(kept, np.zeros((2, 5))),
-        lambda kept: np.save(kept, np.array([{}] * 2)),
+        lambda kept: np.savez(kept, found=np.zeros((2, 4), np.int64)),
+        lambda kept: np.savez(kept, found=np.zeros((2, 5))),
+        lambda kept: np.savez(kept, found=np.array([{}] * 2)),
+        lambda kept: np.savez(kept, other=np.zeros((2, 5), np.int64)),
+        lambda kept: np.save(kept.open("wb"), np.zeros((2, 5), np.int64)),
+        lambda kept: kept.write_bytes(kept.read_bytes().replace(np.int64([3, 1]).tobytes(), bytes(16))),
         lambda kept: os.utime(kept, ns=(1, 1)),  # older than the pixels
         lambda kept: kept.unlink(),
     ],
@@ -154,7 +157,29 @@ def test_what_was_found_alike_is_forgotten_when_a_file_is_mended(tmp_path):
         Path(paths[0]).write_bytes(content)
         os.utime(paths[0], ns=(status.st_atime_ns, status.st_mtime_ns))
         images = decode(paths, np.zeros(3, np.int64), 16, tmp_path / "cache", bad="skip")
-        assert len(leaks.find_copies(images.pixels, kept=images.file.with_suffix(".copies.npy"))[0]) == n
+        assert len(leaks.find_copies(images.pixels, kept=images.file.with_suffix(".copies.npz"))[0]) == n
+
+
+def test_E3_a_full_disk_leaves_no_kept_file_and_a_planted_link_is_not_followed(cached, tmp_path, monkeypatch):
+    images, kept = cached
+
+    def full(file):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", full)
+        with pytest.raises(OSError, match="No space left"):
+            leaks.find_copies(images.pixels, kept=kept)
+    assert [path.suffix for path in kept.parent.iterdir()] == [".npy"]
+    (tmp_path / "victim").write_text("precious")
+    kept.with_name(f".{kept.name}.{leaks.socket.gethostname()}-{os.getpid()}.tmp").symlink_to(tmp_path / "victim")
+    leaks.find_copies(images.pixels, kept=kept)
+    assert (tmp_path / "victim").read_text() == "precious" and kept.is_file() and not kept.is_symlink()
+
+
+def test_E7_an_eps_file_with_the_name_of_a_photo_is_not_opened(tmp_path):
+    (tmp_path / "x.jpg").write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 20 20\n%%EndComments\n%%EOF\n")
+    assert leaks._decode(str(tmp_path / "x.jpg")).startswith("not an image in one of the formats JPEG, PNG, ")
 
 
 def test_a_kept_file_that_cannot_be_written_is_an_os_error_and_leaves_nothing(tmp_path):
