@@ -29,7 +29,8 @@ import time
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
+from multiprocessing.pool import ThreadPool
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -474,17 +475,19 @@ class Batches:
         pinned = self.device.type == "cuda" and self.images.resident is None
         if pinned:
             torch.cuda.set_device(self.device)  # for this thread
-        with ThreadPoolExecutor(os.cpu_count()) as pool:
+        # not a ThreadPoolExecutor: the end of the program would wait for its threads, even if a transform hangs
+        with ThreadPool(os.cpu_count()) if self.transform else nullcontext() as pool:
             for numbers in self.number_batches()[start:]:
                 rows = numbers % len(self.images)
                 images = self.images.gather(rows)
                 if self.transform:
-                    transformed = np.stack(list(pool.map(self._transformed, numbers.tolist(), images)))
-                    images = torch.from_numpy(transformed).permute(0, 3, 1, 2)
+                    transformed = pool.imap(self._transformed, zip(numbers.tolist(), images, strict=True))
+                    images = torch.from_numpy(np.stack(list(transformed))).permute(0, 3, 1, 2)
                 batch = numbers, images, self.images.targets[rows]
                 yield tuple(tensor.pin_memory() for tensor in batch) if pinned else batch
 
-    def _transformed(self, number: int, image: Tensor) -> np.ndarray:
+    def _transformed(self, numbered: tuple[int, Tensor]) -> np.ndarray:
+        number, image = numbered
         path, rng = self.images.paths[number % len(self.images)], np.random.default_rng([self.seed, self.epoch, number])
         try:
             result = self.transform(image.permute(1, 2, 0).numpy().copy(), rng)
