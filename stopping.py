@@ -15,9 +15,11 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
+
+PATIENCE = 10  # seconds for threads that still run after a signal has stopped the main thread
 
 
 class Stopped(BaseException):
@@ -48,6 +50,8 @@ class Signals:
         finally:
             for number, handler in zip(numbers, before, strict=True):
                 signal.signal(number, handler)
+            if self.asked:
+                threading.Thread(target=_leave, args=(128 + self.asked,), daemon=True).start()
 
     def _handle(self, number: int, frame: Any) -> None:
         if self.asked:
@@ -67,10 +71,28 @@ class Signals:
         finally:
             self.stops_at_once = before
 
+    def waiting(self, items: Iterable[Any]) -> Iterator[Any]:
+        """The same items. While it waits for the next one, a signal stops at once: loading loses no work."""
+        items, end = iter(items), object()
+        while True:
+            with self.stopping(at_once=True):
+                item = next(items, end)
+            if item is end:
+                return
+            yield item
+
     def check(self) -> None:
         """Raises Stopped if a signal was received."""
         if self.asked:
             raise Stopped
+
+
+def _leave(code: int) -> None:
+    """Ends the process if a thread still runs some seconds after the main thread, such as a transform that hangs."""
+    while threading.main_thread().is_alive():
+        time.sleep(0.1)
+    time.sleep(PATIENCE)
+    os._exit(code)
 
 
 SIGNALS = Signals()

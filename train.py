@@ -258,7 +258,7 @@ def train_epoch(
     bar = tqdm(total=len(batches), initial=first, desc=f"epoch {batches.epoch}", leave=False, disable=None)
 
     def micro_batches() -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-        for numbers, images, targets in batches.indexed(first):
+        for numbers, images, targets in SIGNALS.waiting(batches.indexed(first)):
             yield numbers, images, augmented.mix_targets(targets, numbers, batches.epoch, images.shape[2:])
             bar.update()
 

@@ -163,6 +163,27 @@ def train_words(out, *more):
     return words
 
 
+def test_E9_a_signal_while_a_transform_hangs_saves_and_ends_the_run(here):
+    (here / "hangs.py").write_text(
+        "import os, time\n"
+        "def f(image, rng):\n"
+        "    if os.path.exists('hanging/log.csv'):\n"
+        "        open('hangs.txt', 'w').close()\n"
+        "        time.sleep(1000)\n"
+        "    return image\n"
+    )
+    process = command(*train_words("hanging"), "--transform", "hangs.py:f")
+    while not Path("hangs.txt").exists():
+        assert process.poll() is None
+        time.sleep(0.05)
+    Path("hanging/last.pt").unlink()
+    time.sleep(1)  # the main thread waits for the batch
+    process.send_signal(signal.SIGTERM)
+    printed, error = process.communicate(timeout=60)
+    assert process.returncode == 143 and "continue with: python train.py --resume hanging" in error
+    assert checkpoint.load("hanging/last.pt")["epoch"] >= 1
+
+
 def test_a_second_signal_leaves_at_once_with_the_last_good_file(workspace):
     code = """
 def slow():

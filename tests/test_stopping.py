@@ -32,6 +32,29 @@ def test_the_second_signal_stops_at_once(tmp_path):
     assert process.wait(timeout=30) in (128 + signal.SIGTERM, 128 + signal.SIGINT)
 
 
+def test_E9_a_thread_that_hangs_does_not_keep_a_stopped_process_alive(tmp_path):
+    code = """
+import threading, time, stopping
+stopping.PATIENCE = 0.5
+def items():
+    yield 1
+    print("waiting", flush=True)
+    time.sleep(1000)
+threading.Thread(target=time.sleep, args=(1000,)).start()
+with stopping.SIGNALS.installed(), stopping.SIGNALS.stopping(at_once=False):
+    try:
+        for item in stopping.SIGNALS.waiting(items()):
+            print(item, flush=True)
+    except stopping.Stopped:
+        print("saved", flush=True)
+"""
+    root = Path(__file__).resolve().parent.parent
+    process = subprocess.Popen([sys.executable, "-c", code], cwd=root, stdout=subprocess.PIPE, text=True)
+    assert [process.stdout.readline() for _ in range(2)] == ["1\n", "waiting\n"]
+    process.send_signal(signal.SIGTERM)
+    assert process.communicate(timeout=30)[0] == "saved\n" and process.returncode == 128 + signal.SIGTERM
+
+
 def test_where_it_may_stop_at_once_it_does():
     signals = Signals()
     with signals.installed():
