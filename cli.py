@@ -501,7 +501,8 @@ def print_start(
         f"imbalance {counts[largest] / max(counts[smallest], 1):.1f}",
         "split": f"{len(split.train):,} training, {len(split.val):,} validation images"
         + (f" (fold {split.fold})" if split.fold is not None else "")
-        + f"; groups on both sides: {data.shared_groups(table, split.train, split.val)}",
+        + f"; groups on both sides: {data.shared_groups(table, split.train, split.val)}"
+        + (f", but {split.guess.on_both_sides} by the file names" if split.guess else ""),
         "images": f"{H} x {W} pixels, {options.fit}, {', '.join(filter(None, changes))}",
         "sampler": describe_sampler(options, facts),
         "model": f"{options.model}, {models.count_parameters(state.model) / 1e6:.2f} M parameters, "
@@ -516,8 +517,9 @@ def print_start(
     }
     for label, text in lines.items():
         print(coloured(f"{label:<9}", DIM) + text)
-    for note in facts["notes"]:
-        print(coloured(f"{'note':<9}", YELLOW) + note)
+    for label, texts in (("warning", facts["warnings"]), ("note", facts["notes"])):
+        for text in texts:
+            print(coloured(f"{label:<9}", YELLOW) + text)
     columns = "epoch        lr  train loss  train CE  val loss    val CE  macro F1  accuracy  images/s  seconds"
     print("\n" + coloured(columns, BOLD))
     sys.stdout.flush()

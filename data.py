@@ -54,6 +54,7 @@ class ImageTable:
     fold_of: np.ndarray | None = None  # int64 (N,), 0 to k - 1, from a fold column
     source: Sequence | None = None  # a torchvision data set with images that are not files; `paths` are only names then
     notes: list[str] = field(default_factory=list)  # what the user should know: ignored files, classes without images
+    warnings: list[str] = field(default_factory=list)  # notes that matter for every score
     labels: list[str] = field(default_factory=list)  # each class as the data writes it: a number or a name
     csv_file: Path | None = None  # the CSV that was read, if there is one
 
@@ -419,6 +420,7 @@ def join(train: ImageTable, val: ImageTable) -> ImageTable:
         source=ConcatDataset([train.source, val.source]) if train.source is not None else None,
         notes=train.notes
         + (["ignored the fold column, because validation images are given"] if train.fold_of is not None else []),
+        warnings=train.warnings,
         labels=train.labels,
         csv_file=train.csv_file,
     )
