@@ -66,6 +66,7 @@ class Guess(NamedTuple):
     regex: str  # for groups_by_regex
     count: int  # number of groups
     share: float  # 0 to 1
+    on_both_sides: int  # number of groups with images in training and in validation
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -248,20 +249,35 @@ def _pair(what: str, paths: list[str], targets: np.ndarray, classes: list[str], 
 # ---------------------------------------------------------------------------------------------------------------------
 
 
+FEW = 0.05  # part of the images: this many names may be exceptions to an expression
+
+
 def groups_by_regex(paths: list[str], regex: str) -> list[str]:
     """The group of each path: the first (...) of the regular expression that matched, or else the whole match.
 
-    Raises: BadInput for an invalid expression, and for paths without a match.
+    A path without a match is a group of its own, named by the path (`without_group` lists them).
+
+    Raises: BadInput for an invalid expression, and if more than 5 % of the paths have no match.
     """
+    groups = [group or path for path, (group, _) in zip(paths, _matches(paths, regex), strict=True)]
+    missing = without_group(paths, regex)
+    if len(missing) > FEW * len(paths):
+        raise BadInput(f"{regex!r} gives no group for {len(missing)} of {len(paths)} images, such as {missing[0]}")
+    return groups
+
+
+def without_group(paths: list[str], regex: str) -> list[str]:
+    """The paths for which the regular expression gives no group."""
+    return [path for path, (group, _) in zip(paths, _matches(paths, regex), strict=True) if not group]
+
+
+def _matches(paths: list[str], regex: str) -> list[tuple[str, str]]:
+    """(group, whole match) of each path, both "" without a match."""
     try:
         matches = [re.search(regex, _composed(path)) for path in paths]
     except re.error as error:
         raise BadInput(f"{regex!r} is not a valid regular expression: {error}") from error
-    groups = [match and (next(filter(None, match.groups()), "") if match.re.groups else match[0]) for match in matches]
-    unmatched = [path for path, group in zip(paths, groups, strict=True) if not group]
-    if unmatched:
-        raise BadInput(f"{regex!r} gives no group for {len(unmatched)} of {len(paths)} images, such as {unmatched[0]}")
-    return groups
+    return [(next(filter(None, m.groups() or (m[0],)), ""), m[0]) if m else ("", "") for m in matches]
 
 
 # what people add to a file name for a copy of the image: scan_aug3, scan_rotated_90_noisy, aug_0001_2, scan (1)
@@ -270,13 +286,21 @@ _ADDED = (
     r"dark|crop|shifted|shift)[ _-]*\d*|[ _-]*\(\d+\))*\.\w+$"
 )
 COPIES = {
-    "copies of one image (_aug1, _rotated_90, ...)": rf"(?i)(?:(aug[_-]\d+)[_-]\d+\.\w+$|([^/\\]+?){_ADDED})",
-    "copies of one image in its class folder (_aug1, ...)": rf"(?i)([^/\\]+[/\\][^/\\]+?){_ADDED}",
+    "copies of one image (_aug1, _rotated_90, ...)": (rf"(?i)(?:(aug[_-]\d+)[_-]\d+\.\w+$|([^/\\]+?){_ADDED})", None),
+    "copies of one image in its class folder (_aug1, ...)": (rf"(?i)([^/\\]+[/\\][^/\\]+?){_ADDED}", None),
+}
+# (the group, what follows it, the least part of the images with another image in their group), the longest group first.
+# A number that follows is stronger evidence than other text: George_W_Bush_0001, 00012_00029.
+SIBLINGS = {
+    "same name before the last number": (r"[^/\\]+", r"[\s._-]\d+\.\w+$", 0.2),
+    "same name up to the last _": (r"[^/\\]+", r"_[^/\\_]+$", 0.8),
+    "same name up to the first _ or -": (r"[^/\\_-]+", r"[_-][^/\\]+$", 0.8),
+    "same folder": (r"[^/\\]+", r"[/\\][^/\\]+$", 0.8),
 }
 PEOPLE = {
-    "several photos of one person (same name up to the last _)": r"([^/\\]+)_[^/\\_]+$",
-    "several photos of one person (same name up to the first _ or -)": r"([^/\\_-]+)[_-][^/\\]+$",
-    "several photos of one person (same folder)": r"([^/\\]+)[/\\][^/\\]+$",
+    f"several photos of one person or object ({same})": (f"({folder}{group}){end}", least)
+    for form, (group, end, least) in SIBLINGS.items()
+    for same, folder in ((form, ""), (f"{form}, in one folder", r"[^/\\]+[/\\]"))
 }
 
 
@@ -288,39 +312,46 @@ def suspect_groups(
     train: np.ndarray,
     val: np.ndarray,
 ) -> Guess | None:
-    """Groups, if the file names look like copies of one image or several photos of one person.
+    """Groups, if the file names look like copies of one image, or several frames or photos of one object or person.
 
-    None if the names do not look like groups, or if groups are known (some images share one).
+    The longest group that explains the names is chosen: all names but a few (5 %) have the form of the expression, and
+    are different within their group. If they are equal, as in a/12_0.jpg and b/12_0.jpg, the folder belongs to the
+    group.
+
+    None if the names do not look like groups, if no such group is on both sides, or if groups are known (some images
+    share one).
     """
     if len(set(groups)) < len(set(paths)):
         return None
-    for what, regex in (COPIES | PEOPLE).items():
-        try:
-            guessed = groups_by_regex(paths, regex)
-        except BadInput:  # some names do not match
-            continue
-        if _is_likely(what, regex, paths, targets, classes, guessed):
-            in_train = {guessed[i] for i in train}
-            share = sum(guessed[i] in in_train for i in val) / max(len(val), 1)
-            return Guess(what, regex, len(set(guessed)), share)
+    for what, (regex, least) in (COPIES | PEOPLE).items():
+        matches = _matches(paths, regex)
+        guessed = [group or path for path, (group, _) in zip(paths, matches, strict=True)]
+        if _is_likely(matches, guessed, targets, len(classes), least):
+            shared = {guessed[i] for i in train} & {guessed[i] for i in val}
+            share = sum(guessed[i] in shared for i in val) / max(len(val), 1)
+            return Guess(what, regex, len(set(guessed)), share, len(shared)) if shared else None
     return None
 
 
 def _is_likely(
-    what: str, regex: str, paths: list[str], targets: np.ndarray, classes: list[str], guessed: list[str]
+    matches: list[tuple[str, str]], guessed: list[str], targets: np.ndarray, num_classes: int, least: float | None
 ) -> bool:
-    sizes = Counter(guessed)
-    if len(sizes) <= 2 * len(classes) or max(sizes.values()) > 0.1 * len(guessed):
-        return False  # few large groups: the names contain the class or the folder
-    if what in PEOPLE:
-        return sum(n for n in sizes.values() if n > 1) > 0.8 * len(guessed)
+    """Whether the groups explain the names. `least`: see SIBLINGS; None for copies, which have the same class."""
+    few, sizes = FEW * len(guessed), Counter(guessed)
+    if sum(not group for group, _ in matches) > few:
+        return False
+    if len(sizes) <= 3 * num_classes or max(sizes.values()) > 0.1 * len(guessed):
+        return False  # few large groups: the names contain the class (in train, val and test), or a camera
+    if least is not None:
+        times = Counter(text for _, text in matches if text)
+        is_clear = sum(n for n in times.values() if n > 1) <= few  # not a/12_0.jpg and b/12_0.jpg in one group
+        return is_clear and sum(n for n in sizes.values() if n > 1) > least * len(guessed)
     classes_of = Counter(group for group, _ in set(zip(guessed, targets.tolist(), strict=True)))
     if any(classes_of[group] > 1 for group, n in sizes.items() if n > 1):
         return False  # copies have the same class; here several class folders use the same names
     # a/cat/1.jpg and b/cat/1.jpg are not copies: names whose matched text is equal count once
-    names = {(group, re.search(regex, _composed(path))[0]) for group, path in zip(guessed, paths, strict=True)}
-    of_group = Counter(group for group, _ in names)
-    return sum(sizes[group] for group, n in of_group.items() if n > 1) > 0.05 * len(guessed)
+    of_group = Counter(group for group, _ in set(matches))
+    return sum(sizes[group] for group, n in of_group.items() if n > 1 and group) > few
 
 
 def _composed(text: str) -> str:
