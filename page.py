@@ -61,6 +61,12 @@ def cards(entries: Iterable[tuple[str, str, str]]) -> Html:
     return tag("dl", *(tag("div", *part) for part in parts), class_="cards")
 
 
+def warning(texts: Iterable[Any]) -> Html:
+    """A box that catches the eye, with one paragraph per text. Without texts, nothing."""
+    parts = [tag("p", text) for text in texts]
+    return tag("div", tag("b", "Warning"), *parts, class_="warning", role="note") if parts else Html("")
+
+
 def folded(summary: str, *children: Any) -> Html:
     """Content that is hidden until the reader opens it."""
     return tag("details", tag("summary", summary), *children)
@@ -308,6 +314,8 @@ nav ul,.legend{list-style:none;display:flex;flex-wrap:wrap;gap:.2rem 1rem;paddin
 .cards{display:grid;grid-template-columns:repeat(auto-fill,minmax(10rem,1fr));gap:.6rem;margin:1rem 0}
 .cards div{background:var(--card);border-radius:.5rem;padding:.6rem .8rem}dt{color:var(--dim);font-size:.85rem}
 dd{margin:0}dd b{font-size:1.4rem;line-height:1.3;display:block}
+.warning{border-left:.4rem solid var(--c1);border-radius:.3rem;background:var(--card);padding:.5rem .8rem;margin:1rem 0}
+.warning b{color:var(--c1)}.warning p{max-width:60rem}
 figure svg{max-width:36rem}
 .grid2{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,23rem),1fr));gap:1rem 1.5rem}
 figure{margin:0 0 1rem;break-inside:avoid}figcaption{font-weight:600}
@@ -378,6 +386,7 @@ def main() -> None:
     counts = rng.integers(0, 30, (6, 6)) + 50 * np.eye(6, dtype=int)
     rows = [["cat", Bar("120", 1.0), "0.9"], ["<dog>", Bar("12", 0.1), "0.4"]]
     sections = [
+        ("Warning", warning(["the names of the files look like groups"])),
         ("Figures", cards([("macro F1", "0.812", "0.79 to 0.83"), ("accuracy", "0.934", "")])),
         ("Chart", tag("div", line_chart("Loss", curves, "epoch", mark=(12, "best")), class_="grid2")),
         ("Table", table(["class", "images", "F1"], rows, "Classes")),

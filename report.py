@@ -239,6 +239,14 @@ def calibration(run: runs.Run) -> Html:
 # ---------------------------------------------------------------------------------------------------------------------
 
 
+def warnings(several: Sequence[runs.Run]) -> Html:
+    """What makes all scores doubtful, each text once. Of the folds of a run, only the first one that has warnings."""
+    texts: list[str] = []
+    for run in several:
+        texts += next(filter(None, (part.config.get("warnings") for part in [run, *run.folds])), [])
+    return page.warning(dict.fromkeys(texts))
+
+
 def summary(run: runs.Run) -> Html:
     """The key figures at the top of the page."""
     predictions = run.predictions
@@ -306,7 +314,7 @@ def of_one(run: runs.Run) -> str:
         ]
     sections.append(("Settings", about_run(run)))
     title = f"{'/'.join(run.folder.resolve().parts[-2:])}: {run.options['model']}, {run.options['loss']}"
-    return page.document(title, sections, summary(run))
+    return page.document(title, sections, page.join([warnings([run]), summary(run)]))
 
 
 def differing(several: Sequence[runs.Run]) -> list[str]:
@@ -369,7 +377,7 @@ def of_several(several: Sequence[runs.Run]) -> str:
         ("Curves", curves_of_several(several, names)),
         ("Classes", f1_by_class(several, names)),
     ]
-    return page.document(f"{len(several)} runs", sections)
+    return page.document(f"{len(several)} runs", sections, warnings(several))
 
 
 def write(folders: Sequence[str | Path], out: str | Path | None = None) -> Path:

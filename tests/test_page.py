@@ -64,6 +64,12 @@ def test_without_the_escape_a_name_would_be_markup():
     assert "script" in {name for name, _ in checked(tag("p", page.Html("<script></script>"))).tags}
 
 
+def test_a_warning_is_a_box_with_escaped_paragraphs_and_without_texts_nothing():
+    box = page.warning(["a < b", "c"])
+    assert box == '<div class="warning" role="note"><b>Warning</b><p>a &lt; b</p><p>c</p></div>'
+    assert page.warning([]) == "" and ".warning{" in page.STYLE
+
+
 def test_the_page_forbids_scripts_and_requests_and_has_none():
     text = page.document("x", [("y", tag("p", "z"))])
     assert "default-src 'none'; img-src data:; style-src 'unsafe-inline'" in text.replace("&#x27;", "'")

@@ -144,6 +144,27 @@ def test_notes_of_the_run_are_on_its_page(tmp_path, make_run):
     assert note not in words(report.write([other]).read_text("utf-8"))
 
 
+def test_warnings_are_under_the_head_of_the_page_once_each(tmp_path, make_run):
+    a, b = "the names of the files look like groups", "63% of the validation images are identical <to> a training image"
+    one = make_run(tmp_path / "one", *predictions(3, 60), warnings=[a, b])
+    two = make_run(tmp_path / "two", *predictions(3, 60), warnings=[a])
+    for folders, texts in (([one], [a, b]), ([one, two], [a, b]), ([two], [a])):
+        page_text = report.write(folders, tmp_path / "page.html").read_text("utf-8")
+        checked(page_text)
+        head = re.search(r"</h1><div class=\"warning\" role=\"note\"><b>Warning</b>(.*?)</div>", page_text)[1]
+        assert head == "".join(f"<p>{page.escaped(text)}</p>" for text in texts)
+    plain = make_run(tmp_path / "plain", *predictions(3, 60), warnings=[])
+    assert 'class="warning"' not in report.write([plain]).read_text("utf-8")
+
+
+def test_warnings_of_folds_are_those_of_the_first_fold_that_has_some(tmp_path, make_run):
+    def part(name, texts):
+        return runs.Run(tmp_path / name, {"warnings": texts}, [], [])
+
+    whole = runs.Run(tmp_path, {}, [], [part("fold0", []), part("fold1", ["b"]), part("fold2", ["c"])])
+    assert re.findall("<p>(.*?)</p>", report.warnings([whole])) == ["b"]
+
+
 def test_images_sampled_per_epoch_are_shown_if_they_differ_from_the_training_set(tmp_path, make_run):
     folder = make_run(tmp_path / "run", *predictions(3, 60), drawn_counts=[611, 611, 611])
     text = report.write([folder]).read_text("utf-8")
@@ -236,7 +257,7 @@ def test_a_perfect_run_a_class_without_images_and_a_run_without_an_epoch(tmp_pat
 def test_a_run_of_an_older_kit_without_counts_still_gets_its_page(tmp_path, make_run):
     folder = make_run(tmp_path / "old", *predictions(3, 60))
     config = json.loads((folder / "config.json").read_text())
-    for key in ("train_counts", "drawn_counts", "val_counts", "updates_an_epoch", "notes", "started"):
+    for key in ("train_counts", "drawn_counts", "val_counts", "updates_an_epoch", "notes", "started"):  # nor "warnings"
         del config[key]
     (folder / "config.json").write_text(json.dumps(config))
     (folder / "updates.csv").unlink()
