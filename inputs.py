@@ -37,7 +37,9 @@ class Split:
     val: np.ndarray
     fold: int | None = None
     notes: list[str] = field(default_factory=list)
-    leaks: list[tuple[str, ...]] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)  # notes that matter for every score of the run
+    leaks: list[leaks.Pair] = field(default_factory=list)
+    guess: leaks.Guess | None = None
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -55,18 +57,24 @@ def read_table(options: argparse.Namespace) -> data.ImageTable:
         source = options.data
         if source == "demo":
             source = str(demo.draw(Path(options.cache) / f"demo-{demo.VERSION}"))
-        table = data.read(source, options.csv, options.cache, True, columns)
-    set_groups(options, table)
+        has_csv = options.csv or is_csv_folder(source)
+        table = data.read(source, options.csv, options.cache, True, columns if has_csv else {})
+    if columns and table.csv_file is None:
+        part, column = next(iter(columns.items()))
+        with cli.blaming(f"--{part}-col"):
+            raise data.BadInput(
+                f"{table.layout} has no CSV, so it has no column {column!r}: remove the option, or add --csv"
+            )
     if options.val_data:
         with cli.blaming("--fold-col"):
             if options.fold_col:
                 raise data.BadInput(f"{options.fold_col} has no effect with --val-data: remove one of the two options")
         with cli.blaming("--val-data"):
-            has_csv = any((Path(options.val_data) / name).is_file() for name in ("train.csv", "train/train.csv"))
+            has_csv = is_csv_folder(options.val_data)
             val = data.read(options.val_data, None, options.cache, False, columns if has_csv else {})
-        set_groups(options, val)
         with cli.blaming("--val-data"):
             table = data.join(table, val)
+    set_groups(options, table)
     for name, choose in (("only", data.only), ("merge", data.merge)):
         if getattr(options, name):
             with cli.blaming(cli.flag_of(name)):
@@ -74,10 +82,20 @@ def read_table(options: argparse.Namespace) -> data.ImageTable:
     return table
 
 
+def is_csv_folder(folder: str) -> bool:
+    return any((Path(folder) / name).is_file() for name in ("train.csv", "train/train.csv"))
+
+
 def set_groups(options: argparse.Namespace, table: data.ImageTable) -> None:
     if options.group_regex is not None:
         with cli.blaming("--group-regex"):
             table.groups = leaks.groups_by_regex(table.paths, options.group_regex)
+        own = leaks.without_group(table.paths, options.group_regex)
+        if own:
+            table.notes.append(
+                f"--group-regex finds no group in {len(own)} of {len(table)} paths, such as {own[0]}: each of these "
+                "images is a group of its own"
+            )
         table.layout += f", groups by {options.group_regex}"
 
 
@@ -102,7 +120,7 @@ def load_images(
         table = data.take(table, images.kept)
         table.notes.append(left_out)
         splits = make_splits(options, table)
-    return images, table, check_leaks(options, table, images, splits)
+    return images, table, apply_leaks(options, table, images, splits)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -167,21 +185,25 @@ def check_split(options: argparse.Namespace, table: data.ImageTable, split: Spli
         )
 
 
-def check_leaks(
+BIG = 0.1  # part of the validation images: a leak above it is a warning, not a note
+
+
+def apply_leaks(
     options: argparse.Namespace, table: data.ImageTable, images: pixels.ImageArray, splits: list[Split]
 ) -> list[Split]:
     """Notes, refuses, or moves to one side the near-duplicates of validation images in the training set (--leaks).
 
-    If no groups are known, a note is added for file names that look like copies of one image or photos of one person.
+    If the data give no groups, groups that are guessed from the file names are reported too, also after --leaks group.
     """
     with cli.blaming("--cache"):
         kept = images.file and images.file.with_suffix(".copies.npz")
         same, alike = leaks.find_copies(images.pixels, options.device, kept)
+    groups = table.groups
     if options.leaks == "group":
         with cli.blaming("--leaks"):
             if table.is_val is not None or table.fold_of is not None:
                 raise data.BadInput("group cannot change a split that the data fixes: choose error or warn")
-        table.groups = data.tied(table.groups, alike)
+        table.groups = data.tied(groups, alike)
         splits = make_splits(options, table)
     files = table.paths, table.targets, table.classes
     two_labels = leaks.find_two_labels(*files, same)
@@ -191,39 +213,67 @@ def check_leaks(
         )
     for split in splits:
         split.leaks = leaks.find_leaks(*files, same, alike, split.train, split.val)
-        contradictions = [pair for pair in split.leaks if pair.what == "identical" and pair.label != pair.other_label]
-        refused = {"error": split.leaks, "warn": [], "group": [], None: contradictions}[options.leaks]
-        if refused:
-            with cli.blaming("--leaks"):
-                what = "identical to a training image with a different label"
-                if options.leaks == "error":
-                    what = "with a near-duplicate in the training set"
-                found = f"validation images {what}: {len(refused)}"
-                raise data.BadInput(
-                    f"{found}. Remove them, or use --leaks group or --leaks warn" + listed_pairs(refused)
-                )
-        guess = table.source is None and leaks.suspect_groups(*files, table.groups, split.train, split.val)
-        split.notes += leak_notes(split, guess, len(table))
+        refuse_leaks(options, split)
+        if table.source is None:
+            split.guess = leaks.suspect_groups(*files, groups, split.train, split.val)
+        add_name_note(split, len(table))
+        add_duplicate_notes(split)
+        has_groups = len(set(groups)) < len(set(table.paths))
+        if options.leaks == "group" and not has_groups and not split.guess:
+            add_tied_note(split, alike)
     return splits
 
 
-def leak_notes(split: Split, guess: leaks.Guess | None, images: int) -> list[str]:
-    """Notes about a split that may leak."""
-    notes = []
+def refuse_leaks(options: argparse.Namespace, split: Split) -> None:
+    contradictions = [pair for pair in split.leaks if pair.what == "identical" and pair.label != pair.other_label]
+    refused = {"error": split.leaks, "warn": [], "group": [], None: contradictions}[options.leaks]
+    if refused:
+        with cli.blaming("--leaks"):
+            what = "identical to a training image with a different label"
+            if options.leaks == "error":
+                what = "with a near-duplicate in the training set"
+            found = f"validation images {what}: {len(refused)}"
+            raise data.BadInput(f"{found}. Remove them, or use --leaks group or --leaks warn" + listed_pairs(refused))
+
+
+def add_name_note(split: Split, images: int) -> None:
+    guess = split.guess
     if guess:
-        notes.append(
-            f"no groups are known, but the names of the {images} files look like {guess.count} groups: {guess.what}. "
-            f"{guess.share:.0%} of the validation images share such a group with training images. If these groups are "
-            f"real, use --group-regex '{guess.regex}'"
+        (split.warnings if guess.share > BIG else split.notes).append(
+            f"the names of the {images} files look like {guess.count} groups: {guess.what}. {guess.share:.0%} of the "
+            "validation images share such a group with training images. If these groups are real, the validation "
+            f"scores are too high: use --group-regex '{guess.regex}'"
         )
+
+
+def add_duplicate_notes(split: Split) -> None:
+    share = len(split.leaks) / len(split.val)
+    if share > BIG:
+        split.warnings.append(
+            f"{share:.0%} of the validation images are identical to a training image or near-duplicates of one, so the "
+            "validation scores may be too high. If they are frames or photos of the same objects, --leaks group is not "
+            "enough: it does not find the less similar images of an object. Compare the pairs in leaks.csv, and give "
+            "each object as a group, with --group-regex or --group-col"
+        )
+    advice = "" if share > BIG else ". --leaks group moves them to one side"
     for what, name in (("identical", "an identical image"), ("alike", "a near-duplicate")):
         found = [pair for pair in split.leaks if pair.what == what]
         if found:
-            notes.append(
+            split.notes.append(
                 f"validation images with {name} in the training set: {len(found)} (see leaks.csv), such as "
-                f"{found[0].path} and {found[0].other_path}. --leaks group moves them to one side"
+                f"{found[0].path} and {found[0].other_path}{advice}"
             )
-    return notes
+
+
+def add_tied_note(split: Split, alike: np.ndarray) -> None:
+    """After --leaks group: the near-duplicates are on one side, but they may be only a part of the leak."""
+    share = (np.bincount(alike)[alike[split.val]] > 1).mean()
+    if share > BIG:
+        split.notes.append(
+            f"{share:.0%} of the validation images have near-duplicates, which --leaks group keeps on one side. If "
+            "they are frames or photos of the same objects, other images of an object may still be on both sides: give "
+            "each object as a group, with --group-regex or --group-col"
+        )
 
 
 def listed_pairs(pairs: list[leaks.Pair]) -> str:
@@ -308,6 +358,7 @@ def facts(table: data.ImageTable, split: Split, batches: pixels.Batches, updates
         "val_counts": data.counts(table, split.val).tolist(),
         "updates_an_epoch": updates,
         "pixels": batches.images.digest,
+        "warnings": table.warnings + split.warnings,
         "notes": table.notes + split.notes,
     }
 
