@@ -323,8 +323,9 @@ def suspect_groups(
     """
     if len(set(groups)) < len(set(paths)):
         return None
+    ends = ["/".join(path.replace("\\", "/").rsplit("/", 3)[-3:]) for path in paths]  # no expression looks further
     for what, (regex, least) in (COPIES | PEOPLE).items():
-        matches = _matches(paths, regex)
+        matches = _matches(ends, regex)
         guessed = [group or path for path, (group, _) in zip(paths, matches, strict=True)]
         if _is_likely(matches, guessed, targets, len(classes), least):
             shared = {guessed[i] for i in train} & {guessed[i] for i in val}
@@ -347,7 +348,7 @@ def _is_likely(
         is_clear = sum(n for n in times.values() if n > 1) <= few  # not a/12_0.jpg and b/12_0.jpg in one group
         return is_clear and sum(n for n in sizes.values() if n > 1) > least * len(guessed)
     classes_of = Counter(group for group, _ in set(zip(guessed, targets.tolist(), strict=True)))
-    if any(classes_of[group] > 1 for group, n in sizes.items() if n > 1):
+    if sum(n for group, n in sizes.items() if classes_of[group] > 1) > few:
         return False  # copies have the same class; here several class folders use the same names
     # a/cat/1.jpg and b/cat/1.jpg are not copies: names whose matched text is equal count once
     of_group = Counter(group for group, _ in set(matches))

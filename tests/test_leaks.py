@@ -244,6 +244,13 @@ def test_D6_names_that_look_like_copies_are_a_guess_whose_expression_puts_it_rig
     assert shared_groups(table, train, val) == 0 and suspected(table, train, val) is None
 
 
+def test_copies_are_a_guess_although_a_few_have_a_wrong_label():
+    names, targets = [f"{i}_aug{k}.jpg" for i in range(60) for k in range(3)], np.repeat(np.arange(60) % 4, 3)
+    targets[[5, 90]] = [2, 3]
+    guess = suspected(named_table(names, targets), *split(named_table(names, targets)))
+    assert guess.what.startswith("copies of one image (") and guess.count == 60
+
+
 @pytest.mark.parametrize("form, groups", [("{i:06d}-1_{k}.jpg", 60), ("images/{i:06d}_male/{k}.jpg", 60)])
 def test_names_that_look_like_photos_of_a_person_are_a_guess(form, groups):
     names = [form.format(i=i, k=k) for i in range(60) for k in ("mask1", "mask2", "normal")]
