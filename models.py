@@ -141,6 +141,11 @@ def list_names() -> list[str]:
     return [*KIT, *torchvision.models.list_models(module=torchvision.models)]
 
 
+def is_function(name: str) -> bool:
+    """Whether a model name is FILE.py:FUNCTION: build_model executes the file."""
+    return name.endswith(".py") or ".py:" in name
+
+
 def build_model(name: str, num_classes: int, size: Size = 224) -> nn.Module:
     """Build a classifier with random weights, and check with two images that it gives logits of shape (2, num_classes).
 
@@ -155,7 +160,7 @@ def build_model(name: str, num_classes: int, size: Size = 224) -> nn.Module:
     """
     if num_classes < 1 or min(sides(size)) < 1:
         raise ValueError(f"num_classes and size must be >= 1, got num_classes {num_classes}, size {size}")
-    if name.endswith(".py") or ".py:" in name:
+    if is_function(name):
         model = build_from_file(name, num_classes)
     elif name in KIT:
         model = KIT[name](num_classes, size)

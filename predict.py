@@ -21,8 +21,9 @@ from __future__ import annotations
 import argparse
 import functools
 import math
+import shlex
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import compress
@@ -60,7 +61,7 @@ class Predictor:
 
     path: Path
     net: nn.Module
-    saved: dict[str, Any]  # classes, labels, size, fit, mean, std, train_counts
+    saved: dict[str, Any]  # the other ENTRIES, and all_classes, all_labels: before --only and --merge
 
     @property
     def shape(self) -> tuple[int, int, str]:
@@ -93,27 +94,91 @@ def checkpoints_of(argument: str) -> list[Path]:
     return folds
 
 
-def load_predictor(path: Path, device: torch.device) -> Predictor:
-    """The network of a checkpoint, on the device and in eval mode.
+def _are_texts(value: Any, count: int | None = None) -> bool:
+    is_list = isinstance(value, list) and len(value) == (count or len(value)) > 0
+    return is_list and all(isinstance(text, str) for text in value)
 
-    Raises: BadInput if the file is not a checkpoint of train.py, or its weights do not fit its network.
+
+def _are_numbers(value: Any, count: int, least: float, most: float, kind: Any = (int, float)) -> bool:
+    """False for NaN too."""
+    is_list = isinstance(value, (list, tuple)) and len(value) == count
+    return is_list and all(isinstance(number, kind) and least <= number <= most for number in value)
+
+
+def _are_tensors(value: Any) -> bool:
+    return isinstance(value, dict) and all(isinstance(k, str) and isinstance(v, Tensor) for k, v in value.items())
+
+
+# the entries of a checkpoint that prediction needs: (what is valid, test of the value and the whole checkpoint)
+ENTRIES: dict[str, tuple[str, Callable[[Any, dict[str, Any]], bool]]] = {
+    "classes": ("a list of names", lambda value, saved: _are_texts(value)),
+    "labels": ("one text per class", lambda value, saved: _are_texts(value, len(saved["classes"]))),
+    "all_classes": ("a list of names", lambda value, saved: _are_texts(value)),  # before train.py --only and --merge
+    "all_labels": ("one text per class", lambda value, saved: _are_texts(value, len(saved["all_classes"]))),
+    "model": ("a dict of tensors", lambda value, saved: _are_tensors(value)),
+    "model_name": ("a name in one line", lambda value, saved: isinstance(value, str) and value.isprintable()),
+    "size": (
+        "one side, or height and width, in pixels, from 8 to 10000",
+        lambda value, saved: _are_numbers([value, value] if isinstance(value, int) else value, 2, 8, 10_000, int),
+    ),
+    "fit": (f"one of {', '.join(pixels.FITS)}", lambda value, saved: isinstance(value, str) and value in pixels.FITS),
+    "mean": ("3 finite numbers", lambda value, saved: _are_numbers(value, 3, -1e6, 1e6)),
+    "std": ("3 finite numbers above 0", lambda value, saved: _are_numbers(value, 3, 1e-6, 1e6)),
+    "train_counts": (
+        "one number of images per class",
+        lambda value, saved: _are_numbers(value, len(saved["classes"]), 0, 2**53, int),
+    ),
+}
+
+
+def load_entries(path: Path) -> dict[str, Any]:
+    """The contents of a checkpoint, which may come from a stranger.
+
+    Raises: BadInput if the file is not a checkpoint of train.py: it lacks one of ENTRIES, or a value is not valid.
     """
     saved = checkpoint.load(path)
-    missing = {"model", "model_name", "classes", "labels", "size", "fit", "mean", "std", "train_counts"} - saved.keys()
+    for name in ("classes", "labels"):  # an older version did not store all_classes and all_labels
+        saved.setdefault(f"all_{name}", saved.get(name))
+    missing = {name for name in ENTRIES if saved.get(name) is None}
     if missing:
+        missing -= {"all_classes", "all_labels"}
         raise BadInput(f"{path} is not a checkpoint for prediction: it has no {', '.join(sorted(missing))}")
+    for name, (valid, is_valid) in ENTRIES.items():
+        if not is_valid(saved[name], saved):
+            raise BadInput(f"{path} cannot be used: its {name} must be {valid}. Use a different checkpoint")
+    return saved
+
+
+def load_predictor(path: Path, device: torch.device, functions: Sequence[str] = ()) -> Predictor:
+    """The network of a checkpoint, on the device and in eval mode.
+
+    functions: the FILE.py:FUNCTION that the user typed. A checkpoint cannot execute a different file.
+    Raises: BadInput if the file is not a checkpoint of train.py, its weights do not fit its network or are not finite,
+        or its network is a function that the user did not type.
+    """
+    saved = load_entries(path)
+    name = saved["model_name"]
+    if models.is_function(name) and name not in functions:
+        raise BadInput(
+            f"{path}: its network is a function in a file, which is not executed unless you name it. "
+            f"If you trust the file, add: --model {shlex.quote(name)}"
+        )
     saved["size"] = saved["size"] if isinstance(saved["size"], int) else tuple(saved["size"])
-    net = models.build_model(saved["model_name"], len(saved["classes"]), saved["size"])
+    net = models.build_model(name, len(saved["classes"]), saved["size"])
     try:
         net.load_state_dict(saved.pop("model"))
     except RuntimeError as error:
-        raise BadInput(f"{path} does not fit {saved['model_name']}: {str(error).splitlines()[-1].strip()}") from error
+        raise BadInput(f"{path} does not fit {name}: {str(error).splitlines()[-1].strip()}") from error
+    bad = [key for key, weight in net.named_parameters() if not weight.isfinite().all()]
+    bad += [key for key, buffer in net.named_buffers() if buffer.isnan().any()]
+    if bad:
+        raise BadInput(f"{path} cannot be used: it has NaN or infinite weights in {bad[0]}. Use a different checkpoint")
     return Predictor(path, net.to(device, memory_format=torch.channels_last).eval(), saved)
 
 
-def load_all(arguments: list[str], device: torch.device) -> list[list[Predictor]]:
+def load_all(arguments: list[str], device: torch.device, functions: Sequence[str] = ()) -> list[list[Predictor]]:
     """One list of networks per argument. Raises: BadInput if they do not all have the same classes."""
-    groups = [[load_predictor(path, device) for path in checkpoints_of(argument)] for argument in arguments]
+    groups = [[load_predictor(path, device, functions) for path in checkpoints_of(argument)] for argument in arguments]
     first = groups[0][0]
     for predictor in (p for group in groups for p in group):
         if predictor.saved["classes"] != first.saved["classes"]:
@@ -583,6 +648,13 @@ def make_parser() -> argparse.ArgumentParser:
     group = parser.add_argument_group("run")
     add = group.add_argument
     add("--batch-size", type=int, default=64, metavar="N", help="images per batch (default %(default)s)")
+    add(
+        "--model",
+        action="append",
+        default=[],
+        metavar="FILE.py:FUNCTION",
+        help="execute this file, for a checkpoint whose network is your own function; can be repeated",
+    )
     device = "cuda" if torch.cuda.is_available() else "cpu"
     add("--device", default=device, help="cpu, cuda or cuda:NUMBER (default %(default)s)")
     return parser
@@ -594,6 +666,9 @@ def parse_options(argv: Sequence[str] | None = None) -> argparse.Namespace:
     options = parser.parse_args(argv)
     if options.batch_size < 1:
         parser.error(f"--batch-size must be at least 1, got {options.batch_size}")
+    for name in options.model:
+        if not models.is_function(name):
+            parser.error(f"--model must be FILE.py:FUNCTION, got {name!r}; checkpoints have all other networks' names")
     if bool(options.refine) != bool(options.when):
         parser.error("--refine CHILD and --when CLASSES must be given together")
     if options.blend and len(options.runs) < 2:
@@ -622,7 +697,9 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     with blaming("--template" if options.template else "--data"):
         template = read_template(Path(options.data), options.template)
     with blaming("RUN_OR_CHECKPOINT"):
-        groups = load_all(options.runs, device)
+        groups = load_all(options.runs, device, options.model)
+    with blaming("--refine"):
+        children = load_all([options.refine], device, options.model) if options.refine else []
     saved, amp, batch_size = groups[0][0].saved, device.type == "cuda", options.batch_size
     networks = sum(map(len, groups))
     print(f"{len(template.rows):,} images, {len(saved['classes'])} classes, checkpoints used: {networks}")
@@ -636,7 +713,6 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
         probs = weigh(options.runs, probs, saved["train_counts"], *changes)  # (N, C)
     if options.refine:
         with blaming("--refine"):
-            children = load_all([options.refine], device)
             child_probs = predict_probs(children, template.images, batch_size, device, "none", amp)[0]
         with blaming("--when"):
             probs, saved = refine(probs, saved, child_probs, children[0][0].saved, options.when)

@@ -3,6 +3,7 @@
 import ast
 import csv
 import io
+import math
 import os
 import re
 import shutil
@@ -538,3 +539,89 @@ def test_the_help_fits_80_columns(capsys, monkeypatch):
     printed = capsys.readouterr().out
     assert max(map(len, printed.splitlines())) < 80
     assert "post-hoc logit adjustment: subtract TAU x log(class" in printed
+
+
+# --- a checkpoint from a stranger ------------------------------------------------------------------------------------
+
+
+def changed(folder, *without, run="one", **entries):
+    """A copy of a run's best_f1.pt with other entries."""
+    saved = checkpoint.load(f"{run}/best_f1.pt")
+    checkpoint.save(folder / "x.pt", {key: value for key, value in saved.items() if key not in without} | entries)
+    return folder / "x.pt"
+
+
+@pytest.fixture
+def evil(here):
+    """A file that leaves a trace when it is executed, and its FILE.py:FUNCTION."""
+    code = "import pathlib, models\npathlib.Path({!r}).touch()\ndef make(C): return models.build_model('resnet20', C)\n"
+    (here / "evil.py").write_text(code.format(str(here / "executed")))
+    return f"{here}/evil.py:make"
+
+
+def test_E1_the_file_of_a_checkpoint_is_executed_only_if_it_is_typed(here, capsys, evil):
+    file, trace = changed(here, model_name=evil), here / "executed"
+    rest = ["--data", "comp", "--out", here / "s.csv"]
+    for words in ([file], ["one", file], ["one", "--refine", file, "--when", "0,1"]):
+        for typed in ([], ["--model", f"{here}/evil.py:other"], ["--model", f"{here}/nets.py:make"]):
+            message = refused(capsys, *words, *rest, *typed)
+            assert "x.pt: its network is a function in a file, which is not executed unless" in message
+            assert message.endswith(f"add: --model {evil}") and message.count("\n") == 0
+            assert not trace.exists() and not (here / "s.csv").exists()
+    run(file, *rest, "--model", f"{here}/nets.py:make", "--model", evil)
+    assert trace.exists() and (here / "s.csv").exists()
+
+
+def test_E1_only_a_function_can_be_typed_and_no_name_breaks_the_line(here, capsys):
+    message = refused(capsys, "one", "--data", "comp", "--model", "resnet8", by=PARSER)
+    assert "--model must be FILE.py:FUNCTION, got 'resnet8'" in message
+    file = changed(here, model_name="x\n\x1b[2J.py:f")
+    message = refused(capsys, file, "--data", "comp", "--out", here / "s.csv")
+    assert "its model_name must be a name in one line" in message and "\x1b" not in message
+
+
+@pytest.mark.parametrize(
+    "entries, message",
+    [
+        ({"mean": [math.nan, 0.5, 0.5]}, "its mean must be 3 finite numbers"),
+        ({"mean": [0.5, math.inf, 0.5]}, "its mean must be 3 finite numbers"),
+        ({"mean": [0.5, 0.5]}, "its mean must be 3 finite numbers"),
+        ({"std": [0.2, 0.0, 0.2]}, "its std must be 3 finite numbers above 0"),
+        ({"std": [0.2, -0.2, 0.2]}, "its std must be 3 finite numbers above 0"),
+        ({"std": None}, "is not a checkpoint for prediction: it has no std"),
+        ({"size": 0}, "its size must be one side, or height and width"),
+        ({"size": "big"}, "its size must be one side, or height and width"),
+        ({"size": [24.0, 24.0]}, "its size must be one side, or height and width"),
+        ({"fit": ["crop"]}, "its fit must be one of squash, crop, pad"),
+        ({"labels": ["0", "1"]}, "its labels must be one text per class"),
+        ({"all_labels": ["0", "1"]}, "its all_labels must be one text per class"),
+        ({"classes": [0, 1, 2]}, "its classes must be a list of names"),
+        ({"train_counts": [1, 2]}, "its train_counts must be one number of images per class"),
+        ({"model": [torch.zeros(1)]}, "its model must be a dict of tensors"),
+        ({"model_name": 8}, "its model_name must be a name in one line"),
+    ],
+)
+def test_E5_a_value_that_cannot_be_used_is_refused_before_an_image_is_decoded(
+    here, capsys, monkeypatch, entries, message
+):
+    monkeypatch.setattr(predict, "decoded", lambda *arguments: pytest.fail("decodes"))
+    error = refused(capsys, changed(here, **entries), "--data", "comp", "--out", here / "s.csv")
+    assert message in error and error.count("\n") == 0 and not (here / "s.csv").exists()
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+@pytest.mark.parametrize("as_child", [False, True])
+def test_E5_weights_that_are_not_finite_are_refused_before_an_image_is_decoded(
+    here, capsys, monkeypatch, value, as_child
+):
+    monkeypatch.setattr(predict, "decoded", lambda *arguments: pytest.fail("decodes"))
+    weights = checkpoint.load("one/best_f1.pt")["model"]
+    weights["linear.bias"][1] = value
+    file = changed(here, model=weights)
+    words = ["one", "--refine", file, "--when", "0,1"] if as_child else [file]
+    error = refused(capsys, *words, "--data", "comp", "--out", here / "s.csv")
+    assert "x.pt cannot be used: it has NaN or infinite weights in linear.bias" in error
+    weights["linear.bias"][1] = 0
+    weights["bn1.running_mean"][0] = math.nan
+    changed(here, model=weights)
+    assert "weights in bn1.running_mean" in refused(capsys, *words, "--data", "comp", "--out", here / "s.csv")
