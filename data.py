@@ -57,6 +57,8 @@ class ImageTable:
     warnings: list[str] = field(default_factory=list)  # notes that matter for every score
     labels: list[str] = field(default_factory=list)  # each class as the data writes it: a number or a name
     csv_file: Path | None = None  # the CSV that was read, if there is one
+    all_classes: list[str] = field(default_factory=list)  # before `only` and `merge`, if the caller stores them
+    all_labels: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.labels = self.labels or self.classes

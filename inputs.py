@@ -75,6 +75,7 @@ def read_table(options: argparse.Namespace) -> data.ImageTable:
         with cli.blaming("--val-data"):
             table = data.join(table, val)
     set_groups(options, table)
+    table.all_classes, table.all_labels = table.classes, table.labels
     for name, choose in (("only", data.only), ("merge", data.merge)):
         if getattr(options, name):
             with cli.blaming(cli.flag_of(name)):

@@ -160,7 +160,7 @@ def train_fold(
         config = runs.write_config(folder, vars(options), table.classes, digest, facts)
     about = {"model_name": options.model, "classes": table.classes, "size": options.size, "fit": options.fit}
     about |= {"mean": list(augment.IMAGENET_MEAN), "std": list(augment.IMAGENET_STD), "labels": table.labels}
-    about["train_counts"] = train_counts.tolist()
+    about |= {"train_counts": train_counts.tolist(), "all_classes": table.all_classes, "all_labels": table.all_labels}
     if is_resumed:
         with cli.blaming("--resume"):
             runs.load_last(folder, state)
