@@ -19,13 +19,18 @@ order, the columns and the header of the template.
 from __future__ import annotations
 
 import argparse
+import codecs
+import csv
 import functools
+import io
 import math
+import re
 import shlex
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from itertools import compress
 from pathlib import Path
 from typing import Any
@@ -69,9 +74,9 @@ class Predictor:
         return (*models.sides(self.saved["size"]), self.saved["fit"])
 
     @torch.no_grad()
-    def logits(self, images: Tensor, amp: bool) -> Tensor:
-        """Normalised float images (N, 3, H, W) to float32 logits (N, C)."""
-        with torch.autocast(images.device.type, enabled=amp):
+    def logits(self, images: Tensor) -> Tensor:
+        """Normalised float images (N, 3, H, W) to float32 logits (N, C). Mixed precision on CUDA."""
+        with torch.autocast(images.device.type, enabled=images.device.type == "cuda"):
             return self.net(images).float()
 
 
@@ -190,6 +195,30 @@ def load_all(arguments: list[str], device: torch.device, functions: Sequence[str
     return groups
 
 
+def check_classes(saved: dict[str, Any], force: bool) -> None:
+    """BadInput if a submission would not have the classes of the data, because of train.py --merge or --only.
+
+    With `force` it is only a warning.
+    """
+    labels, every = saved["labels"], saved["all_labels"]
+    merged = [label for label in labels if label not in every]
+    missing = [label for label in every if label not in labels]
+    if merged:
+        problem = f"{merged[0]!r} is a merged class (train.py --merge), which is not a valid label of a submission"
+        advice = "add --refine CHILD --when CLASSES, or --force to write it"
+    elif missing:
+        names = ", ".join(map(repr, missing[:5])) + (", ..." if len(missing) > 5 else "")
+        problem = (
+            f"the model has only {len(labels)} of {len(every)} classes (train.py --only), and never predicts {names}"
+        )
+        advice = "use it with --refine, or add --force"
+    else:
+        return
+    if not force:
+        raise BadInput(f"{problem}: {advice}")
+    print(f"warning: {problem}", file=sys.stderr)
+
+
 # ---------------------------------------------------------------------------------------------------------------------
 # Test images and the template
 # ---------------------------------------------------------------------------------------------------------------------
@@ -205,6 +234,8 @@ class Template:
     label: str  # the column to fill in
     images: list[str]  # image file of each row
     image: str  # the column that names the image
+    start: str = ""  # a byte order mark (BOM), if the file has one
+    line_end: str = "\n"
 
 
 def read_template(folder: Path, template: str | None) -> Template:
@@ -230,11 +261,14 @@ def read_template(folder: Path, template: str | None) -> Template:
     roots = [folder, folder / "test", folder / "images", folder / "eval" / "images", folder / "test" / "images"]
     column, root = data.find_images(path, rows[0], known, roots)
     images = images_of(path, root, [row[column] for row in rows])
+    content = path.read_bytes()
+    start = "\ufeff" if content.startswith(codecs.BOM_UTF8) else ""
+    line_end = "\r\n" if b"\r" in content.partition(b"\n")[0] else "\n"
     labels = [columns[name] for name in data.COLUMNS["label"] if name in columns]
     if labels or (names[-1] != column and path.name != "test.csv"):
-        return Template(path, names, rows, [*labels, names[-1]][0], images, column)
+        return Template(path, names, rows, [*labels, names[-1]][0], images, column, start, line_end)
     rows = [{"ID": str(i)} | row | {"target": ""} for i, row in enumerate(rows)]  # a test.csv has no label column
-    return Template(path, list(rows[0]), rows, "target", images, column)
+    return Template(path, list(rows[0]), rows, "target", images, column, start, line_end)
 
 
 def find_template(folder: Path, template: str | None) -> Path | None:
@@ -268,10 +302,56 @@ def images_of(path: Path, root: Path, names: list[str]) -> list[str]:
     return images
 
 
+def warn_of_labels(template: Template, labels: list[str]) -> None:
+    """Warns of labels that are not in the template's column, or not in the meta.csv beside it; notes formulas.
+
+    A template's column with one value has placeholders: it is enough if this value is one of the labels.
+    """
+    known: dict[str, set[str]] = {}
+    if template.path:
+        filled = {row[template.label].strip() for row in template.rows} - {""}
+        is_placeholder = len(filled) == 1 and filled <= set(labels)
+        known[f"column {template.label} of {template.path}"] = set() if is_placeholder else filled
+        meta = template.path.with_name("meta.csv")
+        rows = data.read_rows(meta) if meta.is_file() else []
+        if rows and {"target", "class_name"} <= set(rows[0]):
+            columns = [template.label] if template.label in rows[0] else ["target", "class_name"]
+            known[str(meta)] = {row[column].strip() for row in rows for column in columns}
+    for where, names in known.items():
+        unknown = [label for label in labels if label not in names]
+        if names and unknown:
+            print(
+                f"warning: labels of the model that are not in {where}: {len(unknown)} of {len(labels)}, such as "
+                f"{unknown[0]!r}; it has {', '.join(map(repr, sorted(names)[:5]))}",
+                file=sys.stderr,
+            )
+    formulas = [label for label in labels if re.match(r"[=+@-](?![\d.]+$)", label)]
+    if formulas:
+        print(
+            f"note: labels that a spreadsheet takes for formulas: {len(formulas)}, such as {formulas[0]!r}; "
+            "they are written as they are",
+            file=sys.stderr,
+        )
+
+
 def write_submission(path: Path, template: Template, labels: list[str]) -> None:
     """Writes the template's rows with these labels. The file is complete or not written at all."""
     filled = (row | {template.label: label} for row, label in zip(template.rows, labels, strict=True))
-    runs.write_csv(path, template.columns, ([row[column] for column in template.columns] for row in filled))
+    rows = ([row[column] for column in template.columns] for row in filled)
+    text = io.StringIO()
+    csv.writer(text, lineterminator=template.line_end).writerows([template.columns, *rows])
+    checkpoint.write_text(path, template.start + text.getvalue())
+
+
+def check_output(path: str | None) -> None:
+    """OSError if this file cannot be written, e.g. because its name is too long. Writes nothing."""
+    if path:
+        with suppress(NotWritten), checkpoint.replacing(path):
+            raise NotWritten
+
+
+class NotWritten(Exception):
+    pass
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -279,7 +359,9 @@ def write_submission(path: Path, template: Template, labels: list[str]) -> None:
 # ---------------------------------------------------------------------------------------------------------------------
 
 
-def decoded(paths: list[str], shapes: set[tuple[int, int, str]], batch_size: int) -> Iterator[dict[tuple, Tensor]]:
+def decoded(
+    paths: list[str], shapes: set[tuple[int, int, str]], batch_size: int, threads: int | None = None
+) -> Iterator[dict[tuple, Tensor]]:
     """Batches of decoded images: for each (H, W, fit) in shapes a uint8 tensor (n, 3, H, W).
 
     Threads decode the next batch while this one is used, so two batches are in memory.
@@ -294,7 +376,7 @@ def decoded(paths: list[str], shapes: set[tuple[int, int, str]], batch_size: int
         except Exception as error:  # decoders raise many types of exceptions
             return f"{path}: {pixels.describe_error(error)}"
 
-    with ThreadPoolExecutor() as pool:
+    with ThreadPoolExecutor(threads) as pool:
         batches = [paths[start : start + batch_size] for start in range(0, len(paths), batch_size)]
         pending = [pool.submit(decode, path) for path in batches[0]] if batches else []
         for next_batch in [*batches[1:], []]:
@@ -311,21 +393,26 @@ def decoded(paths: list[str], shapes: set[tuple[int, int, str]], batch_size: int
 
 
 def predict_probs(
-    groups: list[list[Predictor]], paths: list[str], batch_size: int, device: torch.device, tta: str, amp: bool
+    groups: list[list[Predictor]],
+    tta: str,
+    device: torch.device,
+    batch_size: int,
+    threads: int | None,
+    paths: list[str],
 ) -> np.ndarray:
     """float32 (A, N, C): the probabilities of each of A groups, averaged over its networks and the views `tta`."""
     C = len(groups[0][0].saved["classes"])
     probs, done = np.zeros((len(groups), len(paths), C), np.float32), 0
     shapes = {predictor.shape for group in groups for predictor in group}
     with tqdm(total=len(paths), desc="predict", unit="img", disable=None) as bar:
-        for batch in decoded(paths, shapes, batch_size):
+        for batch in decoded(paths, shapes, batch_size, threads):
             n = len(next(iter(batch.values())))
             for g, group in enumerate(groups):
                 total = torch.zeros(n, C, device=device)
                 for predictor in group:
                     images, saved = batch[predictor.shape].to(device), predictor.saved
                     views = augment.views(augment.normalize(images, saved["mean"], saved["std"]), tta)
-                    total += sum(predictor.logits(view, amp).softmax(1) for view in views) / len(views)
+                    total += sum(predictor.logits(view).softmax(1) for view in views) / len(views)
                 probs[g, done : done + n] = (total / len(group)).cpu().numpy()
             done += n
             bar.update(n)
@@ -341,24 +428,30 @@ def macro_f1(probs: np.ndarray, targets: np.ndarray) -> float:
     return metrics.f1_score(probs.argmax(1), targets, probs.shape[1])
 
 
-def validation_of(arguments: list[str]) -> list[dict[str, np.ndarray]]:
-    """paths, targets and probs of the validation images of each argument; with several folds, of all folds.
+def counted_once(parts: list[runs.Predictions]) -> runs.Predictions:
+    """The images of all parts, sorted by path. The probabilities of an image are the mean over the parts that have it."""
+    found = np.concatenate([part.paths for part in parts])
+    paths, first, number, count = np.unique(found, return_index=True, return_inverse=True, return_counts=True)
+    targets, probs = (np.concatenate([getattr(part, key) for part in parts]) for key in ("targets", "probs"))
+    total = np.zeros((len(paths), probs.shape[1]))
+    np.add.at(total, number, probs)
+    return runs.Predictions(paths, targets[first], (total / count[:, None]).astype(np.float32))
+
+
+def validation_of(argument: str) -> runs.Predictions:
+    """Predictions for the validation images of one RUN_OR_CHECKPOINT, sorted by path; with several folds, of all folds.
 
     Raises: BadInput for a checkpoint other than best_f1.pt, or without its run folder.
     """
-    found = []
-    for argument in arguments:
-        parts = []
-        for path in checkpoints_of(argument):
-            if path.name != "best_f1.pt":
-                raise BadInput(f"{path}: validation predictions are stored only for best_f1.pt: use it")
-            file = path.with_name("val_probs.npz")
-            if not file.is_file():
-                raise BadInput(f"{file} does not exist: validation predictions are read from the run folder")
-            parts.append(runs.read_predictions(file))
-        keys = ("paths", "targets", "probs")
-        found.append({key: np.concatenate([getattr(part, key) for part in parts]) for key in keys})
-    return found
+    parts = []
+    for path in checkpoints_of(argument):
+        if path.name != "best_f1.pt":
+            raise BadInput(f"{path}: validation predictions are stored only for best_f1.pt: use it")
+        file = path.with_name("val_probs.npz")
+        if not file.is_file():
+            raise BadInput(f"{file} does not exist: validation predictions are read from the run folder")
+        parts.append(runs.read_predictions(file))
+    return counted_once(parts)
 
 
 def adjust_prior(probs: np.ndarray, train_counts: list[int], tau: float) -> np.ndarray:
@@ -372,17 +465,24 @@ def adjust_prior(probs: np.ndarray, train_counts: list[int], tau: float) -> np.n
     return (p / p.sum(1, keepdims=True)).astype(np.float32)
 
 
-def try_first(name: str, before: np.ndarray, after: np.ndarray, targets: np.ndarray, force: bool) -> bool:
+def try_first(
+    name: str, before: np.ndarray, after: np.ndarray, targets: np.ndarray, force: bool, why: str = "--force"
+) -> bool:
     """Whether to use a change: if it improves macro F1 on the validation images, or with `force`. Prints one line."""
     old, new = macro_f1(before, targets), macro_f1(after, targets)
     use = new > old or force
-    verdict = "used" if new > old else "does not help, used because of --force" if force else "does not help, not used"
+    verdict = "used" if new > old else f"does not help, used because of {why}" if force else "does not help, not used"
     print(f"{name}: macro F1 on {len(targets):,} validation images {old:.4f} -> {new:.4f}, {verdict}")
     return use
 
 
 def choose_tta(
-    tta: str, groups: list[list[Predictor]], batch_size: int, device: torch.device, amp: bool, force: bool
+    tta: str,
+    groups: list[list[Predictor]],
+    device: torch.device,
+    batch_size: int,
+    threads: int | None,
+    force: bool,
 ) -> str:
     """The views to use: `tta` if they improve macro F1, else "none". Each network predicts its own validation images.
 
@@ -398,31 +498,28 @@ def choose_tta(
     if force:
         print(f"--tta {tta}: not measured, used because of --force")
         return tta
-    before, after, targets = [], [], []
-    for predictor in predictors:
-        val = validation_of([str(predictor.path)])[0]
-        before.append(val["probs"])  # of the run itself, without views
-        after.append(predict_probs([[predictor]], val["paths"].tolist(), batch_size, device, tta, amp)[0])
-        targets.append(val["targets"])
-    use = try_first(f"--tta {tta}", *map(np.concatenate, (before, after, targets)), force=False)
-    return tta if use else "none"
+    before = [validation_of(str(predictor.path)) for predictor in predictors]  # of the runs themselves, without views
+    after = []
+    for predictor, val in zip(predictors, before, strict=True):
+        probs = predict_probs([[predictor]], tta, device, batch_size, threads, val.paths.tolist())[0]
+        after.append(replace(val, probs=probs))
+    old, new = counted_once(before), counted_once(after)
+    return tta if try_first(f"--tta {tta}", old.probs, new.probs, old.targets, force=False) else "none"
 
 
-def common_validation(arguments: list[str]) -> tuple[np.ndarray, np.ndarray]:
-    """Probabilities (A, N, C) and targets (N,) of the validation images, which must be the same for all arguments.
+def common_validation(arguments: list[str]) -> runs.Predictions:
+    """Predictions for the validation images, which must be the same for all A arguments: probs are (A, N, C).
 
     Raises: BadInput if they are not.
     """
-    parts = validation_of(arguments)
-    orders = [np.argsort(part["paths"]) for part in parts]
-    for argument, part, order in zip(arguments, parts, orders, strict=True):
-        if not np.array_equal(part["paths"][order], parts[0]["paths"][orders[0]]):
+    parts = [validation_of(argument) for argument in arguments]
+    for argument, part in zip(arguments, parts, strict=True):
+        if not np.array_equal(part.paths, parts[0].paths):
             raise BadInput(
-                f"{argument} and {arguments[0]} have different validation images: use runs with the same data, "
-                "--seed and split"
+                f"{argument} and {arguments[0]} have different validation images: train the runs with the same --data, "
+                "--seed and split options (--folds, --val-frac, groups, --leaks), or leave this option out"
             )
-    probs = np.stack([part["probs"][order] for part, order in zip(parts, orders, strict=True)])
-    return probs, parts[0]["targets"][orders[0]]
+    return replace(parts[0], probs=np.stack([part.probs for part in parts]))
 
 
 def blend_weights(probs: np.ndarray, targets: np.ndarray, rounds: int = 200) -> np.ndarray:
@@ -495,36 +592,65 @@ def weigh(
     blend: bool = False,
     prior_adjust: float | None = None,
     tune: bool = False,
+    refine: bool = False,
     force: bool = False,
-) -> np.ndarray:
+) -> tuple[np.ndarray, runs.Predictions | None]:
     """Probabilities (A, N, C) of A arguments into one (N, C): mean or blend, then prior adjustment, then biases.
 
     Each change is measured on the validation images that the arguments have in common, before it is used.
 
-    Raises: BadInput if it cannot be measured.
+    Returns: the probabilities, and those of the validation images if they are needed, also for --refine.
+    Raises: BadInput if a change cannot be measured.
     """
-    is_measured = blend or tune or (prior_adjust is not None and not force)
-    weights, targets = np.full(len(probs), 1 / len(probs)), np.zeros(0, np.int64)
-    if is_measured:
-        val_probs, targets = common_validation(arguments)
+    is_measured = blend or tune or ((prior_adjust is not None or refine) and not force)
+    weights = np.full(len(probs), 1 / len(probs))
+    common = common_validation(arguments) if is_measured else None
     if blend:
-        fitted = blend_weights(val_probs, targets)
-        for argument, weight, own_probs in zip(arguments, fitted, val_probs, strict=True):
-            print(f"--blend: weight {weight:.3f}, macro F1 alone {macro_f1(own_probs, targets):.4f}, {argument}")
-        before, after = val_probs.mean(0), np.tensordot(fitted, val_probs, 1)
-        weights = fitted if try_first("--blend", before, after, targets, force) else weights
+        fitted = blend_weights(common.probs, common.targets)
+        for argument, weight, own_probs in zip(arguments, fitted, common.probs, strict=True):
+            print(f"--blend: weight {weight:.3f}, macro F1 alone {macro_f1(own_probs, common.targets):.4f}, {argument}")
+        before, after = common.probs.mean(0), np.tensordot(fitted, common.probs, 1)
+        weights = fitted if try_first("--blend", before, after, common.targets, force) else weights
     probs = np.tensordot(weights, probs, 1)
-    val = np.tensordot(weights, val_probs, 1) if is_measured else None
+    val = replace(common, probs=np.tensordot(weights, common.probs, 1)) if common else None
     if prior_adjust is not None:
         name, use = f"--prior-adjust {prior_adjust:g}", True
-        if is_measured:
-            after = adjust_prior(val, train_counts, prior_adjust)
-            use = try_first(name, val, after, targets, force)
-            val = after if use else val
+        if val:
+            after = adjust_prior(val.probs, train_counts, prior_adjust)
+            use = try_first(name, val.probs, after, val.targets, force)
+            val = replace(val, probs=after) if use else val
         probs = adjust_prior(probs, train_counts, prior_adjust) if use else probs
     if tune:
-        probs = add_bias(probs, tune_bias(val, targets, force))
-    return probs
+        bias = tune_bias(val.probs, val.targets, force)
+        probs, val = add_bias(probs, bias), replace(val, probs=add_bias(val.probs, bias))
+    return probs, val
+
+
+def refined_classes(
+    saved: dict[str, Any], child: dict[str, Any], when: str
+) -> tuple[list[int], list[int], dict[str, Any]]:
+    """The parent's classes in the group and outside of it, and the parent's `saved` with the new classes and labels.
+
+    Args:
+        saved, child: the contents of the checkpoints of the parent, and of the run trained on the group alone (--only).
+        when: the classes of the group, separated by commas: labels, or what train.py --only takes, names or numbers.
+    Raises: BadInput if `when` is not the child's classes, or the parent does not have them.
+    """
+    if {word.strip() for word in when.split(",")} != set(child["labels"]):
+        every = data.ImageTable([], np.zeros(0, np.int64), [], child["all_classes"], "", labels=child["all_labels"])
+        if data.only(every, when).labels != child["labels"]:
+            raise BadInput(f"{when!r} are not the classes of the --refine run, which are {', '.join(child['labels'])}")
+    labels, merged = saved["labels"], "+".join(child["labels"])
+    if merged in labels:
+        group = [labels.index(merged)]
+    elif set(child["labels"]) <= set(labels):
+        group = [labels.index(label) for label in child["labels"]]
+    else:
+        known = pixels.listed(labels)
+        raise BadInput(f"RUN_OR_CHECKPOINT has neither a merged class {merged!r} nor all of {when}; it has:{known}")
+    rest = [c for c in range(len(labels)) if c not in group]
+    names = {key: [saved[key][c] for c in rest] + list(child[key]) for key in ("classes", "labels")}
+    return group, rest, saved | names
 
 
 def refine(
@@ -535,28 +661,60 @@ def refine(
     p(c) = p_parent(group) p_child(c). The parent has the group as one class (--merge) or as single classes.
 
     Args:
-        probs, saved: parent probabilities (N, C), and the contents of its checkpoint.
-        child_probs, child: the same of the run that was trained on the group alone (--only).
-        when: the classes of the group, separated by commas.
+        probs, child_probs: probabilities (N, C) of the parent, and of the child for its own classes.
+        saved, child, when: see refined_classes.
     Returns: the new probabilities, and `saved` with the new classes and labels.
-    Raises: BadInput if `when` is not the child's classes, or the parent does not have them.
     """
-    chosen = [word.strip() for word in when.split(",")]
-    by = next((by for by in ("labels", "classes") if set(chosen) == set(child[by])), None)
-    if by is None:
-        raise BadInput(f"{when!r} are not the classes of the --refine run, which are {', '.join(child['labels'])}")
-    merged = "+".join(child[by])
-    if merged in saved[by]:
-        group = [saved[by].index(merged)]
-    elif set(chosen) <= set(saved[by]):
-        group = [saved[by].index(name) for name in child[by]]
-    else:
-        known = pixels.listed([str(name) for name in saved[by]])
-        raise BadInput(f"RUN_OR_CHECKPOINT has neither a merged class {merged!r} nor all of {when}; it has:{known}")
-    rest = [c for c in range(len(saved[by])) if c not in group]
+    group, rest, new_saved = refined_classes(saved, child, when)
     within = probs[:, group].sum(1, keepdims=True) * child_probs
-    names = {key: [saved[key][c] for c in rest] + list(child[key]) for key in ("classes", "labels")}
-    return np.concatenate([probs[:, rest], within], 1), saved | names
+    return np.concatenate([probs[:, rest], within], 1), new_saved
+
+
+def choose_refine(
+    val: runs.Predictions | None,
+    saved: dict[str, Any],
+    child_argument: str,
+    child: dict[str, Any],
+    when: str,
+    predict_child: Callable[[list[str]], np.ndarray],
+    force: bool,
+) -> bool:
+    """Whether to use `refine`: if it improves macro F1 on the parent's validation images, or the parent needs it.
+
+    It is compared with the parent's single classes, or if the parent has merged them, with the share of each class in
+    the child's training images. Images of the group count only if they are validation images of the child too.
+
+    Args:
+        val: the parent's predictions for its validation images.
+        predict_child: image files to the child's probabilities (1, N, C), for images of other classes.
+    Raises: BadInput if no image of the group is a validation image of both.
+    """
+    if force:
+        print("--refine: not measured, used because of --force")
+        return True
+    own, (group, rest, _) = validation_of(child_argument), refined_classes(saved, child, when)
+    row_of = {path: row for row, path in enumerate(own.paths.tolist())}
+    row = np.array([row_of.get(path, -1) for path in val.paths.tolist()])
+    inside = np.isin(val.targets, group)
+    kept = ~inside | (row >= 0)
+    if not (inside & kept).any():
+        raise BadInput(
+            f"no image of the classes {when} is a validation image of both runs, so it cannot be measured: train both "
+            "with --folds, or use --force"
+        )
+    if not kept.all():
+        print(f"--refine: validation images left out, because they may be training images of CHILD: {(~kept).sum():,}")
+    probs, row, inside, targets = val.probs[kept], row[kept], inside[kept], val.targets[kept]
+    child_probs = np.empty((len(probs), len(child["labels"])))
+    child_probs[inside] = own.probs[row[inside]]
+    child_probs[~inside] = predict_child(val.paths[kept][~inside].tolist())[0]
+    place = np.zeros(len(saved["labels"]), np.int64)
+    place[rest] = np.arange(len(rest))
+    new_targets = np.where(inside, len(rest) + own.targets[row], place[targets])
+    is_merged, counts = len(group) == 1, np.array(child["train_counts"])
+    within = probs[:, group] * counts / counts.sum() if is_merged else probs[:, group]
+    before, (after, _) = np.concatenate([probs[:, rest], within], 1), refine(probs, saved, child_probs, child, when)
+    return try_first("--refine", before, after, new_targets, is_merged, "the merged class")
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -638,16 +796,21 @@ def make_parser() -> argparse.ArgumentParser:
     add("--blend", action="store_true", help="weighted mean of the runs, fitted by maximum likelihood")
     add("--prior-adjust", type=float, metavar="TAU", help="post-hoc logit adjustment: subtract TAU x log(class prior)")
     add("--tune-bias", action="store_true", help="add a bias to each class's log-probability, tuned for macro F1")
-    add("--force", action="store_true", help="use the options above even if macro F1 does not improve")
+    add(
+        "--force",
+        action="store_true",
+        help="use these options and --refine even if macro F1 does not improve, and a model without all classes",
+    )
 
     group = parser.add_argument_group("two stages", "a second run decides between a few classes")
     add = group.add_argument
     add("--refine", metavar="CHILD", help="the second run, trained with --only CLASSES")
-    add("--when", metavar="CLASSES", help="the classes that it decides between, e.g. 3,7,14")
+    add("--when", metavar="CLASSES", help="the classes that it decides between, as for --only: 3,7,14")
 
     group = parser.add_argument_group("run")
     add = group.add_argument
     add("--batch-size", type=int, default=64, metavar="N", help="images per batch (default %(default)s)")
+    add("--threads", type=int, metavar="N", help="CPU threads (default: torch's choice)")
     add(
         "--model",
         action="append",
@@ -664,8 +827,9 @@ def parse_options(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """The checked options. A wrong value gives one line that names its flag, and exit code 2."""
     parser = make_parser()
     options = parser.parse_args(argv)
-    if options.batch_size < 1:
-        parser.error(f"--batch-size must be at least 1, got {options.batch_size}")
+    for flag, value, most in (("--batch-size", options.batch_size, 2**31 - 1), ("--threads", options.threads, 1024)):
+        if value is not None and not 1 <= value <= most:
+            parser.error(f"{flag} must be from 1 to {most}, got {value}")
     for name in options.model:
         if not models.is_function(name):
             parser.error(f"--model must be FILE.py:FUNCTION, got {name!r}; checkpoints have all other networks' names")
@@ -685,6 +849,9 @@ def parse_options(argv: Sequence[str] | None = None) -> argparse.Namespace:
     return options
 
 
+CHANGES = ("--blend", "--prior-adjust", "--tune-bias", "--refine")
+
+
 def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     """Predicts and writes the submission. In a notebook: predict.main(["runs/NAME", "--data", "TEST"])
 
@@ -692,32 +859,46 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     """
     options = parse_options(argv)
     cli.print_any_text()
+    if options.threads:
+        torch.set_num_threads(options.threads)
     with blaming("--device"):
         device = cli.usable_device(options.device)
-    with blaming("--template" if options.template else "--data"):
+    for flag, file in (("--out", options.out), ("--probs", options.probs)):
+        with blaming(flag):
+            check_output(file)
+    data_flag = "--template" if options.template else "--data"
+    with blaming(data_flag):
         template = read_template(Path(options.data), options.template)
     with blaming("RUN_OR_CHECKPOINT"):
         groups = load_all(options.runs, device, options.model)
-    with blaming("--refine"):
-        children = load_all([options.refine], device, options.model) if options.refine else []
-    saved, amp, batch_size = groups[0][0].saved, device.type == "cuda", options.batch_size
-    networks = sum(map(len, groups))
-    print(f"{len(template.rows):,} images, {len(saved['classes'])} classes, checkpoints used: {networks}")
-    with blaming("--tta"):
-        tta = choose_tta(options.tta, groups, batch_size, device, amp, options.force)
-    with blaming("--data"):
-        probs = predict_probs(groups, template.images, batch_size, device, tta, amp)  # (A, N, C)
-    changes = (options.blend, options.prior_adjust, options.tune_bias, options.force)
-    is_given = (options.blend, options.prior_adjust is not None, options.tune_bias)
-    with blaming(", ".join(compress(("--blend", "--prior-adjust", "--tune-bias"), is_given))):
-        probs = weigh(options.runs, probs, saved["train_counts"], *changes)  # (N, C)
+        saved = final = groups[0][0].saved
     if options.refine:
         with blaming("--refine"):
-            child_probs = predict_probs(children, template.images, batch_size, device, "none", amp)[0]
+            children = load_all([options.refine], device, options.model)
+            child = children[0][0].saved
         with blaming("--when"):
-            probs, saved = refine(probs, saved, child_probs, children[0][0].saved, options.when)
+            *_, final = refined_classes(saved, child, options.when)
+    with blaming("RUN_OR_CHECKPOINT"):
+        check_classes(final, options.force)
+    with blaming(data_flag):
+        warn_of_labels(template, final["labels"])
+    networks, work = sum(map(len, groups)), (device, options.batch_size, options.threads)
+    print(f"{len(template.rows):,} images, {len(saved['classes'])} classes, checkpoints used: {networks}")
+    with blaming("--tta"):
+        tta = choose_tta(options.tta, groups, *work, options.force)
+    with blaming("--data"):
+        probs = predict_probs(groups, tta, *work, template.images)  # (A, N, C)
+    changes = (options.blend, options.prior_adjust, options.tune_bias, options.refine)
+    with blaming(", ".join(compress(CHANGES, (change not in (None, False) for change in changes)))):
+        probs, val = weigh(options.runs, probs, saved["train_counts"], *changes, options.force)  # (N, C)
+    if options.refine:
+        with blaming("--refine"):
+            predict_child = functools.partial(predict_probs, children, "none", *work)
+            if choose_refine(val, saved, options.refine, child, options.when, predict_child, options.force):
+                probs, saved = refine(probs, saved, predict_child(template.images)[0], child, options.when)
+    labels = [saved["labels"][c] for c in probs.argmax(1)]
     with blaming("--out"):
-        write_submission(Path(options.out), template, [saved["labels"][c] for c in probs.argmax(1)])
+        write_submission(Path(options.out), template, labels)
     result = {"out": options.out, "rows": len(template.rows)}
     print(f"{options.out}: {len(template.rows):,} rows, column {template.label} filled in")
     if options.probs:

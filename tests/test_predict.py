@@ -386,6 +386,7 @@ def test_blend_and_bias_are_tried_on_validation_and_used_only_if_they_help(here,
 def test_a_child_decides_inside_its_group_and_nowhere_else():
     parent = {"classes": ["red+green", "blue"], "labels": ["0+1", "2"]}
     child = {"classes": ["red", "green"], "labels": ["0", "1"]}
+    child |= {"all_classes": ["red", "green", "blue"], "all_labels": ["0", "1", "2"]}
     probs, shares = np.array([[0.6, 0.4], [0.1, 0.9]]), np.array([[0.2, 0.8], [0.5, 0.5]])
     for when in ("0,1", "green, red"):
         refined, saved = predict.refine(probs, parent, shares, child, when)
