@@ -332,20 +332,20 @@ def read_state_dict(file: str | Path) -> dict[str, Tensor]:
     BadInput: the file is missing, needs pickled Python objects, or has no state dict.
     """
     if not Path(file).is_file():
-        raise BadInput(f"weights: there is no file {file}; valid are none, DEFAULT and the path of a state dict")
+        raise BadInput(f"there is no file {file}; valid are none, DEFAULT and the path of a state dict")
     try:
         state = torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:  # torch's message advises weights_only=False: do not repeat it
         needs = re.search(r"GLOBAL (\S+)", str(error))
         reason = f"it needs the Python object {needs[1]}, which could run code" if needs else "not a file of tensors"
-        raise BadInput(f"weights: {file} is refused: {reason}; save model.state_dict() with torch.save") from error
+        raise BadInput(f"{file} is refused: {reason}; save model.state_dict() with torch.save") from error
     for key in ("model", "state_dict"):
         if isinstance(state, dict) and isinstance(state.get(key), dict):
             state = state[key]
             break
     is_state_dict = isinstance(state, dict) and all(isinstance(key, str) for key in state)
     if not (is_state_dict and state and all(isinstance(value, Tensor) for value in state.values())):
-        raise BadInput(f'weights: {file} has no state dict, neither itself nor under "model" or "state_dict"')
+        raise BadInput(f'{file} has no state dict, neither itself nor under "model" or "state_dict"')
     if all(key.startswith("module.") for key in state):
         state = {key.removeprefix("module."): value for key, value in state.items()}
     return state

@@ -24,6 +24,7 @@ import csv
 import functools
 import io
 import math
+import os
 import re
 import shlex
 import sys
@@ -429,7 +430,7 @@ def macro_f1(probs: np.ndarray, targets: np.ndarray) -> float:
 
 
 def counted_once(parts: list[runs.Predictions]) -> runs.Predictions:
-    """The images of all parts, sorted by path. The probabilities of an image are the mean over the parts that have it."""
+    """The images of all parts, sorted by path. An image of several parts has the mean of their probabilities."""
     found = np.concatenate([part.paths for part in parts])
     paths, first, number, count = np.unique(found, return_index=True, return_inverse=True, return_counts=True)
     targets, probs = (np.concatenate([getattr(part, key) for part in parts]) for key in ("targets", "probs"))
@@ -840,9 +841,9 @@ def parse_options(argv: Sequence[str] | None = None) -> argparse.Namespace:
     if not Path(options.out).name:
         parser.error(f"--out must be a file, got {options.out!r}")
     for flag, file in (("--out", options.out), ("--probs", options.probs)):
-        if file and Path(file).is_dir():
+        if file and os.path.isdir(file):  # False for a name that is too long
             parser.error(f"{flag} {file} is a folder: give a file name")
-        if file and not Path(file).parent.is_dir():
+        if file and not os.path.isdir(Path(file).parent):
             parser.error(f"{flag} {file}: the folder {Path(file).parent} does not exist")
     if options.prior_adjust is not None and not math.isfinite(options.prior_adjust):
         parser.error(f"--prior-adjust must be a finite number, got {options.prior_adjust}")

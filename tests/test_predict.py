@@ -626,3 +626,237 @@ def test_E5_weights_that_are_not_finite_are_refused_before_an_image_is_decoded(
     weights["bn1.running_mean"][0] = math.nan
     changed(here, model=weights)
     assert "weights in bn1.running_mean" in refused(capsys, *words, "--data", "comp", "--out", here / "s.csv")
+
+
+# --- classes that a leaderboard does not know ------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def parent(competition):
+    """A run with red and green as one class, in the competition's folder."""
+    before = os.getcwd()
+    os.chdir(competition)
+    words = "--data comp --size 16 --model resnet8 --epochs 2 --lr 0.01 --batch-size 8 --cache cache --merge 0,1"
+    train.main([*words.split(), "--out", "parent"])
+    os.chdir(before)
+    return "parent"
+
+
+def test_C1_a_merged_or_a_missing_class_is_refused_before_an_image_is_decoded(here, capsys, monkeypatch, parent):
+    with monkeypatch.context() as patch:
+        patch.setattr(predict, "decoded", lambda *arguments: pytest.fail("decodes"))
+        message = refused(capsys, parent, "--data", "comp", "--out", here / "s.csv")
+        assert "RUN_OR_CHECKPOINT: '0+1' is a merged class (train.py --merge), which is not a valid label" in message
+        assert "add --refine CHILD --when CLASSES, or --force" in message and message.count("\n") == 0
+        message = refused(capsys, "pair", "--data", "comp", "--out", here / "s.csv")
+        assert "the model has only 2 of 3 classes (train.py --only), and never predicts '2': use" in message
+    assert not (here / "s.csv").exists()
+    for run_name, labels in ((parent, {"0+1", "2"}), ("pair", {"0", "1"})):
+        run(run_name, "--data", "comp", "--out", here / "s.csv", "--force")
+        assert {row["target"] for row in read_csv(here / "s.csv")} <= labels
+        assert "warning: " in capsys.readouterr().err
+    run("one", "--data", "comp", "--out", here / "s.csv")  # negative control
+    assert capsys.readouterr().err == ""
+
+
+def test_C1_a_checkpoint_of_an_older_version_is_still_used(here):
+    saved = checkpoint.load("one/best_f1.pt")
+    assert saved["all_labels"] == saved["labels"] == ["0", "1", "2"] and saved["all_classes"] == saved["classes"]
+    pair = checkpoint.load("pair/best_f1.pt")
+    assert (pair["labels"], pair["all_labels"], pair["classes"]) == (["0", "1"], ["0", "1", "2"], ["red", "green"])
+    run(changed(here, "all_classes", "all_labels"), "--data", "comp", "--out", here / "s.csv")
+    assert len(read_csv(here / "s.csv")) == 41
+
+
+@pytest.mark.parametrize(
+    "filled, meta, warnings",
+    [
+        (["0", "1", "2"], None, []),
+        (["0", "0", "0"], None, []),  # a placeholder
+        (["", "", ""], None, []),
+        (["0", "1", "0"], None, ["not in column target of HERE/t.csv: 1 of 3, such as '2'; it has '0', '1'"]),
+        (["cat", "cat", "cat"], None, ["not in column target of HERE/t.csv: 3 of 3, such as '0'; it has 'cat'"]),
+        (["0", "0", "0"], [(0, "red"), (2, "blue")], ["not in HERE/meta.csv: 1 of 3, such as '1'; it has '0', '2'"]),
+        (["0", "0", "0"], [(0, "red"), (1, "green"), (2, "blue"), (3, "black")], []),
+    ],
+)
+def test_C1_labels_that_template_or_meta_csv_do_not_have_are_a_warning(here, capsys, filled, meta, warnings):
+    rows = [{"ID": f"{i}.jpg", "target": label} for i, label in enumerate(filled)]
+    write_csv(here / "t.csv", rows)
+    if meta:
+        write_csv(here / "meta.csv", [{"target": c, "class_name": name} for c, name in meta])
+    predict.warn_of_labels(
+        predict.Template(here / "t.csv", ["ID", "target"], rows, "target", [], "ID"), ["0", "1", "2"]
+    )
+    printed = capsys.readouterr().err.splitlines()
+    assert printed == [f"warning: labels of the model that are {line.replace('HERE', str(here))}" for line in warnings]
+
+
+def test_E9_a_label_that_is_a_formula_is_written_as_it_is_and_said_so(here, capsys):
+    label = '=HYPERLINK("x")'
+    run(changed(here, labels=[label] * 3, all_labels=[label] * 3), "--data", "comp", "--out", here / "s.csv")
+    assert {row["target"] for row in read_csv(here / "s.csv")} == {label}
+    notes = [line for line in capsys.readouterr().err.splitlines() if line.startswith("note: ")]
+    assert len(notes) == 1 and f"takes for formulas: 3, such as {label!r}; they are written as they are" in notes[0]
+    empty = predict.Template(None, ["ID", "target"], [], "target", [], "ID")
+    predict.warn_of_labels(empty, ["-1", "+1", "-0.5", "a=b"])  # negative control
+    assert capsys.readouterr().err == ""
+
+
+# --- two stages, measured --------------------------------------------------------------------------------------------
+
+
+def test_C2_when_takes_names_and_numbers_as_only_does():
+    cats = {"labels": ["bird", "cat"], "classes": ["bird", "cat"]}
+    child = cats | {"all_labels": ["ape", "bird", "cat", "dog"], "all_classes": ["ape", "bird", "cat", "dog"]}
+    parent = {"labels": ["ape", "bird+cat", "dog"], "classes": ["ape", "bird+cat", "dog"]}
+    for when in ("1,2", "2, 1", "bird,2", "cat,bird"):
+        assert predict.refined_classes(parent, child, when)[:2] == ([1], [0, 2])
+    with pytest.raises(runs.BadInput, match="'0,1' are not the classes of the --refine run, which are bird, cat"):
+        predict.refined_classes(parent, child, "0,1")
+    with pytest.raises(ValueError, match="'4' is not a valid class: choose from 0 ape, 1 bird, 2 cat, 3 dog"):
+        predict.refined_classes(parent, child, "1,4")
+
+
+def predictions(names, targets, probs):
+    return runs.Predictions(np.array(names), np.array(targets), np.array(probs, np.float32))
+
+
+def choose(capsys, monkeypatch, own_probs, merged=True, force=False, own="bcd"):
+    """choose_refine for the classes 0 and 1 of 3, with the printed line; `own` are the child's validation images."""
+    child = {"labels": ["0", "1"], "classes": ["r", "g"], "all_labels": list("012"), "all_classes": list("rgb")}
+    own_targets = [{"b": 0, "c": 1, "d": 1}[name] for name in own]
+    stored = predictions(list(own), own_targets, [own_probs[name] for name in own])
+    monkeypatch.setattr(predict, "validation_of", lambda argument: stored)
+    asked = []
+
+    def predict_child(paths):
+        asked.extend(paths)
+        return np.full((1, len(paths), 2), 0.5)
+
+    if merged:
+        saved, targets = {"labels": ["0+1", "2"], "classes": ["r+g", "b"]}, [0, 0, 0, 0, 1]
+        probs = [[0.9, 0.1]] * 4 + [[0.1, 0.9]]
+    else:
+        saved, targets = {"labels": ["0", "1", "2"], "classes": ["r", "g", "b"]}, [0, 0, 1, 1, 2]
+        probs = [[0.9, 0.0, 0.1], [0.9, 0.0, 0.1], [0.0, 0.9, 0.1], [0.9, 0.0, 0.1], [0.1, 0.0, 0.9]]
+    child["train_counts"] = [10, 30]
+    use = predict.choose_refine(
+        predictions(list("abcde"), targets, probs), saved, "child", child, "0,1", predict_child, force
+    )
+    return use, capsys.readouterr().out, asked
+
+
+RIGHT = {"b": [0.9, 0.1], "c": [0.1, 0.9], "d": [0.1, 0.9]}
+WRONG = {"b": [0.1, 0.9], "c": [0.9, 0.1], "d": [0.9, 0.1]}
+
+
+def test_C2_refine_is_measured_on_images_that_neither_run_was_trained_on(capsys, monkeypatch):
+    # a is an image of the child's training set; b, c, d have the classes 0, 1, 1, and e the class 2
+    use, printed, asked = choose(capsys, monkeypatch, RIGHT)
+    assert use and asked == ["e"] and "left out, because they may be training images of CHILD: 1\n" in printed
+    # without: b, c, d are all class 1: F1 0, 2 * 2 / (3 + 2), 1
+    assert "--refine: macro F1 on 4 validation images 0.6000 -> 1.0000, used\n" in printed
+    use, printed, _ = choose(capsys, monkeypatch, RIGHT, merged=False)
+    # without: b 0, c 1, d 0: F1 2 / (2 + 1), 2 / (1 + 2), 1
+    assert use and "validation images 0.7778 -> 1.0000, used\n" in printed
+    use, printed, _ = choose(capsys, monkeypatch, WRONG, merged=False)
+    assert not use and "validation images 0.7778 -> 0.3333, does not help, not used" in printed
+    use, printed, _ = choose(capsys, monkeypatch, WRONG)
+    assert use and "0.6000 -> 0.3333, does not help, used because of the merged class" in printed
+    use, printed, asked = choose(capsys, monkeypatch, WRONG, merged=False, force=True)
+    assert use and printed == "--refine: not measured, used because of --force\n" and not asked
+    with pytest.raises(runs.BadInput, match="no image of the classes 0,1 is a validation image of both runs.*--force"):
+        choose(capsys, monkeypatch, RIGHT, own="")
+
+
+def test_C2_refine_end_to_end_says_what_it_gains(here, capsys, parent):
+    run(parent, "--data", "comp", "--refine", "pair", "--when", "red,1", "--out", here / "s.csv")
+    assert re.search(r"--refine: macro F1 on \d+ validation images \S+ -> \S+, ", capsys.readouterr().out)
+    with pytest.raises(SystemExit):
+        run(parent, "--data", "comp", "--refine", "pair/best_loss.pt", "--when", "0,1", "--out", here / "s.csv")
+    assert "--refine: pair/best_loss.pt: validation predictions are stored only" in capsys.readouterr().err
+
+
+# --- validation images -----------------------------------------------------------------------------------------------
+
+
+def test_C2_validation_images_of_several_runs_are_counted_once(here, capsys):
+    first = predictions(["b", "a"], [1, 0], [[0.2, 0.8], [0.6, 0.4]])
+    second = predictions(["c", "b"], [0, 1], [[0.7, 0.3], [0.6, 0.4]])
+    once = predict.counted_once([first, second])
+    assert once.paths.tolist() == ["a", "b", "c"] and once.targets.tolist() == [0, 1, 0]
+    assert np.allclose(once.probs, [[0.6, 0.4], [0.4, 0.6], [0.7, 0.3]])
+    run("five", "five", "one", "--data", "comp", "--tta", "flip", "--out", here / "s.csv")
+    assert "--tta flip: macro F1 on 90 validation images" in capsys.readouterr().out
+
+
+def test_C2_blend_on_runs_with_different_validation_images_says_what_to_do(here, capsys):
+    message = refused(capsys, "one", "five", "--data", "comp", "--blend", "--out", here / "s.csv")
+    assert message.count("\n") == 0
+    assert message.startswith("predict.py: error: --blend: five and one have different validation images: train the")
+    assert "same --data, --seed and split options" in message and "leave this option out" in message
+
+
+def test_C2_the_blend_example_of_the_readme_works(here, capsys):
+    readme = (Path(predict.__file__).parent / "README.md").read_text(encoding="utf-8")
+    block = next(block for block in readme.split("```") if "--blend" in block and "python predict.py" in block)
+    example = next(line for line in block.splitlines() if "--blend" in line).split()[2:]
+    small = "--size 16 --model resnet8 --weights none --epochs 1 --cache cache".split()
+    training = [line.split()[2:] for line in block.splitlines() if line.startswith("python train.py")]
+    assert len(training) == 2
+    for words in training:
+        words = [str(here / word) if word.startswith("runs/") else word for word in words]
+        train.main([*[{"FOLDER": "comp"}.get(word, word) for word in words], *small])
+    words = [str(here / word) if word.startswith("runs/") else {"TEST": "comp"}.get(word, word) for word in example]
+    run(*words, "--out", here / "s.csv")
+    assert "--blend: weight " in capsys.readouterr().out and len(read_csv(here / "s.csv")) == 41
+
+
+# --- the file and the machine ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("start", [b"", b"\xef\xbb\xbf"])
+@pytest.mark.parametrize("end", [b"\n", b"\r\n"])
+def test_C3_a_templates_bom_and_line_ends_are_kept(here, start, end):
+    text = Path("comp/sample_submission.csv").read_bytes().replace(b"\r\n", b"\n")
+    (here / "t.csv").write_bytes(start + text.replace(b"\n", end))
+    run("one", "--data", "comp", "--template", here / "t.csv", "--out", here / "s.csv")
+    written = (here / "s.csv").read_bytes()
+    assert written.startswith(start + b"ID,target" + end) and written.count(b"\xef\xbb\xbf") == len(start) // 3
+    assert written.count(b"\r") == written.count(b"\n") * (end == b"\r\n") and written.count(b"\n") == 42
+
+
+def test_C3_threads_are_those_of_torch_and_of_decoding(here, monkeypatch):
+    before, pools = torch.get_num_threads(), []
+    pool = predict.ThreadPoolExecutor
+    monkeypatch.setattr(predict, "ThreadPoolExecutor", lambda threads=None: pools.append(threads) or pool(threads))
+    try:
+        run("one", "--data", "comp", "--out", here / "s.csv", "--threads", 3)
+        assert torch.get_num_threads() == 3 and pools == [3]
+    finally:
+        torch.set_num_threads(before)
+    run("one", "--data", "comp", "--out", here / "s.csv")
+    assert torch.get_num_threads() == before and pools == [3, None]
+
+
+@pytest.mark.parametrize("words", [["--threads", "9999"], ["--threads", "0"], ["--batch-size", str(2**70)]])
+def test_E9_numbers_that_no_machine_has_are_refused_in_one_line(here, capsys, words):
+    message = refused(capsys, "one", "--data", "comp", *words, by=PARSER).splitlines()[-1]
+    assert re.search(rf"{words[0]} must be (from 1 to|at most|at least) \d+.*, got {words[1]}", message)
+
+
+@pytest.mark.parametrize("flag", ["--out", "--probs"])
+def test_E9_a_name_of_254_bytes_works_or_is_refused_before_the_work(here, capsys, monkeypatch, flag):
+    name, began = here / ("한" * 83 + ".csv.x"[: 254 - 249]), []
+    assert len(os.fsencode(name.name)) == 254
+    load = predict.load_all
+    monkeypatch.setattr(predict, "load_all", lambda *arguments: began.append(1) or load(*arguments))
+    try:
+        run("one", "--data", "comp", "--out", here / "s.csv", flag, name)
+        assert name.is_file()
+    except SystemExit as stop:
+        assert stop.code == 2 and not began and f"{flag}: " in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        run("one", "--data", "comp", flag, here / ("x" * 300))
+    assert len(began) <= 1 and not list(here.glob("*.tmp")) and not list(here.glob(".*.tmp"))
