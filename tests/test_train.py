@@ -296,7 +296,7 @@ def test_defaults_of_the_demo_and_of_real_data_differ_and_are_resolved():
         (["--class-weights", "balanced"], "argument --class-weights: invalid choice: 'balanced'"),
         (["--model", "resnet19"], "--model: unknown model 'resnet19'; close names: resnet18"),
         (["--model", "nets.py:missing"], "--model: nets.py has no function 'missing'"),
-        (["--weights", "no.pt"], "--weights: weights: there is no file no.pt"),
+        (["--weights", "no.pt"], "--weights: there is no file no.pt"),
         (["--optimizer", "adamx"], "argument --optimizer: invalid choice: 'adamx'"),
         (["--lr", "-1"], "--lr must be greater than 0, got -1"),
         (["--lr", "nan"], "--lr must be greater than 0, got nan"),
