@@ -415,8 +415,8 @@ def read_predictions(file: Path) -> Predictions:
     """Reads what write_predictions or write_folds wrote. BadInput that names the file if it is damaged."""
     try:
         return Predictions(**np.load(file))
-    except (ValueError, TypeError, EOFError, zipfile.BadZipFile) as error:
-        raise BadInput(f"{file} is damaged: {error}") from error
+    except (ValueError, TypeError, EOFError, zipfile.BadZipFile) as error:  # numpy's text may advise allow_pickle=True
+        raise BadInput(f"{file} is damaged: it must be an .npz file with paths, targets and probs") from error
 
 
 if __name__ == "__main__":

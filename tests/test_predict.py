@@ -478,6 +478,9 @@ def test_damaged_probabilities_are_named(here, capsys):
     (here / "run" / "val_probs.npz").write_bytes(content[: len(content) // 2])
     message = refused(capsys, here / "run", "--data", "comp", "--tune-bias", "--out", here / "s.csv", by=ValueError)
     assert "val_probs.npz is damaged" in message and "Traceback" not in message
+    (here / "run" / "val_probs.npz").write_bytes(b"not an array")
+    message = refused(capsys, here / "run", "--data", "comp", "--tune-bias", "--out", here / "s.csv", by=ValueError)
+    assert "val_probs.npz is damaged: it must be an .npz file" in message and "pickle" not in message
     (here / "run" / "val_probs.npz").unlink()
     message = refused(capsys, here / "run", "--data", "comp", "--tune-bias", "--out", here / "s.csv")
     assert "--tune-bias: " in message and "val_probs.npz does not exist" in message
