@@ -17,14 +17,21 @@ combination), runs.csv (one row per run).
 
 The first combination is the baseline. Each other combination is compared with
 it, seed by seed, on the same validation images. The 95 % interval of the mean
-difference covers two sources of randomness:
+difference answers: would new seeds and new images of the same kind show it too?
 
-- different images: a paired bootstrap over the validation images (Efron &
-  Tibshirani 1993);
-- different seeds: Student's t of the differences per seed. A bootstrap of three
-  seeds would be far too optimistic.
+    half-width^2 = (t s / sqrt(S))^2 + 1.96^2 c
 
-One seed cannot show a difference.
+- s: standard deviation of the differences of the S seeds; t: Student's t with
+  S - 1 degrees of freedom. s already contains the random errors of each run on
+  single images.
+- c: variance of the part that all seeds share, because they share images. It is
+  the mean covariance of two seeds' differences over bootstrap samples of the
+  images (Efron & Tibshirani 1993), at least 0. It does not shrink with more seeds.
+- Squares of half-widths are added as in Howe 1974.
+
+With c = 0 it is the paired t interval. tests/interval.py simulates how often the
+verdicts are right, see results/compare-interval.md. One seed cannot show a
+difference.
 """
 
 from __future__ import annotations
@@ -69,6 +76,11 @@ from stopping import SIGNALS, Stopped
 
 TRAIN = Path(__file__).with_name("train.py")
 SAMPLES = 1000  # bootstrap samples
+Z = statistics.NormalDist().inv_cdf(0.975)  # 1.96
+# Poisson numbers with mean 1 of 2^16 equally likely values: how often a bootstrap sample contains an image
+POISSON = np.searchsorted(
+    np.cumsum([math.exp(-1) / math.factorial(k) for k in range(9)]), (np.arange(2**16) + 0.5) / 2**16
+).astype(np.int32)
 
 # ---------------------------------------------------------------------------------------------------------------------
 # What is compared
@@ -366,19 +378,27 @@ class Predictions:
 
     @cached_property
     def resampled_f1(self) -> np.ndarray:
-        """(SAMPLES,) macro F1 of bootstrap samples, which are paired: the same for runs with the same images."""
-        order, rng = np.argsort(self.paths), np.random.default_rng(list(self.images))
-        targets, preds = torch.from_numpy(self.targets[order]), torch.from_numpy(self.preds[order])
-        N, block, scores = len(targets), max(1, 2**23 // len(targets)), []
-        for size in [block] * (SAMPLES // block) + [SAMPLES % block]:
-            drawn = torch.from_numpy(rng.integers(N, size=(N, size)))
-            ones = torch.ones(N, size, dtype=torch.int32)
-            times = torch.zeros_like(ones).scatter_add_(0, drawn, ones)  # how often each image is drawn
-            zeros = torch.zeros(self.num_classes, size, dtype=torch.int32)
-            tp = zeros.index_add(0, targets, times * (preds == targets)[:, None])
-            predicted, support = zeros.index_add(0, preds, times), zeros.index_add(0, targets, times)
-            scores.append(metrics.score_from_counts(tp.T, predicted.T, support.T))  # of counts (size, C)
-        return torch.cat(scores).numpy()
+        """(SAMPLES,) macro F1 of bootstrap samples of the images.
+
+        How often sample b contains an image is a Poisson number that depends only on the path and b. So an image
+        counts equally often in all runs, also if these have only a part of their images in common.
+        """
+        zeros = torch.zeros(self.num_classes, SAMPLES, dtype=torch.int32)
+        tp, predicted, support = zeros.clone(), zeros.clone(), zeros.clone()
+        for start in range(0, len(self.paths), 4096):  # 16 MB at a time
+            part = slice(start, start + 4096)
+            times = torch.from_numpy(np.stack([times_drawn(path) for path in self.paths[part]]))  # (n, SAMPLES)
+            targets, preds = torch.from_numpy(self.targets[part]), torch.from_numpy(self.preds[part])
+            tp.index_add_(0, targets, times * (preds == targets)[:, None])
+            predicted.index_add_(0, preds, times)
+            support.index_add_(0, targets, times)
+        return metrics.score_from_counts(tp.T, predicted.T, support.T).numpy()  # of counts (SAMPLES, C)
+
+
+def times_drawn(path: str) -> np.ndarray:
+    """(SAMPLES,) of int32: how often each bootstrap sample contains the image, from a hash of its path."""
+    digest = hashlib.shake_256(path.encode("utf-8", "surrogateescape")).digest(2 * SAMPLES)
+    return POISSON[np.frombuffer(digest, "<u2")]
 
 
 SCORES = ("f1", "best_loss_f1", "last_f1", "minutes", "images_per_second")
@@ -439,14 +459,33 @@ def difference(baseline: dict[int, Predictions], other: dict[int, Predictions]) 
     if not seeds:
         raise ValueError("the baseline and the other runs have no seed in common")
     observed = np.array([other[seed].f1 - baseline[seed].f1 for seed in seeds])
-    images = np.mean([other[seed].resampled_f1 - baseline[seed].resampled_f1 for seed in seeds], 0)
-    chance = np.resize(images - images.mean(), 100 * SAMPLES)
-    if len(seeds) > 1:
-        error = observed.std(ddof=1) / math.sqrt(len(seeds))
-        chance += error * np.random.default_rng(0).standard_t(len(seeds) - 1, len(chance))
-    low, high = observed.mean() + np.quantile(chance, [0.025, 0.975])
+    resampled = [other[seed].resampled_f1 - baseline[seed].resampled_f1 for seed in seeds]
+    half, mean = half_width(observed, np.cov(resampled)), float(observed.mean())
     same_images = all(baseline[seed].images == other[seed].images for seed in seeds)
-    return Difference(float(observed.mean()), float(low), float(high), len(seeds), same_images)
+    return Difference(mean, mean - half, mean + half, len(seeds), same_images)
+
+
+def half_width(differences: np.ndarray, covariance: np.ndarray) -> float:
+    """Half the length of the 95 % interval of the mean difference: the formula at the top of this file.
+
+    Args:
+        differences: (S,), one per seed.
+        covariance: (S, S), of the differences over bootstrap samples of the images; for one seed a number.
+    """
+    S = len(differences)
+    if S == 1:
+        return Z * math.sqrt(covariance)
+    shared = max(0.0, (covariance.sum() - covariance.trace()) / (S * (S - 1)))
+    return math.hypot(student_t(S - 1) * differences.std(ddof=1) / math.sqrt(S), Z * math.sqrt(shared))
+
+
+@functools.lru_cache
+def student_t(freedom: int) -> float:
+    """The 97.5 % quantile of Student's t. If t = sqrt(freedom) tan(a), a has a density of cos(a)^(freedom - 1)."""
+    edges = np.linspace(0, math.pi / 2, 100_001)
+    cumulative = np.cumsum(np.cos((edges[1:] + edges[:-1]) / 2) ** (freedom - 1))
+    angle = np.interp(0.95, cumulative / cumulative[-1], edges[1:])
+    return math.sqrt(freedom) * math.tan(angle)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -472,7 +511,7 @@ NOTES = (
     "images, so its score is a little too high. This is also true for the best-loss model (lowest validation loss), "
     "but not for the last epoch.",
     "difference: macro F1 minus that of the baseline (the first combination), mean over the seeds. The interval covers "
-    "different seeds and different validation images. Within noise: the interval contains 0, so these runs do not show "
+    "new seeds and new images of the same kind. Within noise: the interval contains 0, so these runs do not show "
     "a difference. If 20 combinations are equal to the baseline, about one gets a wrong verdict by chance.",
 )
 

@@ -1,6 +1,7 @@
 """compare.py: real differences are found, others are not, and no run is trained twice or lost."""
 
 import csv
+import math
 import os
 import re
 import signal
@@ -10,6 +11,7 @@ import time
 from pathlib import Path
 from urllib.parse import unquote
 
+import interval
 import numpy as np
 import pytest
 from conftest import Stream
@@ -88,19 +90,21 @@ def test_what_cannot_be_compared_is_refused_before_anything_is_trained(tmp_path,
 # --- the judgement ---------------------------------------------------------------------------------------------------
 
 
-def predictions_of(rng, targets, paths, skill, C):
-    """Predictions of one run, correct with a probability that is around `skill` and differs by class."""
-    right = rng.random(len(targets)) < (skill + 0.04 * rng.standard_normal(C))[targets]
+def predictions_of(rng, targets, paths, skill, C, easy=0.0):
+    """Predictions of one run, correct with a probability that is around `skill` and differs by class and image."""
+    right = rng.random(len(targets)) < (skill + 0.04 * rng.standard_normal(C))[targets] + easy
     preds = np.where(right, targets, rng.integers(C, size=len(targets)))
     return compare.Predictions(paths, targets, preds, C)
 
 
-def experiment(number, seeds=3, gain=0.0, N=400, C=8):
-    """Predictions of two combinations, `seeds` runs each, on the same images."""
+def experiment(number, seeds=3, gain=0.0, N=400, C=8, difficulty=0.0):
+    """Predictions of two combinations, `seeds` runs each, on the same images, some of them easier for all runs."""
     rng = np.random.default_rng([number, seeds])
     targets = rng.choice(C, N, p=np.arange(1, C + 1) / (C * (C + 1) / 2))
     paths = np.array([f"{number}/{i}" for i in range(N)])
-    return [{s: predictions_of(rng, targets, paths, skill, C) for s in range(seeds)} for skill in (0.6, 0.6 + gain)]
+    easy = difficulty * np.random.default_rng(number).standard_normal(N)
+    skills = (0.6, 0.6 + gain)
+    return [{s: predictions_of(rng, targets, paths, skill, C, easy) for s in range(seeds)} for skill in skills]
 
 
 def test_rows_that_differ_only_by_seed_are_within_noise_in_nine_of_ten():
@@ -166,31 +170,30 @@ def test_the_same_images_in_another_order_are_the_same_draws():
     assert not np.array_equal(one.resampled_f1, others.resampled_f1)
 
 
-def test_a_resample_is_scored_as_metrics_scores_it(monkeypatch):
-    one, drawn = experiment(0)[0][0], []
-
-    class Spy:
-        def __init__(self, seed):
-            self.rng = np.random.Generator(np.random.PCG64(np.random.SeedSequence(seed)))
-
-        def integers(self, *arguments, **options):
-            drawn.append(self.rng.integers(*arguments, **options))
-            return drawn[-1]
-
-    monkeypatch.setattr(np.random, "default_rng", Spy)
-    scores = one.resampled_f1
-    order = np.argsort(one.paths)
-    draws = np.concatenate(drawn, 1)
-    assert draws.shape == (400, compare.SAMPLES)
+def test_a_resample_is_scored_as_metrics_scores_it():
+    one = experiment(0)[0][0]
+    times = np.stack([compare.times_drawn(path) for path in one.paths])
+    assert times.shape == (400, compare.SAMPLES) == (400, len(one.resampled_f1))
     for b in range(0, compare.SAMPLES, 20):
-        rows = order[draws[:, b]]
+        rows = np.repeat(np.arange(400), times[:, b])
+        assert len(set(rows)) < 300 < len(rows)
         expected = metrics.f1_score(one.preds[rows], one.targets[rows], 8)
-        assert scores[b] == pytest.approx(expected, abs=1e-12)
+        assert one.resampled_f1[b] == pytest.approx(expected, abs=1e-12)
+
+
+def test_how_often_an_image_is_drawn_is_a_poisson_number_of_its_path_alone():
+    times = np.stack([compare.times_drawn(f"data/{i}.jpg") for i in range(500)])  # of 500,000
+    expected = [math.exp(-1) / math.factorial(k) for k in range(5)]
+    assert np.bincount(times.ravel())[:5] / times.size == pytest.approx(expected, abs=0.003)
+    others = np.corrcoef(times)[np.triu_indices(500, 1)]
+    assert abs(others.mean()) < 1e-3 and abs(others).max() < 0.2
+    assert abs(np.corrcoef(times.T[:300])[np.triu_indices(300, 1)]).max() < 0.25
+    assert compare.times_drawn("\udcff.jpg").shape == (compare.SAMPLES,)  # a file name that is not UTF-8
 
 
 def test_runs_on_the_same_images_are_compared_pair_by_pair():
     """Two almost equal models differ little on every sample, but not if their samples have different images."""
-    first = experiment(0, seeds=2)[0]
+    first = experiment(0, seeds=5, difficulty=0.4)[0]
     other = {}
     for seed, one in first.items():
         preds = one.preds.copy()
@@ -199,6 +202,78 @@ def test_runs_on_the_same_images_are_compared_pair_by_pair():
     apart = {s: compare.Predictions(np.char.add(o.paths, "x"), o.targets, o.preds, 8) for s, o in other.items()}
     paired, unpaired = compare.difference(first, other), compare.difference(first, apart)
     assert paired.mean == unpaired.mean and paired.high - paired.low < 0.7 * (unpaired.high - unpaired.low)
+
+
+# --- the interval: seeds, and images that the seeds share ------------------------------------------------------------
+
+
+def test_students_t_has_the_quantiles_of_the_tables():
+    tabled = {1: 12.7062, 2: 4.3027, 3: 3.1824, 4: 2.7764, 9: 2.2622, 30: 2.0423}
+    assert {freedom: round(compare.student_t(freedom), 4) for freedom in tabled} == tabled
+
+
+def test_the_interval_worked_number():
+    # differences 0.01 and 0.03: s / sqrt(2) = 0.01, t = 12.7062; covariance of the two 0.0004: 1.96 * 0.02 = 0.0392
+    differences = np.array([0.01, 0.03])
+    half = compare.half_width(differences, np.array([[0.0009, 0.0004], [0.0004, 0.0009]]))
+    assert half == pytest.approx(math.hypot(0.127062, 0.0391993), abs=1e-6)
+    one = compare.half_width(differences[:1], np.array(0.0009))
+    assert one == pytest.approx(1.959964 * 0.03, abs=1e-6)
+
+
+def test_a_runs_own_errors_on_images_are_not_counted_twice():
+    """They are in the spread of the seeds' differences. Without shared images, the interval is that of a paired t."""
+    differences = np.array([0.01, 0.03, 0.05])
+    paired_t = compare.student_t(2) * 0.02 / math.sqrt(3)
+    for variance, shared in ((0.0, 0.0), (0.01, 0.0), (0.01, -0.0001)):
+        covariance = np.where(np.eye(3), variance, shared)
+        assert compare.half_width(differences, covariance) == pytest.approx(paired_t)
+    assert compare.half_width(differences, np.where(np.eye(3), 0.01, 0.0001)) > 1.01 * paired_t  # it can be larger
+
+
+def test_seeds_share_the_images_that_they_have_in_common_also_with_different_splits():
+    rng = np.random.default_rng(0)
+    easy, targets = 0.4 * rng.standard_normal((2, 900)), rng.integers(5, size=900)
+    paths = np.array([str(i) for i in range(900)])
+    rows = [np.arange(600) + start for start in (0, 300)]  # two splits with 300 images in common
+
+    def run(part, k):
+        return predictions_of(rng, targets[part], paths[part], 0.6, 5, easy[k, part])
+
+    changes = [run(part, 1).resampled_f1 - run(part, 0).resampled_f1 for part in (*rows, rows[0])]
+    covariance = np.cov(changes)
+    assert covariance[0, 2] == pytest.approx(2 * covariance[0, 1], rel=0.5)
+    assert 0.1 * covariance[0, 0] < covariance[0, 1] < covariance[0, 2] < covariance[0, 0]
+
+
+@pytest.mark.parametrize("image_effect", (0.0, 0.7))
+def test_simulated_false_alarms_are_rare(image_effect):
+    """The control: if the setting changes single images, a paired t alarms often. tests/interval.py has all rows."""
+    found = interval.verdicts(200, 300, 0.2, image_effect, 0.0, samples=200)
+    alarms = {S: dict(zip(interval.RULES, rows.mean(0), strict=True)) for S, rows in found.items()}
+    assert all(alarms[S]["compare.py"] <= 0.07 for S in (2, 3, 5, 10))
+    assert (alarms[10]["paired t"] > 0.1) == (image_effect > 0)
+
+
+def test_simulated_power_is_close_to_a_paired_t_and_above_the_sum_of_both_parts():
+    found = interval.verdicts(300, 300, 0.2, 0.0, 0.4, samples=200)
+    for S in (3, 5):
+        both_added, paired_t, ours = found[S].mean(0)
+        assert both_added + 0.05 < ours <= paired_t < ours + 0.06
+
+
+def test_the_simulation_scores_and_judges_as_compare_does():
+    rng = np.random.default_rng(0)
+    targets, preds = interval.simulate(rng, 1, 3, 200, 0.2, 0.7, 0.25)
+    paths = np.array([str(i) for i in range(200)])
+    first, other = ({s: compare.Predictions(paths, targets[0], preds[0, s, k], 10) for s in range(3)} for k in (0, 1))
+    times = np.stack([compare.times_drawn(path) for path in paths], 1)  # (samples, images)
+    f1 = interval.macro_f1(targets, preds, np.concatenate([np.ones_like(times[:1]), times]).astype(np.float32))[0]
+    change = f1[:, 1] - f1[:, 0]
+    found = compare.difference(first, other)
+    assert change[:, 0].mean() == pytest.approx(found.mean, abs=1e-6)
+    *_, half = interval.half_widths(change[:, 0], np.cov(change[:, 1:]))
+    assert half == pytest.approx(found.high - found.mean, rel=1e-4)
 
 
 def test_the_table_has_means_over_the_seeds_and_differences_to_the_baseline():
