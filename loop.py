@@ -110,7 +110,7 @@ def windows(batches: Batches, accum: int, device: torch.device | str | None = No
     """`accum` micro-batches at a time, on the device. The last window of an epoch may be shorter: none is dropped."""
     if device is not None:
         batches = ([x.to(device, non_blocking=True) if isinstance(x, Tensor) else x for x in b] for b in batches)
-    batches = iter(batches)
+    batches = ([*inputs, y if y.is_floating_point() else y.long()] for *inputs, y in batches)  # of any integer type
     while window := list(itertools.islice(batches, accum)):
         yield window
 
@@ -122,9 +122,9 @@ def weight_of(criterion: Any, targets: Tensor) -> int | Tensor:
     if hasattr(criterion, "weight_of"):
         return criterion.weight_of(targets)
     if targets.is_floating_point():
-        return len(targets)
-    weight, counts = getattr(criterion, "weight", None), targets != getattr(criterion, "ignore_index", -100)
-    return counts.sum() if weight is None else (weight[targets.where(counts, 0)] * counts).sum()
+        return targets.shape[0]
+    weight, counts = getattr(criterion, "weight", None), targets.long() != getattr(criterion, "ignore_index", -100)
+    return counts.sum() if weight is None else (weight[targets.long().where(counts, 0)] * counts).sum()
 
 
 def _part_of_mean(criterion: Any, logits: Tensor, targets: Tensor, total: int | Tensor) -> Tensor:
@@ -204,6 +204,8 @@ def train_epoch(
     Returns lr (of the first update), train_loss, train_ce (plain cross-entropy), skipped_steps (by the scaler),
     nonfinite_steps, images_per_second. Raises NonFinite before weights are changed.
     """
+    if accum < 1 or not (clip is None or clip > 0):
+        raise ValueError(f"accum must be >= 1, and clip > 0 or None; got accum={accum} and clip={clip}")
     model, optimizer, scaler = state.model.train(), state.optimizer, state.scaler
     device = next(model.parameters()).device
     forward, start = _wrapped(forward or model, device, amp, check), time.perf_counter()
@@ -312,11 +314,9 @@ def evaluate(
     """
     model.eval()
     device = next(model.parameters()).device
-    forward, all_logits, all_targets = _wrapped(forward or model, device, amp), [], []
-    for [(*inputs, targets)] in windows(batches, 1, device):
-        all_logits.append(_wide(forward(*inputs)))
-        all_targets.append(targets)
-    logits, targets = torch.cat(all_logits), torch.cat(all_targets)
+    forward = _wrapped(forward or model, device, amp)
+    parts = [(_wide(forward(*inputs)), targets) for [(*inputs, targets)] in windows(batches, 1, device)]
+    logits, targets = (torch.cat([part[i] for part in parts]) for i in (0, 1))
     if not logits.isfinite().all():
         raise NonFinite("the network gives NaN or infinite logits for validation images")
     ce = F.cross_entropy(logits, targets, ignore_index=getattr(criterion, "ignore_index", -100))

@@ -194,7 +194,7 @@ def class_weights(counts: Sequence[int], scheme: str = "inverse", beta: float = 
     >>> class_weights([90, 10], "inverse")
     tensor([0.5556, 5.0000])
     """
-    n = torch.as_tensor(counts, dtype=torch.float64)
+    n = _tensor(counts, torch.float64)
     if scheme not in WEIGHTINGS:
         raise BadInput(f"unknown class weighting {scheme!r}: choose from {', '.join(WEIGHTINGS)}")
     if n.ndim != 1 or n.sum() == 0 or (n < 0).any():
@@ -268,6 +268,13 @@ def _check_inputs(logits: Tensor, targets: Tensor, weight: Optional[Tensor]) -> 
     return logits, targets, weight
 
 
+def _tensor(values: Union[Tensor, Sequence[float]], dtype: Optional[torch.dtype] = None) -> Tensor:
+    """torch.as_tensor, but a numpy array is copied: torch refuses negative strides and a foreign byte order."""
+    if hasattr(values, "strides"):
+        values = values.astype(values.dtype.newbyteorder("="), order="C")
+    return torch.as_tensor(values, dtype=dtype)
+
+
 def _check_options(gamma: float = 0.0, smoothing: float = 0.0, reduction: str = "mean", spread: str = "all") -> None:
     if not 0 <= gamma < math.inf:
         raise BadInput(f"gamma must be >= 0, got {gamma}")
@@ -292,7 +299,7 @@ class ClassificationLoss(nn.Module):
     def __init__(self, weight: Optional[Tensor] = None):
         super().__init__()
         if weight is not None:
-            weight = torch.as_tensor(weight).clone()
+            weight = _tensor(weight).clone()
             weight = weight if weight.is_floating_point() else weight.float()
             if weight.ndim != 1 or not bool(((weight >= 0) & weight.isfinite()).all()) or not bool(weight.any()):
                 raise ValueError(f"weight must be (C,), finite, >= 0 and not all 0, got {weight.tolist()}")

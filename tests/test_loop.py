@@ -355,6 +355,39 @@ def test_an_epoch_with_torchs_own_parts_equals_a_hand_written_big_batch_loop(nam
     assert math.isfinite(trained["train_loss"]) and math.isfinite(trained["train_ce"])
 
 
+@pytest.mark.parametrize("wrong", ({"accum": 0}, {"accum": -1}, {"clip": 0}, {"clip": -1.0}, {"clip": math.nan}))
+def test_an_accum_or_clip_that_means_nothing_is_refused_by_name(wrong):
+    net, loader, _ = foreign(40)
+    before = flat(net).clone()
+    state = loop.State(net, torch.optim.SGD(net.parameters(), lr=0.1))
+    with pytest.raises(ValueError, match="accum must be >= 1, and clip > 0 or None; got"):
+        loop.train_epoch(state, loader, torch.nn.CrossEntropyLoss(), **wrong)
+    assert torch.equal(flat(net), before)
+
+
+@pytest.mark.parametrize("dtype", (torch.uint8, torch.int16, torch.int32))
+@pytest.mark.parametrize("weighted", (False, True))
+def test_class_indices_of_any_integer_type_train_and_score_the_same(dtype, weighted):
+    criterion = torch.nn.CrossEntropyLoss(WEIGHT if weighted else None)
+    ends = []
+    for kind in (torch.int64, dtype):
+        net, loader, _ = foreign(40)
+        batches = [(x, y.to(kind)) for x, y in loader]
+        state = loop.State(net, torch.optim.SGD(net.parameters(), lr=0.1))
+        trained = loop.train_epoch(state, batches, criterion, accum=2)
+        scores, _, _ = loop.evaluate(net, batches, criterion)
+        ends.append((flat(net), trained["train_loss"], trained["train_ce"], scores["val_loss"], scores["val_ce"]))
+    assert torch.equal(ends[0][0], ends[1][0]) and ends[0][1:] == ends[1][1:]
+
+
+def test_weight_of_reads_class_indices_as_numbers():
+    targets, criterion = torch.tensor([0, 1, 1, 0, 1]), torch.nn.CrossEntropyLoss(WEIGHT)
+    for dtype in (torch.uint8, torch.int8, torch.int16, torch.int32, torch.bool):
+        assert loop.weight_of(criterion, targets.to(dtype)) == WEIGHT[targets].sum()
+    assert loop.weight_of(torch.nn.CrossEntropyLoss(), torch.tensor([156, 3], dtype=torch.uint8)) == 2  # not -100
+    assert torch.tensor([156], dtype=torch.uint8) == -100  # the control
+
+
 def test_dividing_by_accum_does_not_equal_the_big_batch_loop():
     """The control of the test above."""
     (net, loader, _), (reference, _, big), criterion = foreign(), foreign(), CRITERIA["weight, smoothing"]

@@ -3,6 +3,7 @@
 import itertools
 import math
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -425,6 +426,90 @@ def test_a_traced_loss_divides_by_the_size_of_its_own_batch(name, weighted, kind
     traced = torch.jit.trace(criterion, (logits[:4].detach(), t[:4]), check_trace=False)
     assert traced(logits, t).allclose(criterion(logits, t))
     assert not traced(logits[:4], t[:4]).allclose(criterion(logits, t))
+
+
+@pytest.mark.parametrize("kind", ("indices", "probabilities"))
+@pytest.mark.parametrize("weighted", (False, True))
+@pytest.mark.parametrize("name", NAMES)
+def test_torch_func_gives_the_gradients_and_losses_of_a_loop(name, weighted, kind):
+    func = pytest.importorskip("torch.func")  # torch 2.0
+    logits, targets, soft, weight = batch()
+    t = targets if kind == "indices" else soft
+    criterion = build_loss(name, **({"weight": weight} if weighted else {}))
+    value, gradient = value_and_gradient(lambda x: criterion(x, t), logits)
+    x = logits.detach()
+    assert func.grad(criterion)(x, t).allclose(gradient)
+    assert func.vmap(criterion)(torch.stack([x, 2 * x]), torch.stack([t, t])).allclose(
+        torch.stack([value, criterion(2 * x, t)])
+    )
+    assert func.vmap(func.grad(criterion))(x[None], t[None])[0].allclose(gradient)
+    one_by_one = func.vmap(lambda row, target: criterion(row[None], target[None]))(x, t)
+    assert one_by_one.allclose(torch.stack([criterion(x[i : i + 1], t[i : i + 1]) for i in range(len(t))]))
+    assert func.hessian(criterion)(x, t).isfinite().all()
+
+
+@pytest.mark.parametrize("kind", ("indices", "probabilities"))
+@pytest.mark.parametrize("weighted", (False, True))
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("how", ("trace", "export", "compile"))
+@pytest.mark.filterwarnings("ignore")
+def test_a_graph_made_at_12_samples_is_right_at_6(how, name, weighted, kind):
+    logits, targets, soft, weight = batch(N=12, dtype=torch.float32)
+    x, t = logits.detach(), targets if kind == "indices" else soft
+    criterion = build_loss(name, **({"weight": weight} if weighted else {}))
+    if how == "trace":
+        graph = torch.jit.trace(criterion, (x, t), check_trace=False)
+    elif how == "export":
+        export = pytest.importorskip("torch.export")
+        N = export.Dim("N", min=2)
+        graph = export.export(criterion, (x, t), dynamic_shapes=({0: N}, {0: N})).module()
+    else:
+        graph = torch.compile(criterion, backend="aot_eager", fullgraph=True, dynamic=True)
+    assert graph(x, t).allclose(criterion(x, t))
+    assert graph(x[:6], t[:6]).allclose(criterion(x[:6], t[:6]))
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_divisor_that_a_trace_bakes_in_is_half_at_half_the_batch():
+    """The control of the test above: len() is a number of Python, targets.shape[0] is part of the graph."""
+    logits, targets, _, _ = batch(N=12)
+    x = logits.detach()
+
+    def mean(x, t):
+        return F.cross_entropy(x, t, reduction="sum") / len(t)
+
+    graph = torch.jit.trace(mean, (x, targets), check_trace=False)
+    assert graph(x[:6], targets[:6]).allclose(0.5 * mean(x[:6], targets[:6]))
+
+
+@pytest.mark.parametrize("name", ("ce", "focal", "label_smoothing", "label_smoothing_others", "f1", "ce+f1"))
+def test_the_class_indices_may_be_of_any_integer_type_where_N_is_C(name):
+    """With N = C, indexing the class weights by a mask would be silently wrong."""
+    logits, _, _, weight = batch(N=5, C=5)
+    targets = torch.tensor([0, 1, 1, 0, 1])
+    criterion = build_loss(name, weight=weight)
+    expected = value_and_gradient(lambda x: criterion(x, targets), logits)
+    for dtype in (torch.uint8, torch.int8, torch.int16, torch.int32, torch.bool):
+        other = value_and_gradient(lambda x, dtype=dtype: criterion(x, targets.to(dtype)), logits)
+        assert all(torch.equal(a, b) for a, b in zip(other, expected, strict=True))
+
+
+LAYOUTS = {
+    "negative strides": lambda array: np.ascontiguousarray(array[::-1])[::-1],
+    "foreign byte order": lambda array: array.astype(array.dtype.newbyteorder(">")),
+    "strided": lambda array: np.repeat(array, 2)[::2],
+}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS.values(), ids=LAYOUTS.keys())
+def test_counts_and_weights_may_be_numpy_arrays_of_any_layout(layout):
+    counts, weight = np.array([90, 10, 1]), np.array([0.5, 1.0, 2.0])
+    assert torch.equal(class_weights(layout(counts)), class_weights([90, 10, 1]))
+    assert build_loss("ce", weight=layout(weight)).weight.tolist() == [0.5, 1.0, 2.0]
+    given = layout(weight)
+    criterion = build_loss("ce", weight=given)
+    given[0] = 7.0
+    assert criterion.weight[0] == 0.5  # a copy
 
 
 @pytest.mark.parametrize("weighted", (False, True))
