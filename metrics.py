@@ -20,10 +20,11 @@ Averages of the per-class precision, recall and F1. `labels` selects some classe
     macro_present   mean over the classes that occur in targets or in preds: scikit-learn's default
     micro           one ratio of summed counts; over all classes it equals the accuracy
     weighted        mean weighted by the number of targets of each class
-    none            no average: float64 tensor (C,), or (len(labels),) in the order of labels
+    none, or None   no average: float64 tensor (C,), or (len(labels),) in the order of labels
 
 0 / 0 is 0, and no formula has an epsilon. Counts are int64, scores float64, results Python floats. Inputs are torch
-tensors, numpy arrays or lists. A score without samples is a ValueError. Needs Python 3.8, torch 1.13, numpy.
+tensors, numpy arrays of any layout, or lists. A score without samples is a ValueError. Needs Python 3.8, torch 1.13
+and numpy.
 """
 
 from __future__ import annotations
@@ -37,6 +38,7 @@ from torch import Tensor
 
 Array = Union[Tensor, np.ndarray, Sequence]
 Labels = Optional[Sequence[int]]
+Average = Optional[str]
 Score = Union[float, Tensor]  # a tensor for average="none"
 
 AVERAGES = ("macro", "macro_present", "micro", "weighted", "none")
@@ -45,13 +47,21 @@ AVERAGES = ("macro", "macro_present", "micro", "weighted", "none")
 # From counts to scores
 
 
+def _tensor(values: Array) -> Tensor:
+    """torch.as_tensor, but numpy arrays that torch refuses (negative strides, foreign byte order) are copied."""
+    if isinstance(values, np.ndarray):
+        is_wide_unsigned = values.dtype.kind == "u" and values.dtype.itemsize > 1  # torch cannot compare these
+        values = np.require(values, np.int64 if is_wide_unsigned else values.dtype.newbyteorder("="), ("C", "W"))
+    return torch.as_tensor(values)
+
+
 def _ratio(numerator: Tensor, denominator: Tensor) -> Tensor:
     """numerator / denominator in float64, with 0 / 0 = 0. The numerator must be 0 where the denominator is 0."""
     return numerator.double() / denominator.masked_fill(denominator == 0, 1)
 
 
 def score_from_counts(
-    true_positives: Array, predicted: Array, support: Array, metric: str = "f1", average: str = "macro"
+    true_positives: Array, predicted: Array, support: Array, metric: str = "f1", average: Average = "macro"
 ) -> Tensor:
     """The score of many confusion matrices at once, each given by three counts per class.
 
@@ -63,7 +73,7 @@ def score_from_counts(
         support: (..., C), samples whose target is c: true_positives + false negatives.
             The three shapes may differ if they broadcast. Counts are numbers of samples or sums of sample weights >= 0.
         metric: "f1", "precision" or "recall".
-        average: one of AVERAGES.
+        average: one of AVERAGES, or None, which is "none".
     Returns: float64 (...), or (..., C) for average="none", on the device of the counts.
     Raises: ValueError for an unknown metric or average.
 
@@ -71,9 +81,10 @@ def score_from_counts(
     >>> score_from_counts([[2, 2], [2, 0]], [[2, 2], [4, 0]], support).tolist()  # all correct; always class 0
     [1.0, 0.3333333333333333]
     """
+    average = "none" if average is None else average
     if average not in AVERAGES:
         raise ValueError(f"average must be one of {', '.join(AVERAGES)}; got {average!r}")
-    tp, predicted, support = (torch.as_tensor(counts) for counts in (true_positives, predicted, support))
+    tp, predicted, support = (_tensor(counts) for counts in (true_positives, predicted, support))
     if metric == "f1":
         numerator, denominator = 2 * tp, predicted + support  # 2PR / (P + R) = 2TP / (2TP + FP + FN)
     elif metric in ("precision", "recall"):
@@ -91,28 +102,31 @@ def score_from_counts(
 
 
 def _class_ids(preds: Array, targets: Array, num_classes: int | None = None) -> tuple[Tensor, Tensor]:
-    """preds and targets as integer tensors (N,); float logits (N, C) become their argmax."""
+    """preds and targets as int64 tensors (N,). Float logits (N, C) become their argmax, or -1 if they contain NaN."""
     if not (isinstance(preds, Tensor) and isinstance(targets, Tensor)):
-        preds, targets = torch.as_tensor(preds), torch.as_tensor(targets)
+        preds, targets = _tensor(preds), _tensor(targets)
     if preds.dim() == 2 and preds.is_floating_point() and num_classes in (None, preds.shape[1]):
-        preds = preds.argmax(1)  # (N, C) -> (N,)
+        largest, preds = preds.detach().max(1)  # (N, C) -> (N,); the largest of a row with NaN is NaN
+        preds = preds.masked_fill_(largest.isnan(), -1)
+    if preds.shape == targets.shape == (0,) and preds.is_floating_point() and targets.is_floating_point():
+        raise ValueError("there are no samples: preds and targets are empty lists")
     if preds.dim() != 1 or preds.shape != targets.shape or preds.is_floating_point() or targets.is_floating_point():
         raise ValueError(
             f"preds must be integers (N,) or float logits (N, {num_classes or 'C'}), and targets integers (N,); "
             f"got {preds.dtype} {tuple(preds.shape)} and {targets.dtype} {tuple(targets.shape)}"
         )
-    return preds, targets
+    return preds.long(), targets.long()
 
 
 class ConfusionMatrix:
     """Counts `cm[target, pred]` over an epoch, and computes scores from the counts.
 
-    `update` is two clamps and one index_put_, without a host sync. Reading a number waits for the device.
-    `counts` is the whole state: save it, or sum it over processes.
+    `update` is a max over the classes, two clamps and one index_put_, without a host sync. Reading a number waits for
+    the device. `counts` is the whole state: save it, or sum it over processes.
 
     A value outside [0, num_classes), such as an ignore index of -100, is never counted as a class. (index_put_ alone
-    would count -1 as the last class.) Such values are counted in two extra rows and columns of `counts`. Reading any
-    number then raises ValueError, until `reset`.
+    would count -1 as the last class.) Logits with a NaN count as a prediction of -1. Such values are counted in two
+    extra rows and columns of `counts`. Reading any number then raises ValueError, until `reset`.
 
     >>> cm = ConfusionMatrix(3).update([0, 1, 1], [0, 1, 2]).update([0], [0])
     >>> cm.matrix.tolist()
@@ -137,8 +151,7 @@ class ConfusionMatrix:
         """Adds a batch: integer preds (N,) or float logits (N, C), and integer targets (N,). Returns self."""
         preds, targets = _class_ids(preds_or_logits, targets, self.num_classes)
         # values >= C are counted in row C; values < 0 become -1, which index_put_ counts in the last row, C + 1
-        rows = targets.long().clamp(-1, self.num_classes)
-        columns = preds.long().clamp(-1, self.num_classes)
+        rows, columns = targets.clamp(-1, self.num_classes), preds.clamp(-1, self.num_classes)
         self.counts.index_put_((rows, columns), self._one, accumulate=True)
         return self
 
@@ -150,7 +163,8 @@ class ConfusionMatrix:
         if t_high or t_low or p_high or p_low:
             raise ValueError(
                 f"class ids must be in [0, {C}). Of {counts.sum().item()} samples, {t_low} targets are < 0 and "
-                f"{t_high} are >= {C}; {p_low} preds are < 0 and {p_high} are >= {C}"
+                f"{t_high} are >= {C}; {p_low} preds are < 0 and {p_high} are >= {C} "
+                "(logits with a NaN count as -1)"
             )
         if not counts.any():
             raise ValueError("there are no samples: call update() first")
@@ -163,20 +177,20 @@ class ConfusionMatrix:
             raise ValueError(f"labels must be one or more different class ids in [0, {self.num_classes}), got {ids}")
         return torch.tensor(ids)
 
-    def _read(self, metric: str, average: str, labels: Labels) -> Score:
+    def _read(self, metric: str, average: Average, labels: Labels) -> Score:
         matrix, ids = self.matrix, self._ids(labels)
         score = score_from_counts(matrix.diagonal()[ids], matrix.sum(0)[ids], matrix.sum(1)[ids], metric, average)
-        return score if average == "none" else score.item()
+        return score if score.dim() else score.item()
 
-    def precision(self, average: str = "macro", labels: Labels = None) -> Score:
+    def precision(self, average: Average = "macro", labels: Labels = None) -> Score:
         """TP / (TP + FP): the share of the predictions of class c that are correct."""
         return self._read("precision", average, labels)
 
-    def recall(self, average: str = "macro", labels: Labels = None) -> Score:
+    def recall(self, average: Average = "macro", labels: Labels = None) -> Score:
         """TP / (TP + FN): the share of the samples of class c that were found."""
         return self._read("recall", average, labels)
 
-    def f1(self, average: str = "macro", labels: Labels = None) -> Score:
+    def f1(self, average: Average = "macro", labels: Labels = None) -> Score:
         """2TP / (2TP + FP + FN). "macro" is the mean of the classes' F1, not the F1 of mean precision and recall."""
         return self._read("f1", average, labels)
 
@@ -210,7 +224,7 @@ class ConfusionMatrix:
 
     def f1_interval(
         self,
-        average: str = "macro",
+        average: Average = "macro",
         labels: Labels = None,
         samples: int = 1000,
         confidence: float = 0.95,
@@ -228,9 +242,9 @@ class ConfusionMatrix:
         Drawing N images with replacement is one multinomial draw of N over the non-zero cells of the matrix. So the
         time does not depend on N: 0.1 s for 1000 samples at C = 18.
 
-        Raises: ValueError unless samples >= 1, 0 < confidence < 1, and average is not "none".
+        Raises: ValueError unless samples >= 1, 0 < confidence < 1, and average is not "none" or None.
         """
-        if samples < 1 or not 0 < confidence < 1 or average == "none":
+        if samples < 1 or not 0 < confidence < 1 or average in ("none", None):
             raise ValueError(
                 'samples must be >= 1, confidence between 0 and 1, and average not "none"; '
                 f"got samples={samples}, confidence={confidence}, average={average!r}"
@@ -276,20 +290,22 @@ def confusion_matrix(preds: Array, targets: Array, num_classes: int) -> Tensor:
 
 
 def precision_score(
-    preds: Array, targets: Array, num_classes: int, average: str = "macro", labels: Labels = None
+    preds: Array, targets: Array, num_classes: int, average: Average = "macro", labels: Labels = None
 ) -> Score:
     """TP / (TP + FP)."""
     return ConfusionMatrix(num_classes).update(preds, targets).precision(average, labels)
 
 
 def recall_score(
-    preds: Array, targets: Array, num_classes: int, average: str = "macro", labels: Labels = None
+    preds: Array, targets: Array, num_classes: int, average: Average = "macro", labels: Labels = None
 ) -> Score:
     """TP / (TP + FN)."""
     return ConfusionMatrix(num_classes).update(preds, targets).recall(average, labels)
 
 
-def f1_score(preds: Array, targets: Array, num_classes: int, average: str = "macro", labels: Labels = None) -> Score:
+def f1_score(
+    preds: Array, targets: Array, num_classes: int, average: Average = "macro", labels: Labels = None
+) -> Score:
     """2TP / (2TP + FP + FN).
 
     >>> f1_score([0, 0, 1, 1], [0, 0, 0, 1], num_classes=3, average="none").tolist()
@@ -309,7 +325,8 @@ def accuracy_score(preds: Array, targets: Array) -> float:
     if not len(preds):
         raise ValueError("there are no samples")
     if min(preds.min(), targets.min()) < 0:
-        raise ValueError(f"class ids must be >= 0, got {min(preds.min(), targets.min()).item()}")
+        smallest = min(preds.min(), targets.min()).item()
+        raise ValueError(f"class ids must be >= 0, got {smallest} (logits with a NaN count as -1)")
     return (preds == targets).double().mean().item()
 
 
@@ -323,15 +340,17 @@ def bootstrap_f1(preds: Array, targets: Array, num_classes: int, **options: Any)
 
 
 def _float64(scores: Array) -> Tensor:
-    scores = torch.as_tensor(scores).detach().cpu().double()
+    scores = _tensor(scores).detach().cpu().double().contiguous()
     if scores.isnan().any():
         raise ValueError(f"the values of shape {tuple(scores.shape)} must not contain NaN")
     return scores
 
 
-def _one_vs_rest(scores: Array, targets: Array, average: str, statistic: Callable[[Tensor, Tensor], float]) -> Score:
+def _one_vs_rest(
+    scores: Array, targets: Array, average: Average, statistic: Callable[[Tensor, Tensor], float]
+) -> Score:
     """statistic(sorted scores of the positives (P,), of the negatives (M,)) for each class, or their mean."""
-    scores, targets = _float64(scores), torch.as_tensor(targets).cpu()
+    scores, targets = _float64(scores), _tensor(targets).cpu()
     if scores.dim() not in (1, 2) or scores.shape[1:] == (1,) or targets.shape != scores.shape[:1]:
         raise ValueError(
             "scores must be (N, C) with C >= 2, or (N,) for class 1 of a binary problem, and targets (N,); "
@@ -341,7 +360,7 @@ def _one_vs_rest(scores: Array, targets: Array, average: str, statistic: Callabl
     C = max(len(columns), 2)
     if targets.is_floating_point() or ((targets < 0) | (targets >= C)).any():
         raise ValueError(f"targets must be integers in [0, {C}), got {targets.dtype} {targets.unique()[:9].tolist()}")
-    if average not in ("macro", "none"):
+    if average not in ("macro", "none", None):
         raise ValueError(f"average must be macro or none, got {average!r}")
     per_class = []
     for c, column in columns:
@@ -352,7 +371,7 @@ def _one_vs_rest(scores: Array, targets: Array, average: str, statistic: Callabl
     return float(np.nanmean(per_class)) if average == "macro" else torch.tensor(per_class, dtype=torch.double)
 
 
-def roc_auc(scores: Array, targets: Array, average: str = "macro") -> Score:
+def roc_auc(scores: Array, targets: Array, average: Average = "macro") -> Score:
     """Area under the ROC curve (Hanley & McNeil 1982).
 
     It is the probability that a sample of the class has a higher score than a sample of the rest. A tie counts 1/2.
@@ -360,7 +379,7 @@ def roc_auc(scores: Array, targets: Array, average: str = "macro") -> Score:
     Args:
         scores: (N, C), for one class against the rest; or binary: (N,) for class 1.
         targets: (N,) in [0, C); binary: 0 and 1.
-        average: "macro", or "none" for one value per class: (C,), binary (1,).
+        average: "macro", or "none" (or None) for one value per class: (C,), binary (1,).
     A class without a positive or without a negative sample is undefined: nan for "none", left out of the "macro" mean.
     Raises: ValueError for a wrong shape or value, or if "macro" has no class left.
 
@@ -376,7 +395,7 @@ def roc_auc(scores: Array, targets: Array, average: str = "macro") -> Score:
     return _one_vs_rest(scores, targets, average, statistic)
 
 
-def average_precision(scores: Array, targets: Array, average: str = "macro") -> Score:
+def average_precision(scores: Array, targets: Array, average: Average = "macro") -> Score:
     """sum of (R_n - R_{n-1}) P_n: the mean, over the positives, of the precision with their score as the threshold.
 
     Shapes, undefined classes and errors as in roc_auc. A sample whose score equals the threshold is predicted positive.
@@ -406,7 +425,7 @@ def calibration(probs: Array, targets: Array, bins: int = 15) -> list[tuple[int,
     >>> calibration([[1.0, 0.0], [0.75, 0.25], [0.25, 0.75]], [0, 1, 1], bins=2)
     [(3, 0.8333333333333334, 0.6666666666666666)]
     """
-    probs, targets = _float64(probs), torch.as_tensor(targets).cpu()
+    probs, targets = _float64(probs), _tensor(targets).cpu()
     if probs.dim() != 2 or targets.shape != probs.shape[:1] or not len(probs) or bins < 1:
         raise ValueError(
             "probs must be (N, C), targets (N,), N >= 1 and bins >= 1; "
@@ -453,7 +472,7 @@ def mrr(scores: Array, targets: Array) -> float:
     >>> mrr([[0.3, 0.9, 0.1], [0.5, 0.5, 0.1]], [1, 0])
     0.75
     """
-    scores, relevance = torch.as_tensor(scores), torch.as_tensor(targets)
+    scores, relevance = _tensor(scores), _tensor(targets)
     if relevance.dim() == 1:
         relevance = relevance[:, None] == torch.arange(scores.shape[-1], device=relevance.device)  # (Q, D)
         if not relevance.any(1).all():

@@ -408,6 +408,103 @@ def test_tensors_arrays_and_lists_agree():
     assert metrics.f1_score(preds.tolist(), targets.tolist(), 5) == expected
 
 
+LAYOUTS = {
+    "negative strides": lambda array: np.ascontiguousarray(array[::-1])[::-1],
+    "foreign byte order": lambda array: array.astype(array.dtype.newbyteorder(">")),
+    "Fortran order": np.asfortranarray,
+    "strided": lambda array: np.repeat(array, 2, 0)[::2],
+    "read-only": lambda array: np.frombuffer(array.tobytes(), array.dtype).reshape(array.shape),
+}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS.values(), ids=LAYOUTS.keys())
+@pytest.mark.filterwarnings("error")
+def test_numpy_arrays_of_any_layout_give_the_same_score_without_a_warning(layout):
+    rng = np.random.default_rng(0)
+    targets, scores, relevance = rng.integers(4, size=40), rng.random((40, 4)), rng.integers(3, size=(40, 4))
+    probs = scores / scores.sum(1, keepdims=True)
+    calls = [
+        (metrics.roc_auc, scores, targets),
+        (metrics.average_precision, scores, targets),
+        (metrics.expected_calibration_error, probs, targets),
+        (metrics.accuracy_score, scores, targets),
+        (metrics.mrr, scores, targets),
+        (metrics.mrr, scores, relevance),
+        (metrics.ndcg, scores, relevance),
+        (metrics.mae, scores, relevance),
+        (lambda p, t: metrics.f1_score(p, t, 4), scores, targets),
+        (lambda p, t: metrics.f1_score(p.argmax(1).astype(p.dtype), t, 4), relevance, targets),
+        (lambda tp, n: metrics.score_from_counts(tp, n, n).tolist(), relevance, relevance + 1),
+    ]
+    for call, first, second in calls:
+        assert call(layout(first), layout(second)) == call(first, second)
+        assert call(layout(first.astype(first.dtype.str.replace("8", "4"))), layout(second)) is not None
+
+
+@pytest.mark.parametrize("kind", [np.uint8, np.uint16, np.uint32, np.uint64, np.int16, ">i2", ">u8", bool])
+def test_class_ids_may_be_numpy_arrays_of_any_integer_type(kind):
+    rng = np.random.default_rng(0)
+    targets, preds, scores = rng.integers(2, size=40), rng.integers(2, size=40), rng.random((40, 2))
+    for call in (metrics.accuracy_score, lambda p, t: metrics.f1_score(p, t, 3)):
+        assert call(preds.astype(kind), targets.astype(kind)) == call(preds, targets)
+    for call in (metrics.roc_auc, metrics.average_precision):
+        assert call(scores, targets.astype(kind)) == call(scores, targets)
+    if kind is not bool:
+        assert metrics.mrr(scores, targets.astype(kind)) == metrics.mrr(scores, targets)
+
+
+@pytest.mark.parametrize("at", [0, 5, C - 1, slice(None)])
+def test_a_row_of_logits_with_nan_is_out_of_range_and_never_a_hit(at):
+    generator = torch.Generator().manual_seed(0)
+    logits, targets = torch.randn(300, C, generator=generator), torch.randint(C, (300,), generator=generator)
+    expected = ConfusionMatrix(C).update(logits, targets).counts
+    logits[7, at] = torch.nan
+    targets[7] = 5 if at == slice(None) else at  # argmax gives the column of the NaN: this would be a hit
+    assert at == slice(None) or logits.argmax(1)[7] == targets[7]
+    for same in (logits, logits.double(), logits.half(), logits.numpy(), logits.clone().requires_grad_()):
+        cm = ConfusionMatrix(C).update(same, targets)
+        assert cm.counts[:C, :C].sum() == 299 and cm.counts[targets[7], -1] == 1
+        for read in READERS.values():
+            with pytest.raises(ValueError, match=r"1 preds are < 0 .* \(logits with a NaN count as -1\)"):
+                read(cm)
+        with pytest.raises(ValueError, match="logits with a NaN count as -1"):
+            metrics.accuracy_score(same, targets)
+    assert expected[:C, :C].sum() == 300  # the control: without the NaN all are counted
+
+
+def test_infinite_logits_are_numbers():
+    logits = torch.tensor([[0.0, torch.inf, 0.0], [-torch.inf, 0.0, -torch.inf], [0.0, -torch.inf, 1.0]])
+    assert metrics.accuracy_score(logits, [1, 1, 2]) == metrics.f1_score(logits, [1, 1, 2], 3, labels=[1, 2]) == 1
+
+
+def test_average_none_may_be_spelled_as_in_scikit_learn():
+    preds, targets = (values.numpy() for values in imbalanced())
+    cm = ConfusionMatrix(C).update(preds, targets)
+    close(metrics.f1_score(preds, targets, C, average=None), sk.f1_score(targets, preds, average=None))
+    close(cm.recall(None, [3, 1]), sk.recall_score(targets, preds, average=None, labels=[3, 1]))
+    assert torch.equal(cm.precision(None), cm.precision("none"))
+    scores = np.random.default_rng(0).random((len(targets), C))
+    assert torch.equal(metrics.roc_auc(scores, targets, None), metrics.roc_auc(scores, targets, "none"))
+    assert metrics.score_from_counts([1, 1], [2, 1], [1, 1], average=None).shape == (2,)
+    for wrong in ("", 0, False):
+        with pytest.raises(ValueError, match="average must be one of"):
+            cm.f1(wrong)
+    with pytest.raises(ValueError, match="average=None"):
+        cm.f1_interval(average=None)
+
+
+def test_empty_lists_are_said_to_be_empty():
+    for call in (
+        lambda: ConfusionMatrix(C).update([], []),
+        lambda: metrics.f1_score([], [], C),
+        lambda: metrics.accuracy_score([], []),
+    ):
+        with pytest.raises(ValueError, match="there are no samples"):
+            call()
+    with pytest.raises(ValueError, match=r"float32 \(0,\) and torch.int64 \(1,\)"):
+        ConfusionMatrix(C).update([], [1])
+
+
 @pytest.mark.parametrize("value", [-1, -2, -C, -C - 1, -C - 2, -C - 3, -100, -(2**63), C, C + 1, C + 2, 2**31, 2**62])
 @pytest.mark.parametrize("where", ["preds", "targets", "both"])
 def test_a_value_out_of_range_is_never_counted_in_silence(value, where):
