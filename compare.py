@@ -221,6 +221,11 @@ def make_combinations(
                 flag = cli.flag_of(min(first & second))
                 raise BadInput(f"--vary: {flag} is listed twice in the combination {name}; remove one of the two")
         folder = Path(out) / re.sub(r"[^\w.+=,-]", "_", name)
+        if len(os.fsencode(folder.name)) > 255:
+            raise BadInput(
+                f"--vary: the folder of the combination {name[:100]} ... would have a name of more than 255 bytes. "
+                "Use shorter values, or put options that do not vary after --"
+            )
         combination = Combination(name, [])
         for seed in seeds:
             argv = [*shared, *itertools.chain(*parts), "--seed", str(seed), "--out", str(folder / f"seed{seed}")]
@@ -345,10 +350,12 @@ def duration(seconds: float) -> str:
 
 
 def error_line(output: Path, start: int) -> str:
-    """The last error message in a run's output after byte `start`; if there is none, the last line."""
+    """The last error message in a run's output after byte `start`; if there is none, the last line. Printable, cut."""
     text = output.read_bytes()[start:].decode("utf-8", "replace")
     lines = [line for line in text.splitlines() if line.strip()]
-    return next((line for line in reversed(lines) if ": error: " in line), lines[-1] if lines else "no output")
+    line = next((line for line in reversed(lines) if ": error: " in line), lines[-1] if lines else "no output")
+    line = "".join(c if c.isprintable() else "?" for c in line)
+    return line if len(line) <= 300 else line[:300] + " ..."
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -77,6 +77,7 @@ def test_a_value_may_bring_options_and_an_empty_one_leaves_the_option_out():
         (["--vary", "model=a b,a_b"], "unrecognized arguments: b"),
         (["--vary", "transform=a:f,a_f"], "two combinations would share the folder"),
         (["--vary", "loss=ce,ce "], "two combinations would share the folder"),
+        (["--vary", "model=resnet18," + "x" * 300], "would have a name of more than 255 bytes"),
     ],
 )
 def test_what_cannot_be_compared_is_refused_before_anything_is_trained(tmp_path, argv, message, capsys, monkeypatch):
@@ -437,6 +438,13 @@ def test_a_run_is_blamed_for_its_last_attempt_alone_and_no_table_is_promised_wit
     output = out / "loss=ce" / "seed0" / "output.txt"
     assert compare.error_line(output, 0).startswith("train.py: error: --transform")
     assert compare.error_line(output, output.stat().st_size) == "no output"
+
+
+def test_an_error_line_is_printable_and_not_endless(tmp_path):
+    output = tmp_path / "output.txt"
+    output.write_text("train.py: error: \x1b[2J" + "x" * 5000 + "\nafter\n")
+    line = compare.error_line(output, 0)
+    assert line.startswith("train.py: error: ?[2Jxxx") and line.endswith("x ...") and len(line) == 304
 
 
 def test_a_cut_run_goes_on_with_what_may_change(images, tmp_path):
