@@ -14,14 +14,17 @@ NAME.pt.sha256 contains its checksum. With it, `load` detects a damaged file, an
 from __future__ import annotations
 
 import errno
+import glob
 import hashlib
 import io
 import os
 import pickle
+import re
+import secrets
 import shutil
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -134,12 +137,14 @@ def write_text(path: str | Path, text: str) -> None:
 def replacing(path: str | Path, before_rename: Callable[[], None] = lambda: None) -> Iterator[Any]:
     """A binary file to write to, with a temporary name. It is renamed to `path` after its bytes are on the disk.
 
-    `before_rename` is called just before that. If anything fails earlier, `path` is unchanged.
+    `before_rename` is called just before that. If anything fails earlier, `path` is unchanged. Temporary files of
+    `path` that killed processes left are removed. The new one never existed before ("x"): a link is not followed.
     """
     path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    _remove(path.parent, glob.escape(path.name[:SHOWN]), lambda pid: not _is_running(pid))
+    temporary = path.with_name(f".{path.name[:SHOWN]}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
     try:
-        with open(temporary, "wb") as file:
+        with open(temporary, "xb") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())  # the bytes must be on the disk before the file is renamed
@@ -165,10 +170,37 @@ def replacing(path: str | Path, before_rename: Callable[[], None] = lambda: None
             os.close(folder)
 
 
+SHOWN = 40  # characters of a file's name in its temporary name, which must not be too long
+
+
 def remove_stray(folder: str | Path) -> None:
-    """Removes the temporary files of killed writes. No process may be writing to the folder."""
-    for temporary in Path(folder).glob(".*.tmp"):
-        temporary.unlink(missing_ok=True)
+    """Removes the temporary files of killed writes. This process may not be writing to the folder.
+
+    Files of other running processes are kept. After a restart of a container this process may have the id of the
+    process that was killed.
+    """
+    _remove(Path(folder), "*", lambda pid: pid == os.getpid() or not _is_running(pid))
+
+
+def _remove(folder: Path, pattern: str, is_stray: Callable[[int], bool]) -> None:
+    """Removes temporary files of `replacing`, if is_stray(process id). The pattern is that of the files' own names."""
+    for path in list(folder.glob(f".{pattern}.*.tmp")):
+        match = re.fullmatch(r"\..*?\.(\d{1,9})(?:\.[0-9a-f]{8})?\.tmp", path.name, re.DOTALL)
+        if match and is_stray(int(match[1])):
+            with suppress(OSError):  # the file of a different user
+                path.unlink()
+
+
+def _is_running(pid: int) -> bool:
+    if os.name != "posix":
+        return True  # os.kill would end the process
+    try:
+        os.kill(pid, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except OSError:  # the process of a different user
+        pass
+    return True
 
 
 def _check_plain(value: Any, name: str) -> None:

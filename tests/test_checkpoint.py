@@ -255,6 +255,44 @@ def test_what_killed_writes_left_is_removed(tmp_path):
     assert sorted(p.name for p in tmp_path.iterdir()) == ["last.previous.pt", "last.pt", "last.pt.sha256"]
 
 
+def dead_process():
+    process = subprocess.Popen([sys.executable, "-c", ""])
+    process.wait()
+    return process.pid
+
+
+def test_E2_the_next_write_of_a_file_removes_what_a_killed_write_of_it_left(tmp_path):
+    dead, running = dead_process(), os.getppid()
+    for name in (f".out.csv.{dead}.0a1b2c3d.tmp", f".out.csv.{dead}.tmp", f".{'x' * 40}.{dead}.0a1b2c3d.tmp"):
+        (tmp_path / name).write_text("half")
+    kept = [f".out.csv.{running}.0a1b2c3d.tmp", f".other.csv.{dead}.0a1b2c3d.tmp", ".out.csv.mine.tmp", "out.csv.1.tmp"]
+    for name in kept:
+        (tmp_path / name).write_text("of someone else")
+    checkpoint.write_text(tmp_path / "out.csv", "whole")
+    checkpoint.write_text(tmp_path / ("x" * 255), "whole")  # the longest name that a file can have
+    assert sorted(p.name for p in tmp_path.iterdir()) == sorted([*kept, "out.csv", "x" * 255])
+
+
+def test_E2_the_owner_of_a_folder_removes_strays_but_not_those_of_a_running_process(tmp_path):
+    strays = [f".last.pt.{dead_process()}.0a1b2c3d.tmp", f".last.pt.{os.getpid()}.0a1b2c3d.tmp"]
+    for name in [*strays, f".report.html.{os.getppid()}.0a1b2c3d.tmp"]:
+        (tmp_path / name).write_text("half")
+    checkpoint.remove_stray(tmp_path)
+    assert [p.name for p in tmp_path.iterdir()] == [f".report.html.{os.getppid()}.0a1b2c3d.tmp"]
+
+
+def test_E6_a_planted_link_is_not_followed(tmp_path, monkeypatch):
+    (tmp_path / "victim").write_text("precious")
+    monkeypatch.setattr(checkpoint.secrets, "token_hex", lambda n: "0" * 2 * n)  # as if it had been guessed
+    (tmp_path / f".x.pt.{os.getpid()}.00000000.tmp").symlink_to(tmp_path / "victim")
+    (tmp_path / f".x.pt.{os.getpid()}.tmp").symlink_to(tmp_path / "victim")  # the name in older versions
+    with pytest.raises(FileExistsError):
+        checkpoint.write_text(tmp_path / "x.pt", "mine")
+    (tmp_path / "y.pt").symlink_to(tmp_path / "victim")
+    checkpoint.write_text(tmp_path / "y.pt", "mine")
+    assert (tmp_path / "victim").read_text() == "precious" and not (tmp_path / "y.pt").is_symlink()
+
+
 KILLED = """
 import os, random, signal, sys, threading, time
 import torch
