@@ -283,7 +283,7 @@ def test_E2_the_owner_of_a_folder_removes_strays_but_not_those_of_a_running_proc
 
 def test_E6_a_planted_link_is_not_followed(tmp_path, monkeypatch):
     (tmp_path / "victim").write_text("precious")
-    monkeypatch.setattr(checkpoint.secrets, "token_hex", lambda n: "0" * 2 * n)  # as if it had been guessed
+    monkeypatch.setattr("secrets.token_hex", lambda n: "0" * 2 * n)  # as if it had been guessed
     (tmp_path / f".x.pt.{os.getpid()}.00000000.tmp").symlink_to(tmp_path / "victim")
     (tmp_path / f".x.pt.{os.getpid()}.tmp").symlink_to(tmp_path / "victim")  # the name in older versions
     with pytest.raises(FileExistsError):
