@@ -6,17 +6,20 @@
                 train(batch)
                 SIGNALS.check()                           # raises Stopped if a signal was received
 
-A second signal ends the process at once. `python stopping.py` is a demonstration with 10 steps of 1 second.
+A second signal ends the process at once. A terminal that is gone does not end it: what is printed is then dropped.
+`python stopping.py` is a demonstration with 10 steps of 1 second.
 """
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
+import sys
 import threading
 import time
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
 from typing import Any
 
 PATIENCE = 10  # seconds for threads that still run after a signal has stopped the main thread
@@ -24,6 +27,34 @@ PATIENCE = 10  # seconds for threads that still run after a signal has stopped t
 
 class Stopped(BaseException):
     """SIGTERM or Ctrl-C was received, and the program may stop here."""
+
+
+class Lasting:
+    """A text stream that drops what is written after its terminal, or the reader of its pipe, is gone."""
+
+    def __init__(self, stream: Any) -> None:
+        self._stream = stream
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def write(self, text: str) -> int:
+        return self._try(self._stream.write, text) or 0
+
+    def flush(self) -> None:
+        self._try(self._stream.flush)
+
+    def _try(self, call: Callable[..., Any], *arguments: str) -> Any:
+        try:
+            return call(*arguments)
+        except OSError as error:
+            if error.errno not in (errno.EIO, errno.EPIPE):
+                raise
+            with suppress(OSError):  # also for what is in its buffer, which Python writes at the end
+                nowhere = os.open(os.devnull, os.O_WRONLY)
+                os.dup2(nowhere, self._stream.fileno())
+                os.close(nowhere)
+            return None
 
 
 class Signals:
@@ -38,15 +69,15 @@ class Signals:
 
     @contextmanager
     def installed(self) -> Iterator[None]:
-        """Handles the two signals inside the block, then restores the former handlers."""
+        """Handles the two signals and the loss of the terminal inside the block, then restores what was before."""
         self.asked, self.stops_at_once = 0, True
-        if threading.current_thread() is not threading.main_thread():
-            yield  # Python delivers signals only to the main thread
-            return
-        numbers = (signal.SIGTERM, signal.SIGINT)
+        is_main = threading.current_thread() is threading.main_thread()  # Python delivers signals only to this one
+        numbers = (signal.SIGTERM, signal.SIGINT) if is_main else ()
         before = [signal.signal(number, self._handle) for number in numbers]
         try:
-            yield
+            out, err = (stream and Lasting(stream) for stream in (sys.stdout, sys.stderr))  # None: it is closed
+            with redirect_stdout(out), redirect_stderr(err):
+                yield
         finally:
             for number, handler in zip(numbers, before, strict=True):
                 signal.signal(number, handler)

@@ -1,5 +1,8 @@
 """stopping.py: a signal stops the program where stopping is allowed, a second one stops it at once."""
 
+import errno
+import os
+import pty
 import signal
 import subprocess
 import sys
@@ -7,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from stopping import Signals, Stopped
+from stopping import Lasting, Signals, Stopped
 
 
 def started(tmp_path):
@@ -72,3 +75,46 @@ def test_what_was_asked_while_it_might_not_stop_is_done_at_the_next_check():
             with signals.stopping(at_once=True):
                 done = False
     assert done
+
+
+GOES_ON = """
+import sys, time
+from tqdm import tqdm
+from stopping import Signals
+with Signals().installed():
+    for i in tqdm(range(40), file=sys.stderr, mininterval=0):
+        print(f"step {i}", flush=True)
+        time.sleep(0.02)
+    open("done", "w").close()
+"""
+
+
+@pytest.mark.parametrize("where", ["pipe", "terminal"])
+@pytest.mark.parametrize("is_protected", [True, False])
+def test_E9_a_terminal_that_is_gone_does_not_end_the_program(tmp_path, where, is_protected):
+    ours, theirs = os.pipe() if where == "pipe" else pty.openpty()
+    code = GOES_ON if is_protected else GOES_ON.replace("with Signals().installed():", "if True:")  # the control
+    words = [sys.executable, "-c", code]
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).resolve().parent.parent)}
+    process = subprocess.Popen(
+        words, cwd=tmp_path, env=environment, stdout=theirs, stderr=theirs, start_new_session=True
+    )
+    os.close(theirs)
+    assert b"step" in os.read(ours, 1000) + os.read(ours, 1000) + os.read(ours, 1000)
+    os.close(ours)
+    assert (process.wait(timeout=60) == 0) is is_protected
+    assert Path(tmp_path, "done").exists() is is_protected
+
+
+class Full:
+    def write(self, text):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def test_only_the_loss_of_the_terminal_is_ignored(capsys):
+    with pytest.raises(OSError, match="No space"):
+        Lasting(Full()).write("x")
+    with Signals().installed():
+        print("as always")
+        print("an error", file=sys.stderr)
+    assert capsys.readouterr() == ("as always\n", "an error\n")
