@@ -5,7 +5,8 @@
     updates.csv          one row per update (optimizer step), UPDATE_COLUMNS
     best_f1.pt, best_loss.pt   the epochs with the best validation macro F1 and loss, see checkpoint.py
     last.pt              the state to resume from, see State
-    val_predictions.csv  predictions of best_f1.pt for the validation images, as text
+    .lock                locked while a process trains in the folder, see locked
+    val_predictions.csv  predictions of best_f1.pt for the validation images, as text (see as_cell)
     val_probs.npz        the same as arrays: paths, targets, probs
     leaks.csv            validation images with a near-duplicate in the training set, if there are any
     report.html          see report.py
@@ -30,15 +31,22 @@ import subprocess
 import sys
 import time
 import zipfile
-from collections.abc import Callable, Iterable, Sequence
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import torch
 import torchvision
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None
 
 import checkpoint
 import data
@@ -122,14 +130,87 @@ def check_out(out: str | None) -> None:
         raise BadInput(f"{out} is a file: choose a folder")
 
 
-def new_folder(out: str | None, model: str, loss: str) -> Path:
-    """Creates the folder `out`, or one in runs/ named by time, model and loss."""
-    name = re.sub(r"[^\w.+-]", "_", f"{time.strftime('%Y%m%d-%H%M%S')}-{model}-{loss}")
-    folder = Path(out or os.path.join("runs", name))
-    while not out and folder.exists():  # another run began in the same second
-        folder = folder.with_name(folder.name + "_")
-    folder.mkdir(parents=True, exist_ok=bool(out))
-    return folder
+@contextmanager
+def locked(out: str | None, name: str = "", is_resumed: bool = False) -> Iterator[str]:
+    """Creates the folder `out`, or one in runs/ named by time and `name`, and locks it: only one process trains in it.
+
+    Temporary files of killed writes are removed. A new folder that is still empty at the end is removed.
+
+    Raises: BadInput if another process trains in the folder, if it already contains a run that is not to be resumed,
+        or if parts of it are links; OSError if it cannot be written.
+    """
+    if not is_resumed:
+        check_out(out)
+    folder, is_new = _make_folder(out, name)
+    try:
+        with open_locked(folder / ".lock"):
+            try:
+                if not is_resumed:
+                    check_out(str(folder))  # again: another run may have ended in the meantime
+                for inner in (folder, *folder.glob("fold[0-9]*")):
+                    checkpoint.remove_stray(inner)
+                    for path in (inner, inner / "tensorboard", inner / "wandb"):
+                        if path.is_symlink() and path != folder:
+                            raise BadInput(f"{path} is a link, but a run writes only in its folder: remove the link")
+                yield str(folder)
+            finally:
+                with suppress(OSError):
+                    (folder / ".lock").unlink()
+    finally:
+        if is_new:
+            with suppress(OSError):  # not empty
+                folder.rmdir()
+
+
+def _make_folder(out: str | None, name: str) -> tuple[Path, bool]:
+    """The folder, and whether it is new."""
+    folder = Path(out or os.path.join("runs", re.sub(r"[^\w.+-]", "_", f"{time.strftime('%Y%m%d-%H%M%S')}-{name}")))
+    while True:
+        try:
+            folder.mkdir(parents=True)
+            return folder, True
+        except FileExistsError:
+            if out:
+                return folder, False
+        folder = folder.with_name(folder.name + "_")  # another run began in the same second
+
+
+@contextmanager
+def open_locked(path: Path) -> Iterator[BinaryIO]:
+    """Opens a file to append to, and locks it. The lock ends with the block, or with the processes that have the file.
+
+    A link is not followed. Without locks (Windows, some network drives) the file is only opened.
+
+    Raises: BadInput if another process has the lock.
+    """
+    file = _open_to_append(path)
+    while not _lock(file, path):  # the process that had the lock removed the file
+        file.close()
+        file = _open_to_append(path)
+    with file:
+        yield file
+
+
+def _open_to_append(path: Path) -> BinaryIO:
+    """A planted link is not followed."""
+    return open(os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0), 0o666), "ab")
+
+
+def _lock(file: BinaryIO, path: Path) -> bool:
+    """Locks the file. False if `path` is no longer this file."""
+    if not fcntl:
+        return True
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        file.close()
+        raise BadInput(f"another process is training the run in {path.parent}: wait until it ends") from None
+    except OSError as error:
+        print(f"note: {path} cannot be locked ({error.strerror}): start no second run there", file=sys.stderr)
+    try:
+        return os.path.samestat(os.stat(path), os.fstat(file.fileno()))
+    except FileNotFoundError:
+        return False
 
 
 def write_config(
@@ -199,15 +280,14 @@ def append_updates(folder: Path, epoch: int, first: int, updates: list[list[floa
     file = folder / "updates.csv"
     lines = [] if file.exists() else [",".join(UPDATE_COLUMNS)]
     lines += [f"{epoch},{first + i},{lr!r},{loss!r},{norm!r}" for i, (lr, loss, norm) in enumerate(updates)]
-    with open(file, "a", encoding="utf-8") as out:
-        out.writelines(line + "\n" for line in lines)
+    with _open_to_append(file) as out:
+        out.write("".join(line + "\n" for line in lines).encode())
         out.flush()
         os.fsync(out.fileno())
 
 
 def remove_unfinished(folder: Path, epochs: int) -> None:
-    """Removes temporary files, and the rows of updates.csv after these epochs: a resumed run writes them again."""
-    checkpoint.remove_stray(folder)
+    """Removes the rows of updates.csv after these epochs: a resumed run writes them again."""
     file = folder / "updates.csv"
     if file.exists():
         head, *lines = file.read_text("utf-8").splitlines(keepends=True) or [",".join(UPDATE_COLUMNS) + "\n"]
@@ -222,9 +302,27 @@ def write_predictions(folder: Path, table: data.ImageTable, rows: np.ndarray, lo
     paths, predicted = [table.paths[i] for i in rows], probs.argmax(1)
     names, labels = table.classes, ("image", "class", "predicted", "confidence")
     lines = zip(paths, targets, predicted, probs.max(1), strict=True)
-    write_csv(folder / "val_predictions.csv", labels, ([i, names[t], names[p], f"{c:.4f}"] for i, t, p, c in lines))
+    cells = ([*map(as_cell, (i, names[t], names[p])), f"{c:.4f}"] for i, t, p, c in lines)
+    write_csv(folder / "val_predictions.csv", labels, cells)
     with checkpoint.replacing(folder / "val_probs.npz") as file:
         np.savez(file, paths=np.array(paths), targets=targets, probs=probs)
+
+
+def as_cell(text: str) -> str:
+    """Text for a CSV that a spreadsheet does not take as a formula: ' before = + - @, tab and carriage return.
+
+    Any further ' at the beginning is kept, so from_cell(as_cell(text)) is the text.
+    """
+    return "'" + text if text.lstrip("'").startswith(tuple("=+-@\t\r")) else text
+
+
+def from_cell(cell: str) -> str:
+    """The text of a cell that as_cell has written."""
+    return cell[1:] if cell.startswith("'") and as_cell(cell[1:]) == cell else cell
+
+
+def write_leaks(folder: Path, leaks: Iterable[Sequence[str]]) -> None:
+    write_csv(folder / "leaks.csv", LEAK_COLUMNS, (map(as_cell, row) for row in leaks))
 
 
 def write_folds(folder: Path, best_rows: list[dict[str, Any]], folds: Sequence[int]) -> None:
@@ -298,6 +396,12 @@ def save_last(folder: Path, state: State, about: dict[str, Any]) -> None:
     checkpoint.save(folder / "last.pt", about | state.state_dict(), keep_previous=True)
 
 
+def read_val_predictions(folder: Path) -> list[dict[str, str]]:
+    """The rows of val_predictions.csv: image, class, predicted, confidence."""
+    with open(folder / "val_predictions.csv", newline="", encoding="utf-8", errors="surrogateescape") as file:
+        return [{key: from_cell(cell) for key, cell in row.items()} for row in csv.DictReader(file)]
+
+
 def has_last(folder: Path) -> bool:
     """Whether a last.pt, or the one before it, has been written."""
     return (folder / "last.pt").exists() or checkpoint.previous(folder / "last.pt").exists()
@@ -309,9 +413,13 @@ def load_last(folder: Path, state: State) -> None:
     missing = {*loop.State.PARTS, "rng", "progress", "epoch", "log"} - saved.keys()
     if missing:
         raise BadInput(f"{folder / 'last.pt'} is not the state of a run: it has no {', '.join(sorted(missing))}")
-    state.load_state_dict(saved)
-    write_log(folder, state.log)
-    keep_top(folder, {name for _, name in state.top})
+    try:
+        state.load_state_dict(saved)
+        write_log(folder, state.log)
+        keep_top(folder, {name for _, name in state.top})
+    except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
+        reason = str(error).strip().splitlines() or [type(error).__name__]
+        raise BadInput(f"{folder / 'last.pt'} is not the state of this run: {reason[-1].strip()}") from error
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -346,7 +454,10 @@ class Run:
         """For the validation images, or out-of-fold for all images; read on first use. BadInput if damaged."""
         files = (self.folder / name for name in ("oof.npz", "val_probs.npz"))
         file = next((file for file in files if file.is_file()), None)
-        return read_predictions(file) if file else None
+        found = read_predictions(file) if file else None
+        if found and found.probs.shape[1] != len(self.config["classes"]):
+            raise BadInput(f"{file} is damaged: it is for {found.probs.shape[1]} classes, not those of config.json")
+        return found
 
     @cached_property
     def updates(self) -> dict[str, list[float]] | None:
@@ -383,39 +494,69 @@ class Run:
 
 def read(folder: str | Path) -> Run:
     """Reads a run folder. BadInput if it is not one, or if a file in it is damaged."""
-    folder = Path(folder)
+    run = _read_one(Path(folder))
+    inner = {path.parent.name.removeprefix("fold"): path for path in run.folder.glob("fold*/config.json")}
+    inner = [inner[number] for number in sorted(filter(str.isdecimal, inner), key=int)]
+    run.folds = [_read_one(path.parent) for path in inner]  # a fold has no folds, even if a link makes it look so
+    return run
+
+
+def _read_one(folder: Path) -> Run:
+    """A run without its folds."""
     config, log = read_config(folder), []
     try:
         if (folder / "log.csv").is_file():
             with open(folder / "log.csv", newline="", encoding="utf-8") as file:
                 log = [{key: float(value) for key, value in row.items()} for row in csv.DictReader(file)]
-    except (ValueError, TypeError, OSError) as error:
+    except (ValueError, TypeError, OSError, csv.Error) as error:
         raise BadInput(f"{folder / 'log.csv'} is damaged: {error}") from error
-    inner = {path.parent.name.removeprefix("fold"): path for path in folder.glob("fold*/config.json")}
-    inner = [inner[number] for number in sorted(filter(str.isdecimal, inner), key=int)]
-    return Run(folder, config, log, [read(path.parent) for path in inner])
+    missing = set(LOG_COLUMNS) - set(log[0] if log else LOG_COLUMNS)
+    if missing:
+        raise BadInput(f"{folder / 'log.csv'} is damaged: it has no column {', '.join(sorted(missing))}")
+    return Run(folder, config, log, [])
+
+
+CONFIG_TYPES = {"options": dict, "classes": list, "data": str, "command": str, "versions": dict}
+CONFIG_TYPES |= {"started": str, "cwd": str, "notes": list}  # these may be missing in older runs
+OPTION_TYPES = {"epochs": int, "model": str, "loss": str, "class_weights": str}
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    """BadInput if there is no config.json, or it is damaged."""
+    """BadInput if there is no config.json, or it is damaged. Most options are not checked: see cli.stored."""
     file = folder / "config.json"
     if not file.is_file():
         raise BadInput(f"{folder} is not a run folder: there is no {file}")
     try:
         config = json.loads(file.read_text("utf-8", "surrogateescape"))
         missing = {"options", "classes", "data", "command", "versions"} - config.keys()
-    except (ValueError, AttributeError, OSError) as error:
+    except (ValueError, AttributeError, OSError, RecursionError) as error:
         raise BadInput(f"{file} is damaged: {error}") from error
     if missing:
         raise BadInput(f"{file} is damaged: it has no {', '.join(sorted(missing))}")
+    for part, types in ((config, CONFIG_TYPES), (config["options"], OPTION_TYPES)):
+        for name, kind in types.items():
+            if not isinstance(part, dict) or not isinstance(part.get(name, kind()), kind):
+                raise BadInput(f"{file} is damaged: {name} must be of type {kind.__name__}")
+    if not all(isinstance(text, str) for text in (*config["classes"], *config.get("notes", []))):
+        raise BadInput(f"{file} is damaged: classes and notes must be text")
+    for name in ("train_counts", "drawn_counts", "val_counts"):
+        counts = config.get(name, [0] * len(config["classes"]))
+        if [type(n) for n in counts] != [int] * len(config["classes"]):
+            raise BadInput(f"{file} is damaged: {name} must have an integer for each class")
     return config
 
 
 def read_predictions(file: Path) -> Predictions:
     """Reads what write_predictions or write_folds wrote. BadInput that names the file if it is damaged."""
     try:
-        return Predictions(**np.load(file))
-    except (ValueError, TypeError, EOFError, zipfile.BadZipFile) as error:  # numpy's text may advise allow_pickle=True
+        found = Predictions(**np.load(file, allow_pickle=False))
+        kinds = [(array.dtype.kind, array.ndim) for array in (found.paths, found.targets, found.probs)]
+        if kinds != [("U", 1), ("i", 1), ("f", 2)] or not len(found.paths) == len(found.targets) == len(found.probs):
+            raise ValueError("paths, targets and probs do not have the right types or shapes")
+        if not np.isin(found.targets, np.arange(found.probs.shape[1])).all():
+            raise ValueError("targets are not classes of probs")
+        return found
+    except (ValueError, TypeError, EOFError, MemoryError, NotImplementedError, zipfile.BadZipFile, zlib.error) as error:
         raise BadInput(f"{file} is damaged: it must be an .npz file with paths, targets and probs") from error
 
 

@@ -20,11 +20,11 @@ from __future__ import annotations
 import argparse
 import functools
 import math
-import shlex
 import signal
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -52,19 +52,22 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     cli.print_any_text()
     with SIGNALS.installed():
         try:
-            return run(options)
+            with ExitStack() as stack:
+                if not options.preview:
+                    with cli.blaming("--resume" if options.resume else "--out"):
+                        name = f"{options.model}-{options.loss}"
+                        options.out = stack.enter_context(runs.locked(options.out, name, bool(options.resume)))
+                return run(options)
         except Stopped:
             name = signal.Signals(SIGNALS.asked).name
             has_config = options.out and (Path(options.out) / "config.json").exists()
-            advice = " before the run began"
-            if has_config:
-                advice = f"; continue with: python train.py --resume {shlex.quote(options.out)}"
+            advice = f"; continue with: {cli.resume_command(options)}" if has_config else " before the run began"
             print(f"train.py: stopped by {name}{advice}", file=sys.stderr)
             raise SystemExit(128 + SIGNALS.asked) from None
 
 
 def run(options: argparse.Namespace) -> dict[str, Any]:
-    """Options -> images -> splits -> one training per split.
+    """Options -> images -> splits -> one training per split, in the folder options.out, which the caller has locked.
 
     Returns {"out": folder, "epoch", "val_f1", "val_accuracy", "val_loss", ...}: the best row of log.csv. With several
     folds: {"out": folder, "val_f1": out-of-fold macro F1, "folds": the best row of each fold}. With --preview:
@@ -75,9 +78,6 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
         torch.set_num_threads(options.threads)
     with cli.blaming("--device"):
         device = cli.usable_device(options.device)
-    if not options.resume:
-        with cli.blaming("--out"):
-            runs.check_out(options.out)
     table = inputs.read_table(options)
     splits = inputs.make_splits(options, table)
     first_weights = rehearse(options, table, splits, device)
@@ -92,9 +92,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
         inputs.write_preview(options.preview, batches, inputs.make_augment(options, len(table.classes)), table.classes)
         return {"preview": options.preview}
 
-    with cli.blaming("--out"):
-        folder = Path(options.out) if options.resume else runs.new_folder(options.out, options.model, options.loss)
-    options.out = str(folder)
+    folder = Path(options.out)
     if len(splits) == 1:
         row, _ = train_fold(options, table, images, splits[0], folder, device, first_weights)
         return {"out": str(folder)} | row
@@ -169,7 +167,7 @@ def train_fold(
     if options.resume:
         runs.remove_unfinished(folder, state.epoch)
     if split.leaks:
-        runs.write_csv(folder / "leaks.csv", runs.LEAK_COLUMNS, split.leaks)
+        runs.write_leaks(folder, split.leaks)
     cli.print_start(options, table, split, facts, state, criterion, folder)
     for row in state.log:
         cli.print_row(row, row["epoch"] == state.best["epoch"])

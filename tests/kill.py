@@ -91,6 +91,10 @@ def new_run(out: str, more: str = "") -> list[str]:
     return [*OPTIONS.split(), *more.split(), "--out", out]
 
 
+def resumed(out: str) -> list[str]:
+    return ["--resume", out, "--model", "nets.py:net", "--cache", "cache"]
+
+
 # ---------------------------------------------------------------------------------------------------------------------
 # Where a run dies
 # ---------------------------------------------------------------------------------------------------------------------
@@ -254,10 +258,10 @@ def kill_and_resume(kind: str, k: int, out: str, seconds: float, more: str) -> i
         time.sleep(rng.uniform(0.3, 1.0) * seconds)
         os.kill(child, signal.SIGKILL)
         killed += finish(child) == -signal.SIGKILL
-        words = ["--resume", out] if (Path(out) / "config.json").exists() else words
+        words = resumed(out) if (Path(out) / "config.json").exists() else words
     for arm in arms:
         killed += finish(start(words, arm)) == -signal.SIGKILL
-        words = ["--resume", out] if (Path(out) / "config.json").exists() else words
+        words = resumed(out) if (Path(out) / "config.json").exists() else words
     code = finish(start(words))
     assert code == 0, (kind, k, code)
     return killed
@@ -316,7 +320,7 @@ def terminate(terms: int, seconds: float, more: str, reference: dict) -> tuple[i
             exact += not last.exists() or checkpoint.load(last)["schedule"]["updates"] == done
         assert code in (0, 143), (i, code)
         is_begun = (Path(out) / "config.json").exists()
-        assert finish(start(["--resume", out] if is_begun else new_run(out, more))) == 0
+        assert finish(start(resumed(out) if is_begun else new_run(out, more))) == 0
         equal += not differences(reference, ending(out))
         shutil.rmtree(out)
     return ended, exact, equal

@@ -1,9 +1,12 @@
 """Runs that are killed, stopped or told to go on: the same end, bit for bit. kill.py has the long form."""
 
 import csv
+import errno
 import json
 import math
 import os
+import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -18,6 +21,7 @@ import checkpoint
 import cli
 import loop
 import pixels
+import runs
 import train
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
@@ -110,7 +114,7 @@ for what, seam in {FORGETTABLE!r}.items():
     out = "forgets-" + what
     arm = lambda: SEAMS[seam](11 if seam == "in validation" else 2)
     assert finish(start(new_run(out, "--save-every 1"), arm)) == -signal.SIGKILL
-    assert finish(start(["--resume", out], lambda: forgets(what))) == 0
+    assert finish(start(resumed(out), lambda: forgets(what))) == 0
     print(what, len(differences(ending("every"), ending(out))), sep=";")
 """
     return dict(line.split(";") for line in helper(workspace, code))
@@ -148,10 +152,18 @@ def test_a_signal_stops_a_command_that_says_how_to_go_on(here, number, code):
     process.send_signal(number)
     printed, error = process.communicate(timeout=30)
     assert process.returncode == code
-    assert error.strip() == f"train.py: stopped by {number.name}; continue with: python train.py --resume {out}"
+    command_line = f"python train.py --resume {out} --model nets.py:net --cache cache"
+    assert error.strip() == f"train.py: stopped by {number.name}; continue with: {command_line}"
+    assert cli.parse_options(command_line.split()[2:]).model == "nets.py:net"
     assert "stopped in epoch" in printed and "\r" not in printed  # plain lines where there is no terminal
     before = checkpoint.load(Path(out, "last.pt"))
     assert before["epoch"] + 1 >= 2
+
+
+def resumed(out):
+    import kill
+
+    return kill.resumed(out)
 
 
 def train_words(out, *more):
@@ -202,7 +214,7 @@ os.kill(child, signal.SIGTERM)
 time.sleep(0.3)
 os.kill(child, signal.SIGTERM)
 print(finish(child), time.time() - began < 30, checkpoint.load("twice/last.pt")["epoch"])
-print(finish(start(["--resume", "twice"])), finish(start(new_run("once"))))
+print(finish(start(resumed("twice"))), finish(start(new_run("once"))))
 print(differences(ending("once"), ending("twice")))
 """
     assert helper(workspace, code) == ["143 True 1", "0 0", "[]"]
@@ -237,8 +249,8 @@ assert finish(start(words)) == 0
 words[words.index("--out") + 1] = "cut"
 assert finish(start(words, lambda: at_call(runs, "end_epoch", 3))) == -signal.SIGKILL
 first = Path("cut/fold0/last.pt").stat().st_mtime_ns
-print(sorted(os.listdir("cut")))
-assert finish(start(["--resume", "cut"])) == 0
+print(sorted(path.name for path in Path("cut").glob("[!.]*")))
+assert finish(start(resumed("cut"))) == 0
 print(Path("cut/fold0/last.pt").stat().st_mtime_ns == first, sorted(os.listdir("cut")))
 print([differences(ending(f"folds/fold{f}"), ending(f"cut/fold{f}")) for f in range(3)])
 """
@@ -277,7 +289,9 @@ def test_an_option_that_would_change_the_result_is_refused(here, capsys, words, 
 
 
 def test_the_same_options_again_and_those_that_change_nothing_are_taken(here):
-    options = cli.parse_options("--resume every --loss ce --lr 0.02 --threads 1 --save-every 7 --out every/".split())
+    options = cli.parse_options(
+        [*resumed("every"), *"--loss ce --lr 0.02 --threads 1 --save-every 7 --out every/".split()]
+    )
     assert options.out == "every" and options.save_every == 7 and options.accum == 4 and options.epochs == 6
 
 
@@ -288,7 +302,7 @@ def test_a_folder_without_a_run_and_other_data_are_refused(here, capsys):
     Path("moved").mkdir()
     Path("moved/config.json").write_text(json.dumps(config | {"data": "other"}))
     said = "--resume: cannot resume moved: its images, labels or split have changed since the run started"
-    assert said in refused(capsys, "--resume", "moved")
+    assert said in refused(capsys, *resumed("moved"))
     assert "every already contains a run: choose a different folder, or continue it with --resume every" in (
         refused(capsys, *train_words("every"))
     )
@@ -332,7 +346,7 @@ for name, more in (("step", "--scheduler step --step-epochs 2"), ("plateau", "--
     for out, epochs in ((name + "-short", "2"), (name + "-long", "5")):
         words[words.index("--epochs") + 1], words[words.index("--out") + 1] = epochs, out
         assert finish(start(words)) == 0
-    assert finish(start(["--resume", name + "-short", "--epochs", "5"])) == 0
+    assert finish(start([*resumed(name + "-short"), "--epochs", "5"])) == 0
     print(differences(ending(name + "-long"), ending(name + "-short")))
     print(json.load(open(name + "-short/config.json"))["options"]["epochs"])
 """
@@ -342,7 +356,7 @@ for name, more in (("step", "--scheduler step --step-epochs 2"), ("plateau", "--
 def test_a_run_that_is_over_is_left_as_it_is(workspace):
     code = """
 before = ending("every")
-print(finish(start(["--resume", "every"])), differences(before, ending("every")))
+print(finish(start(resumed("every"))), differences(before, ending("every")))
 """
     assert helper(workspace, code) == ["0 []"]
 
@@ -418,7 +432,7 @@ content[len(content) // 2] ^= 4
 Path("damaged/last.pt").write_bytes(content)
 Path("damaged/.last.pt.99.tmp").write_bytes(b"half")
 Path("stderr.txt").unlink(missing_ok=True)
-print(finish(start(["--resume", "damaged"])), differences(ending("every"), ending("damaged")))
+print(finish(start(resumed("damaged"))), differences(ending("every"), ending("damaged")))
 print("last.previous.pt is loaded instead" in Path("stderr.txt").read_text(), Path("damaged/.last.pt.99.tmp").exists())
 """
     assert helper(workspace, code) == ["0 []", "True False"]
@@ -431,3 +445,129 @@ def test_the_batches_of_an_epoch_can_be_begun_anywhere():
     whole = [numbers.tolist() for numbers, _, _ in batches.indexed()]
     for first in range(len(whole) + 1):
         assert [numbers.tolist() for numbers, _, _ in batches.indexed(first)] == whole[first:]
+
+
+# --- two processes and one folder ------------------------------------------------------------------------------------
+
+
+def test_E2_of_two_runs_into_one_folder_one_is_refused_and_the_files_are_of_one_seed(workspace):
+    code = """
+for attempt in range(3):
+    out = f"both{attempt}"
+    children = {start(new_run(out, f"--seed {seed}")): seed for seed in range(4)}
+    codes = {seed: finish(child) for child, seed in children.items()}
+    winner = [seed for seed, code in codes.items() if code == 0]
+    config = runs.read_config(Path(out))["options"]["seed"]
+    assert finish(start(new_run(f"alone{attempt}", f"--seed {config}"))) == 0
+    print(winner == [config], sorted(codes.values()), differences(ending(f"alone{attempt}"), ending(out)))
+assert finish(start(new_run("other", f"--seed {config + 1}"))) == 0
+print(differences(ending("other"), ending(out)) != [])
+"""
+    Path(workspace, "stderr.txt").unlink(missing_ok=True)
+    assert helper(workspace, code) == 3 * ["True [0, 2, 2, 2] []"] + ["True"]
+    lines = [line for line in Path(workspace, "stderr.txt").read_text().splitlines() if "error" in line]
+    running = "another process is training the run in both{}: wait until it ends"
+    ended = "both{} already contains a run"
+    for line in lines:
+        assert any(f"--out: {text.format(i)}" in line for text in (running, ended) for i in range(3)), line
+    assert len(lines) == 9
+
+
+def test_E2_resume_beside_a_live_run_is_refused_and_touches_none_of_its_files(workspace):
+    code = """
+def slow():
+    fsync = os.fsync
+    def late(file):
+        if any("last.pt" in path.name for path in Path("live").glob(".*.tmp")):
+            Path("writing.txt").write_text("")
+            time.sleep(1)
+        fsync(file)
+    os.fsync = late
+
+child = start(new_run("live", "--epochs 2"), slow)
+while not Path("writing.txt").exists():
+    time.sleep(0.01)
+before = sorted(path.name for path in Path("live").glob(".*.tmp"))
+print(finish(start(resumed("live"))), bool(before), set(before) <= {path.name for path in Path("live").glob(".*.tmp")})
+os.kill(child, signal.SIGKILL)
+print(finish(child), Path("live/.lock").exists(), Path("stderr.txt").read_text().splitlines()[-1])
+print(finish(start(resumed("live"))), [path.name for path in Path("live").glob(".*")])
+"""
+    first, second, third = helper(workspace, code)
+    assert first == "2 True True"
+    running = "train.py: error: --resume: another process is training the run in live: wait until it ends"
+    assert second == f"-9 True {running}"  # the lock of a killed process is no lock
+    assert third == "0 []"
+
+
+def test_E2_a_refused_command_leaves_no_folder_and_a_folder_that_was_there_stays(here, capsys):
+    refused(capsys, *train_words("new"), "--data", "nowhere")
+    assert not Path("new").exists()
+    Path("mine").mkdir()
+    refused(capsys, *train_words("mine"), "--data", "nowhere")
+    assert list(Path("mine").iterdir()) == []
+
+
+def test_E2_runs_without_out_that_begin_in_the_same_second_have_different_folders(here, monkeypatch):
+    monkeypatch.setattr("time.strftime", lambda form: "now")
+    with runs.locked(None, "a:b") as first, runs.locked(None, "a:b") as second:
+        assert (first, second) == ("runs/now-a_b", "runs/now-a_b_")
+        Path(first, "config.json").write_text("{}")
+    assert os.listdir(first) == ["config.json"] and not Path(second).exists()
+
+
+def test_E2_a_lock_that_its_owner_removed_is_taken_anew(here, monkeypatch):
+    flock, removed = runs.fcntl.flock, []
+
+    def removing(file, operation):
+        if not removed:
+            removed.append(Path("gone/.lock").unlink())  # as at the end of the run that had it
+        return flock(file, operation)
+
+    monkeypatch.setattr(runs.fcntl, "flock", removing)
+    with runs.locked("gone"):
+        assert removed and Path("gone/.lock").exists()
+        with pytest.raises(runs.BadInput, match="another process"), runs.locked("gone"):
+            pass
+
+
+def test_E2_folders_that_cannot_be_written_or_locked_are_one_line(here, capsys, monkeypatch):
+    assert "--out: [Errno" in refused(capsys, *train_words("/proc/f1kit"))  # even root cannot write there
+    Path("linked").mkdir()
+    Path("linked/.lock").symlink_to(Path("victim").resolve())
+    assert "--out: [Errno" in refused(capsys, *train_words("linked"))  # E6
+    assert not Path("victim").exists()
+
+    def unsupported(*_):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(runs.fcntl, "flock", unsupported)
+    with runs.locked("network"):
+        pass
+    note = "note: network/.lock cannot be locked (No locks available): start no second run there"
+    assert capsys.readouterr().err.strip() == note
+
+
+def test_E2_temporary_files_beside_the_folds_are_removed_too(here):
+    Path("several/fold0").mkdir(parents=True)
+    for name in (".oof.npz.999999999.tmp", "fold0/.last.pt.999999999.0a1b2c3d.tmp"):
+        Path("several", name).write_text("half")
+    with runs.locked("several", is_resumed=True):
+        assert sorted(path.name for path in Path("several").rglob("*")) == [".lock", "fold0"]
+
+
+@pytest.mark.skipif(not shutil.which("sha256sum"), reason="needs sha256sum")
+def test_D3_the_readmes_sha256sum_command_checks_a_run(workspace):
+    command = re.search(r"`(\(cd runs/NAME && sha256sum .*?\))`", (ROOT / "README.md").read_text("utf-8"))[1]
+    shutil.copytree(workspace / "every", workspace / "checked")
+
+    def check():
+        words = ["bash", "-c", command.replace("runs/NAME", "checked")]
+        return subprocess.run(words, cwd=workspace, capture_output=True, text=True)
+
+    done = check()
+    assert done.returncode == 0 and done.stdout.count(": OK") >= 6, done  # also last.previous.pt and --save-top 2
+    content = bytearray((workspace / "checked" / "best_f1.pt").read_bytes())
+    content[99] ^= 1
+    (workspace / "checked" / "best_f1.pt").write_bytes(content)
+    assert check().returncode == 1

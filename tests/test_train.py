@@ -940,3 +940,22 @@ def test_a_network_without_trainable_parameters_is_one_line(workspace, capsys):
 
 def test_three_sides_are_refused_though_they_are_equal(workspace, capsys):
     assert "--size must be one side, or height and width" in refused(capsys, *base_words(), "--size", 16, 16, 16)
+
+
+def test_E9_a_class_that_is_a_formula_is_text_in_a_spreadsheet(workspace, capsys):
+    """In val_predictions.csv and leaks.csv alone: checkpoints and what is printed keep the name."""
+    names = ["=cmd|' /C calc'!A0", "'-1", "+82"]
+    for c, name in enumerate(names):
+        Path("d", f"class{c}").rename(Path("d", name.replace("/", ":")))
+    names = [name.replace("/", ":") for name in names]
+    start("--epochs", 1, "--lr", 1e-12)
+    cells = {row[key] for row in csv.DictReader(open("run/val_predictions.csv")) for key in ("class", "predicted")}
+    assert cells == {"'" + name for name in names}
+    read = {row["class"] for row in runs.read_val_predictions(Path("run"))}
+    assert read == set(names) == set(checkpoint.load("run/best_f1.pt")["classes"])
+    assert re.search(r"^ +\d+  \S.* -> \S.*  d/.*\.png \(0\.\d+\)$", capsys.readouterr().out, re.M)
+    for text in ["plain", "a=b", "'quoted'", "''=x", "=", "@", "-", "\tx", ""]:
+        assert runs.from_cell(runs.as_cell(text)) == text
+        assert not runs.as_cell(text).startswith(("=", "+", "-", "@", "\t", "\r"))
+    runs.write_leaks(Path("run"), [("alike", "a.png", "=1", "b.png", "x")])
+    assert leaks_of("run")[0]["validation_class"] == "'=1"
