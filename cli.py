@@ -6,11 +6,11 @@ A bad value or file gives one line that names the flag, the value and what is va
 from __future__ import annotations
 
 import argparse
-import csv
 import functools
 import math
 import os
 import re
+import shlex
 import statistics
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -40,6 +40,7 @@ MONITORS = {
     "loss": "min",
     "ce": "min",
 }  # validation scores; is larger or smaller better?
+CACHE = os.path.join("~", ".cache", "f1kit")  # the default of --cache
 AMP_TYPES = {"off": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -88,7 +89,7 @@ def make_parser(description: str | None = None) -> argparse.ArgumentParser:
     )
     add(
         "--cache",
-        default=os.path.join("~", ".cache", "f1kit"),
+        default=CACHE,
         help="folder for decoded images and downloaded data (default %(default)s)",
     )
 
@@ -252,17 +253,46 @@ def parse_options(argv: Sequence[str] | None = None, description: str | None = N
     typed = {action.dest for action in parser._actions if flags & set(action.option_strings)}
     resolve(options)
     if options.resume:
-        options = _resumed(parser, options, typed)
+        options = _resumed(parser, options, typed, argv)
     _check_ranges(parser, options)
     _check_combinations(parser, options)
     return options
 
 
-def resolved(options: dict[str, Any]) -> dict[str, Any]:
-    """The options of a config.json, with the defaults that older versions did not store."""
-    known = argparse.Namespace(**vars(make_parser().parse_args([])) | options)
+# never taken from a config.json, because they write outside of the run folder or belong to one command
+NOT_STORED = {"cache", "wandb", "help", "out", "preview", "resume"}
+
+
+def stored(folder: Path) -> argparse.Namespace:
+    """The options in a run's config.json, checked as if they were typed, with the defaults of this version.
+
+    Other entries, and the options in NOT_STORED, are ignored. BadInput if a value is not valid.
+    """
+    options, words = runs.read_config(folder)["options"], []
+    parser = make_parser()
+
+    def refuse(message: str) -> NoReturn:
+        raise runs.BadInput(f"{folder / 'config.json'}: its options are not valid: {message}")
+
+    parser.error = refuse
+    for action in parser._actions:
+        value, flag = options.get(action.dest), action.option_strings[0]
+        if value is None or action.dest in NOT_STORED or (action.nargs == 0 and value is False):
+            continue
+        if action.nargs == 0 and value is True:
+            words.append(flag)
+        elif action.nargs == "+" and isinstance(value, list) and all(type(number) is int for number in value):
+            words += [flag, *map(str, value)]
+        else:
+            words.append(f"{flag}={value}")
+    for word in words:
+        if re.search(r"[\0-\x1f\x7f\ud800-\udc7f\udd00-\udfff]", word):
+            refuse(f"{word!r} has control characters")
+    known = parser.parse_args(words)
     resolve(known)
-    return vars(known)
+    _check_ranges(parser, known)
+    _check_combinations(parser, known)
+    return known
 
 
 def resolve(options: argparse.Namespace) -> None:
@@ -287,19 +317,21 @@ def resolve(options: argparse.Namespace) -> None:
 
 # options that can be changed when resuming
 MAY_CHANGE = {"resume", "device", "threads", "cache", "save_every", "tensorboard", "wandb"}
+EXECUTED = ("model", "transform")  # a FILE.py:FUNCTION is executed only if it was typed
 
 
-def _resumed(parser: argparse.ArgumentParser, options: argparse.Namespace, typed: set[str]) -> argparse.Namespace:
+def _resumed(
+    parser: argparse.ArgumentParser, options: argparse.Namespace, typed: set[str], argv: list[str]
+) -> argparse.Namespace:
     """The stored options of the resumed run, with those that were typed now. Refuses what would change the result."""
     folder = Path(options.resume)
     try:
-        saved = argparse.Namespace(**vars(options) | runs.read_config(folder)["options"])
+        saved = stored(folder)
     except runs.BadInput as error:
         parser.error(f"--resume: {error}")
     parent = folder.resolve().parent
     if re.fullmatch(r"fold\d+", folder.resolve().name) and (parent / "config.json").is_file():
         parser.error(f"--resume {options.resume} is one fold of a run: resume the whole run with --resume {parent}")
-    resolve(saved)  # runs of older versions did not store resolved defaults
     options.out = options.out and os.path.normpath(options.out)
     saved.out = os.path.normpath(options.resume)
     for name in sorted(typed):
@@ -310,10 +342,48 @@ def _resumed(parser: argparse.ArgumentParser, options: argparse.Namespace, typed
                     f"--epochs {new}: cannot change --epochs {old} when resuming with --scheduler {saved.scheduler}, "
                     "because it would change the learning rates of the epochs that are done"
                 )
-        elif new != old and name not in MAY_CHANGE:
+        elif new != old and name not in MAY_CHANGE and not (name in EXECUTED and _is_same_file(new, old)):
             parser.error(f"{flag} {new}: cannot change {flag} when resuming; the run was started with {flag} {old}")
         setattr(saved, name, new)
+    missing = argparse.Namespace(**{name: None if name in typed else getattr(saved, name) for name in EXECUTED})
+    if typed_again(missing):
+        command = shlex.join(["python", "train.py", *argv, *typed_again(missing)])
+        parser.error(
+            f"--resume {options.resume}: this run executes a Python file, which must be typed again. "
+            f"If you trust the file: {command}"
+        )
+    _note_not_stored(folder, saved)
     return saved
+
+
+def _is_same_file(new: str, old: str | None) -> bool:
+    """Whether two FILE.py:FUNCTION are the same function."""
+    (file, *function), (old_file, *old_function) = new.rsplit(":", 1), (old or "").rsplit(":", 1)
+    return function == old_function and os.path.realpath(file) == os.path.realpath(old_file)
+
+
+def typed_again(options: argparse.Namespace) -> list[str]:
+    """The words to type again when the run with these options is resumed: what a config.json may not decide."""
+    names = [name for name in EXECUTED if ".py" in (getattr(options, name) or "")]
+    if getattr(options, "cache", None) not in (None, os.path.expanduser(CACHE)):
+        names.append("cache")
+    names += ["wandb"] if getattr(options, "wandb", None) else []
+    return [word for name in names for word in (flag_of(name), getattr(options, name))]
+
+
+def resume_command(options: argparse.Namespace) -> str:
+    return shlex.join(["python", "train.py", "--resume", options.out, *typed_again(options)])
+
+
+def _note_not_stored(folder: Path, options: argparse.Namespace) -> None:
+    """Prints which options of the run write outside of its folder, and are therefore not used."""
+    config = runs.read_config(folder)["options"]
+    before = {"cache": os.path.expanduser(str(config.get("cache") or CACHE)), "wandb": config.get("wandb")}
+    changed = [name for name, old in before.items() if old not in (None, getattr(options, name))]
+    if changed:
+        flags = ", ".join(f"{flag_of(name)} {before[name]!r:.200}" for name in changed)
+        now = f"Images are cached in {options.cache}"
+        print(f"note: {flags} of this run must be typed again to be used. {now}", file=sys.stderr)
 
 
 AT_LEAST = {
@@ -569,8 +639,7 @@ def print_summary(folder: Path, best: dict[str, Any], matrix: metrics.ConfusionM
     print(f"worst class: {classes[worst]}: F1 {worst_f1:.4f}, validation images {int(matrix.support()[worst])}")
     confused = matrix.most_confused(5)
     if confused:
-        with open(folder / "val_predictions.csv", newline="", encoding="utf-8", errors="surrogateescape") as file:
-            rows = list(csv.DictReader(file))
+        rows = runs.read_val_predictions(folder)
         print("most confused classes, true -> predicted, with the most confident error and its confidence:")
         for target, predicted, count in confused:
             pair = [row for row in rows if (row["class"], row["predicted"]) == (classes[target], classes[predicted])]

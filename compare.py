@@ -61,11 +61,6 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-try:
-    import fcntl
-except ImportError:  # Windows
-    fcntl = None
-
 import checkpoint
 import cli
 import metrics
@@ -243,7 +238,7 @@ def make_combinations(
 def check_same(job: Job, run: runs.Run) -> None:
     """BadInput if the folder contains a run with different options than this job's."""
     wanted = {name: list(value) if isinstance(value, tuple) else value for name, value in job.options.items()}
-    found = cli.resolved(run.options)
+    found = vars(cli.stored(run.folder))
     for name in sorted(wanted.keys() - cli.MAY_CHANGE - {"out"}):
         value = list(found[name]) if isinstance(found[name], tuple) else found[name]
         if value != wanted[name]:
@@ -264,12 +259,7 @@ def launch(command: list[str], output: Path) -> Iterator[subprocess.Popen]:
 
     The file is locked until the process ends, even if this program is killed: no run is trained by two processes.
     """
-    with open(output, "ab") as file:
-        if fcntl:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise BadInput(f"another process is training the run in {output.parent}: wait until it ends") from None
+    with runs.open_locked(output) as file:
         process = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT, start_new_session=True)
         try:
             yield process
@@ -283,7 +273,7 @@ def train(job: Job, bar: tqdm) -> int:
     """Starts or resumes the run, and advances the bar by its epochs. Returns the exit code of train.py."""
     run, argv, start = job.run(), job.argv, bar.n
     if run:
-        argv = ["--resume", str(job.folder), *changed_arguments(job, run)]
+        argv = ["--resume", str(job.folder), *arguments_again(job)]
     job.folder.mkdir(parents=True, exist_ok=True)
     with launch([sys.executable, os.path.relpath(TRAIN), *argv], job.folder / "output.txt") as process:
         while process.poll() is None:
@@ -293,12 +283,12 @@ def train(job: Job, bar: tqdm) -> int:
     return process.returncode
 
 
-def changed_arguments(job: Job, run: runs.Run) -> list[str]:
-    """Arguments for the options that may change on resume, and that the job sets to a different value than the run."""
+def arguments_again(job: Job) -> list[str]:
+    """Arguments for the options that a resumed run does not take from its config.json, or that may change."""
     words = []
-    for name in sorted(cli.MAY_CHANGE - {"resume"}):
+    for name in sorted(cli.MAY_CHANGE.union(cli.EXECUTED) - {"resume"}):
         value = job.options[name]
-        if value not in (None, False, run.options.get(name)):
+        if value not in (None, False):
             words += [cli.flag_of(name)] if value is True else [cli.flag_of(name), str(value)]
     return words
 
