@@ -551,12 +551,13 @@ def read_predictions(file: Path) -> Predictions:
     try:
         found = Predictions(**np.load(file, allow_pickle=False))
         kinds = [(array.dtype.kind, array.ndim) for array in (found.paths, found.targets, found.probs)]
-        if kinds != [("U", 1), ("i", 1), ("f", 2)] or not len(found.paths) == len(found.targets) == len(found.probs):
-            raise ValueError("paths, targets and probs do not have the right types or shapes")
-        if not np.isin(found.targets, np.arange(found.probs.shape[1])).all():
-            raise ValueError("targets are not classes of probs")
+        is_valid = kinds == [("U", 1), ("i", 1), ("f", 2)]
+        is_valid = is_valid and len(found.paths) == len(found.targets) == len(found.probs)
+        if not is_valid or not np.isin(found.targets, np.arange(found.probs.shape[1])).all():
+            raise ValueError("wrong types, shapes or classes")
         return found
     except (ValueError, TypeError, EOFError, MemoryError, NotImplementedError, zipfile.BadZipFile, zlib.error) as error:
+        # numpy's text may advise allow_pickle=True
         raise BadInput(f"{file} is damaged: it must be an .npz file with paths, targets and probs") from error
 
 
