@@ -589,23 +589,21 @@ def add_bias(probs: np.ndarray, bias: np.ndarray) -> np.ndarray:
 def weigh(
     arguments: list[str],
     probs: np.ndarray,
+    common: runs.Predictions | None,
     train_counts: list[int],
     blend: bool = False,
     prior_adjust: float | None = None,
     tune: bool = False,
-    refine: bool = False,
     force: bool = False,
 ) -> tuple[np.ndarray, runs.Predictions | None]:
     """Probabilities (A, N, C) of A arguments into one (N, C): mean or blend, then prior adjustment, then biases.
 
-    Each change is measured on the validation images that the arguments have in common, before it is used.
+    Each change is measured on the validation images of `common`, before it is used. Only a prior adjustment with
+    `force` does not need them.
 
-    Returns: the probabilities, and those of the validation images if they are needed, also for --refine.
-    Raises: BadInput if a change cannot be measured.
+    Returns: the probabilities, and those of the validation images.
     """
-    is_measured = blend or tune or ((prior_adjust is not None or refine) and not force)
     weights = np.full(len(probs), 1 / len(probs))
-    common = common_validation(arguments) if is_measured else None
     if blend:
         fitted = blend_weights(common.probs, common.targets)
         for argument, weight, own_probs in zip(arguments, fitted, common.probs, strict=True):
@@ -885,13 +883,16 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
         warn_of_labels(template, final["labels"])
     networks, work = sum(map(len, groups)), (device, options.batch_size, options.threads)
     print(f"{len(template.rows):,} images, {len(saved['classes'])} classes, checkpoints used: {networks}")
+    changes = (options.blend, options.prior_adjust, options.tune_bias, options.refine)
+    flags = [*compress(CHANGES, (change not in (None, False) for change in changes))]
+    is_measured = options.blend or options.tune_bias or (flags and not options.force)
+    with blaming(", ".join(flags)):
+        common = common_validation(options.runs) if is_measured else None
     with blaming("--tta"):
         tta = choose_tta(options.tta, groups, *work, options.force)
     with blaming("--data"):
         probs = predict_probs(groups, tta, *work, template.images)  # (A, N, C)
-    changes = (options.blend, options.prior_adjust, options.tune_bias, options.refine)
-    with blaming(", ".join(compress(CHANGES, (change not in (None, False) for change in changes)))):
-        probs, val = weigh(options.runs, probs, saved["train_counts"], *changes, options.force)  # (N, C)
+    probs, val = weigh(options.runs, probs, common, saved["train_counts"], *changes[:3], options.force)  # (N, C)
     if options.refine:
         with blaming("--refine"):
             predict_child = functools.partial(predict_probs, children, "none", *work)

@@ -794,7 +794,8 @@ def test_C2_validation_images_of_several_runs_are_counted_once(here, capsys):
     assert "--tta flip: macro F1 on 90 validation images" in capsys.readouterr().out
 
 
-def test_C2_blend_on_runs_with_different_validation_images_says_what_to_do(here, capsys):
+def test_C2_blend_on_runs_with_different_validation_images_says_what_to_do(here, capsys, monkeypatch):
+    monkeypatch.setattr(predict, "decoded", lambda *arguments: pytest.fail("decodes"))
     message = refused(capsys, "one", "five", "--data", "comp", "--blend", "--out", here / "s.csv")
     assert message.count("\n") == 0
     assert message.startswith("predict.py: error: --blend: five and one have different validation images: train the")
