@@ -232,6 +232,15 @@ def test_a_runs_own_errors_on_images_are_not_counted_twice():
     assert compare.half_width(differences, np.where(np.eye(3), 0.01, 0.0001)) > 1.01 * paired_t  # it can be larger
 
 
+def test_the_interval_of_runs_that_share_no_errors_is_close_to_that_of_a_paired_t():
+    ratios = []
+    for number in range(10):
+        first, other = experiment(number, seeds=5)
+        change, found = [other[s].f1 - first[s].f1 for s in first], compare.difference(first, other)
+        ratios.append((found.high - found.low) / (2 * 2.7764 * np.std(change, ddof=1) / math.sqrt(5)))
+    assert min(ratios) > 0.9999 and np.mean(ratios) < 1.1
+
+
 def test_seeds_share_the_images_that_they_have_in_common_also_with_different_splits():
     rng = np.random.default_rng(0)
     easy, targets = 0.4 * rng.standard_normal((2, 900)), rng.integers(5, size=900)
