@@ -321,7 +321,7 @@ def test_E4_images_of_the_same_name_and_size_but_other_pixels_are_refused(tmp_pa
     config = json.loads(Path("older/config.json").read_text())
     assert len(config.pop("pixels")) == 64
     Path("older/config.json").write_text(json.dumps(config))  # as before the entry was there
-    train.main(["--resume", "run"])  # unchanged images: accepted
+    train.main(resumed("run"))  # unchanged images: accepted
 
     path = next(Path("d").rglob("*.bmp"))
     status = os.stat(path)
@@ -329,13 +329,13 @@ def test_E4_images_of_the_same_name_and_size_but_other_pixels_are_refused(tmp_pa
     content[-1] ^= 255
     path.write_bytes(content)
     os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
-    train.main(["--resume", "run"])  # the cache still has the images that the run began with
+    train.main(resumed("run"))  # the cache still has the images that the run began with
     said = "--resume: cannot resume run: the pixels of its images have changed since the run started, or"
-    assert said in refused(capsys, "--resume", "run", "--cache", "other")
-    train.main(["--resume", "older", "--cache", "other"])
+    assert said in refused(capsys, *resumed("run"), "--cache", "other")
+    train.main([*resumed("older"), "--cache", "other"])
     assert json.loads(Path("older/config.json").read_text())["pixels"] != config.get("pixels")
     os.utime(path, ns=(1, 1))
-    assert said in refused(capsys, "--resume", "run")
+    assert said in refused(capsys, *resumed("run"))
 
 
 def test_more_epochs_are_those_of_a_longer_run_where_the_schedule_allows_it(workspace):
