@@ -24,14 +24,15 @@ difference answers: would new seeds and new images of the same kind show it too?
 - s: standard deviation of the differences of the S seeds; t: Student's t with
   S - 1 degrees of freedom. s already contains the random errors of each run on
   single images.
-- c: variance of the part that all seeds share, because they share images. It is
-  the mean covariance of two seeds' differences over bootstrap samples of the
-  images (Efron & Tibshirani 1993), at least 0. It does not shrink with more seeds.
+- c: variance of the part that all seeds share, because they share images: the
+  mean covariance of two seeds' differences over bootstrap samples of the images
+  (Efron & Tibshirani 1993), at least 0. It does not shrink with more seeds.
 - Squares of half-widths are added as in Howe 1974.
 
-With c = 0 it is the paired t interval. tests/interval.py simulates how often the
-verdicts are right, see results/compare-interval.md. One seed cannot show a
-difference.
+With c = 0 it is the paired t interval. tests/interval.py simulates how often
+the verdicts are right, see results/compare-interval.md.
+
+One seed cannot show a difference.
 """
 
 from __future__ import annotations
