@@ -43,8 +43,8 @@ Batches = Iterable[Batch]
 Forward = Callable[..., Tensor]  # forward(*inputs) -> logits
 AMP_OFF = torch.float32  # the type of a forward pass without autocast
 NO_SCALER = torch.amp.GradScaler(enabled=False)  # scale() returns the loss unchanged, step() is optimizer.step()
-NOTHING = SimpleNamespace(  # used if no schedule or no EMA is given
-    step=lambda: None, update=lambda model: None, state_dict=dict, load_state_dict=lambda saved: None
+NOTHING = SimpleNamespace(  # used if there is no schedule, no EMA, or nothing to restore
+    step=lambda: 0, update=lambda model: 0, restore=lambda with_rng: 0, state_dict=dict, load_state_dict=lambda saved: 0
 )
 
 
@@ -214,15 +214,14 @@ def train_epoch(
     state.progress = state.progress or dict.fromkeys(counts, 0) | {"lr": optimizer.param_groups[0]["lr"]}
     progress, images_before = state.progress, state.progress["images"]
     for window in windows(batches, accum, device):
-        before = WindowStart(model) if accum > 1 or skip_nonfinite else None
+        before = WindowStart(model) if accum > 1 or skip_nonfinite else NOTHING
         try:
             loss, logits = backward_window(model, forward, criterion, window, scaler)
             if not progress["update"] and not hasattr(criterion, "weight_of"):
                 _check_divisor(criterion, torch.cat([batch[-1] for batch in window]), loss, logits)
         except BaseException:
             optimizer.zero_grad(set_to_none=True)
-            if before:
-                before.restore(with_rng=True)
+            before.restore(with_rng=True)
             raise
         scaler.unscale_(optimizer)  # before the norm: the true gradient, not the scaled one
         norm = nn.utils.clip_grad_norm_(model.parameters(), clip or math.inf)
@@ -234,15 +233,8 @@ def train_epoch(
         optimizer.zero_grad(set_to_none=True)
         _count(progress, criterion, window, loss, logits)
         after_window(progress["last"])
-    state.progress = {}
-    return {
-        "lr": progress["lr"],
-        "train_loss": float(progress["loss"] / progress["weight"]) if progress["images"] else math.nan,
-        "train_ce": float(progress["ce"]) / float(progress["samples"]) if progress["images"] else math.nan,
-        "skipped_steps": progress["overflow"],
-        "nonfinite_steps": progress["nonfinite"],
-        "images_per_second": (progress["images"] - images_before) / (time.perf_counter() - start),
-    }
+    state.progress, seconds = {}, time.perf_counter() - start
+    return _means(progress) | {"images_per_second": (progress["images"] - images_before) / seconds}
 
 
 def judge_window(
@@ -252,21 +244,19 @@ def judge_window(
     halves; or "nonfinite": BatchNorm's statistics are restored. After `skip_nonfinite` of these, raises NonFinite.
     """
     loss, norm = torch.stack([loss.float(), norm.float()]).tolist()  # the window's only host sync
-    progress, scaler, outcome = state.progress, state.scaler, "update"
+    progress, optimizer, scaler, outcome = state.progress, state.optimizer, state.scaler, "update"
     if not (math.isfinite(loss) and math.isfinite(norm)):
         is_scale = math.isfinite(loss) and scaler.is_enabled() and scaler.get_scale() >= 1
         outcome = "overflow" if is_scale else "nonfinite"
     if outcome == "nonfinite":
-        state.optimizer.zero_grad(set_to_none=True)
-        if before:
-            before.restore(with_rng=False)
+        optimizer.zero_grad(set_to_none=True)
+        before.restore(with_rng=False)
         message = f"loss {loss}, gradient norm {norm}: not finite. The weights are unchanged. {describe()}"
         if progress["nonfinite"] >= skip_nonfinite:
             raise NonFinite(message)
         print(f"skipped: {message}", file=sys.stderr)
     progress[outcome] += 1
-    lr = state.optimizer.param_groups[0]["lr"]
-    progress["last"] = {"lr": lr, "loss": loss, "grad_norm": norm, "outcome": outcome}
+    progress["last"] = {"lr": optimizer.param_groups[0]["lr"], "loss": loss, "grad_norm": norm, "outcome": outcome}
     return outcome
 
 
@@ -282,6 +272,16 @@ def _count(progress: dict[str, Any], criterion: Any, window: list[Batch], loss: 
         progress["samples"] += samples if targets.is_floating_point() else (targets != ignored).sum()
         progress["images"] += len(targets)
     progress["windows"] += 1
+
+
+def _means(progress: dict[str, Any]) -> dict[str, float]:
+    return {
+        "lr": progress["lr"],
+        "train_loss": float(progress["loss"] / progress["weight"]) if progress["images"] else math.nan,
+        "train_ce": float(progress["ce"]) / float(progress["samples"]) if progress["images"] else math.nan,
+        "skipped_steps": progress["overflow"],
+        "nonfinite_steps": progress["nonfinite"],
+    }
 
 
 @torch.no_grad()
@@ -312,8 +312,7 @@ def evaluate(
     Scores are computed once, from all logits: a mean over batches is wrong for F1, and for a short last batch. For F1,
     pass logits and targets to metrics.ConfusionMatrix. Raises NonFinite for logits that are not finite.
     """
-    model.eval()
-    device = next(model.parameters()).device
+    device = next(model.eval().parameters()).device
     forward = _wrapped(forward or model, device, amp)
     parts = [(_wide(forward(*inputs)), targets) for [(*inputs, targets)] in windows(batches, 1, device)]
     logits, targets = (torch.cat([part[i] for part in parts]) for i in (0, 1))
