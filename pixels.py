@@ -170,10 +170,7 @@ def decode(
     cached, row = _read_cache(path, len(paths), (H, W)), np.empty((H, W, 3), np.uint8)
     if cached is None or any(isinstance(decode_one(i, row), int) for i in cached[1]):  # or a file was repaired
         bad_csv.unlink(missing_ok=True)
-        _decode_to(path, decode_one, len(paths), (H, W), threads or os.cpu_count() or 1, progress)
-        cached = _read_cache(path, len(paths), (H, W))
-        if cached is None:
-            raise OSError(f"{path} was written, but cannot be read: check this disk")
+        cached = _decode_to(path, decode_one, len(paths), (H, W), threads or os.cpu_count() or 1, progress)
     pixels, reasons, digest = cached
     if reasons and not bad_csv.exists():
         _write_bad(bad_csv, reasons, paths)
@@ -255,8 +252,8 @@ def _decode_to(
     size: tuple[int, int],
     threads: int,
     progress: bool | None,
-) -> None:
-    """Writes the cache file, decoding in threads, in order.
+) -> tuple[np.ndarray, dict[int, str], str]:
+    """Writes the cache file, decoding in threads, in order, and returns its content as `_read_cache` does.
 
     Two runs may build the same cache at the same time: each has its own temporary file.
     """
@@ -290,6 +287,10 @@ def _decode_to(
         if error.errno == errno.ENOSPC:
             raise OSError(full) from error
         raise
+    cached = _read_cache(path, N, size)
+    if cached is None:
+        raise OSError(f"{path} was written, but cannot be read: check this disk")
+    return cached
 
 
 @contextmanager
