@@ -791,42 +791,74 @@ def _choose_validation(
     """bool (N,), True for validation: whole groups, and a share of each class as close to val_frac as possible.
 
     Groups with the same number of images of each class are of one kind. Only the number of groups of each kind in
-    validation matters. The search starts from random numbers near val_frac. Then it moves one group at a time, always
-    the best one, until no move helps. Without groups, a kind is a class, and the start already has the right share.
+    validation matters. The search starts from random numbers near val_frac, see _descend. Without groups, a kind is a
+    class.
     """
     order = np.lexsort((targets, groups))
     _, starts = np.unique(groups[order], return_index=True)
     members = np.split(order, starts[1:])  # the rows of each group, sorted by class
     kind_of: dict[bytes, int] = {}
     kind = np.array([kind_of.setdefault(targets[rows].tobytes(), len(kind_of)) for rows in members])
-    contents = np.zeros((len(kind_of), targets.max() + 1))  # (kinds, C): images of each class in one group
-    for key, k in kind_of.items():
-        np.add.at(contents[k], np.frombuffer(key, targets.dtype), 1)
+    contents = [np.unique(np.frombuffer(key, targets.dtype), return_counts=True) for key in kind_of]
     available = np.bincount(kind)  # (kinds,): number of groups
-    total = available @ contents  # (C,)
-
-    def cost(have: np.ndarray) -> np.ndarray:
-        """Sum over classes of (share - val_frac) ** 2, plus 1 for each class that is missing on a side."""
-        missing = (have == 0) | (have == total)
-        return (((have / total.clip(1) - val_frac) ** 2 + missing) * (total > 0)).sum(-1)
-
     chosen = np.floor(val_frac * available + rng.random(len(available))).astype(int)  # (kinds,): in validation
-    while True:
-        have = chosen @ contents
-        more = np.where(chosen < available, cost(have + contents), np.inf)
-        fewer = np.where(chosen > 0, cost(have - contents), np.inf)
-        if min(more.min(), fewer.min()) >= cost(have) - 1e-12:
-            break
-        if more.min() < fewer.min():
-            chosen[more.argmin()] += 1
-        else:
-            chosen[fewer.argmin()] -= 1
+    _descend(chosen, available, contents, np.bincount(targets), val_frac)
     in_val = np.zeros(len(targets), dtype=bool)
     groups_of_kind = np.split(np.argsort(kind, kind="stable"), np.cumsum(available)[:-1])
     for k, candidates in enumerate(groups_of_kind):
         for group in rng.permutation(candidates)[: chosen[k]]:
             in_val[members[group]] = True
     return in_val
+
+
+def _descend(
+    chosen: np.ndarray,
+    available: np.ndarray,
+    contents: list[tuple[np.ndarray, np.ndarray]],
+    total: np.ndarray,
+    val_frac: float,
+) -> None:
+    """Moves one group at a time, always the best one, until no move lowers the cost. Changes `chosen` in place.
+
+    The cost is the sum over classes of (share - val_frac) ** 2, plus 1 for each class that is missing on a side.
+
+    Args:
+        chosen, available: (kinds,) number of groups in validation, and of all groups.
+        contents: for each kind, its classes and the number of images of each in one group.
+        total: (C,) number of images.
+    """
+    K, C = len(available), len(total)
+    part = np.cumsum([0] + [len(classes) for classes, _ in contents])  # kind k has the entries part[k] : part[k + 1]
+    of_kind = np.repeat(np.arange(K), np.diff(part))
+    of_class, images = (np.concatenate(values) for values in zip(*contents, strict=True))
+    have = np.bincount(of_class, chosen[of_kind] * images, C)  # (C,): images in validation
+    total_of = total[of_class]
+
+    def cost(have: np.ndarray, total: np.ndarray) -> np.ndarray:
+        return (have / total - val_frac) ** 2 + ((have == 0) | (have == total))
+
+    def after(move: int) -> np.ndarray:
+        k, moved = move % K, have.copy()
+        moved[of_class[part[k] : part[k + 1]]] += images[part[k] : part[k + 1]] * (1 if move >= K else -1)
+        return moved
+
+    def cost_after(move: int) -> float:
+        return (cost(after(move), total.clip(1)) * (total > 0)).sum()
+
+    while True:
+        now = have[of_class]
+        before = cost(now, total_of)
+        # move k is one group of kind k less in validation, move K + k one more: how each changes the cost
+        change = [np.bincount(of_kind, cost(now + n, total_of) - before, K) for n in (-images, images)]
+        moves = np.where([chosen > 0, chosen < available], change, np.inf).ravel()
+        lowest = moves.min()
+        if lowest >= -1e-12:
+            return
+        best = np.flatnonzero(moves < lowest + 1e-9)
+        if 1 < len(best) <= 200_000 / C:  # the whole cost decides; it is too slow for thousands of equal moves
+            best = [min(best.tolist(), key=cost_after)]
+        have = after(best[0])
+        chosen[best[0] % K] += 1 if best[0] >= K else -1
 
 
 def listed(lines: Sequence[str], most: int = 20) -> str:

@@ -6,6 +6,7 @@ import shutil
 import struct
 import subprocess
 import sys
+import time
 import unicodedata
 import warnings
 
@@ -369,6 +370,65 @@ def test_a_class_that_no_split_has_on_both_sides_is_an_error_that_names_it():
     # three groups of two classes each: both sides would need two of them
     with pytest.raises(BadInput, match="no split found that has class '[012]' on both sides"):
         split(table_of([0, 1, 0, 2, 1, 2], [0, 0, 1, 1, 2, 2]))
+
+
+def dense_search(targets, groups, val_frac, rng):
+    """What data._choose_validation must return: every move is judged by its cost over all classes."""
+    order = np.lexsort((targets, groups))
+    _, starts = np.unique(groups[order], return_index=True)
+    members, kind_of = np.split(order, starts[1:]), {}
+    kind = np.array([kind_of.setdefault(targets[rows].tobytes(), len(kind_of)) for rows in members])
+    contents = np.array([np.bincount(np.frombuffer(key, np.int64), minlength=targets.max() + 1) for key in kind_of])
+    contents, available = contents.astype(float), np.bincount(kind)
+    total = available @ contents
+
+    def cost(have):
+        missing = (have == 0) | (have == total)
+        return (((have / total.clip(1) - val_frac) ** 2 + missing) * (total > 0)).sum(-1)
+
+    chosen = np.floor(val_frac * available + rng.random(len(available))).astype(int)
+    while True:
+        have = chosen @ contents
+        more = np.where(chosen < available, cost(have + contents), np.inf)
+        fewer = np.where(chosen > 0, cost(have - contents), np.inf)
+        if min(more.min(), fewer.min()) >= cost(have) - 1e-12:
+            break
+        if more.min() < fewer.min():
+            chosen[more.argmin()] += 1
+        else:
+            chosen[fewer.argmin()] -= 1
+    groups_of_kind = np.split(np.argsort(kind, kind="stable"), np.cumsum(available)[:-1])
+    taken = [rng.permutation(groups)[:n] for groups, n in zip(groups_of_kind, chosen, strict=True)]
+    return np.isin(np.arange(len(targets)), np.concatenate([members[g] for g in np.concatenate(taken)] or [[]]))
+
+
+def small_table(seed):
+    """Few images, many equal classes and groups: several moves are equally good."""
+    rng = np.random.default_rng(seed)
+    n = int(rng.choice([12, 30, 100, 400]))
+    C, groups = int(rng.integers(2, min(n // 2, 30) + 1)), rng.integers(0, rng.integers(4, n + 1), n)
+    targets = (rng.integers(0, C, n), (groups + rng.integers(0, 2, n)) % C, np.arange(n) % C)[seed % 3]
+    groups = np.arange(n) // rng.integers(1, 8) if seed % 3 == 2 else groups
+    return targets.astype(np.int64), data._first_of(groups.tolist()), float(rng.choice([0.1, 0.2, 0.25, 0.5]))
+
+
+def test_the_search_for_a_split_ends_where_the_dense_one_does():
+    differs = 0
+    for seed in range(600):
+        targets, groups, val_frac = small_table(seed)
+        found = data._choose_validation(targets, groups, val_frac, np.random.default_rng(seed))
+        assert np.array_equal(found, dense_search(targets, groups, val_frac, np.random.default_rng(seed))), seed
+        differs += not np.array_equal(found, dense_search(targets, groups, val_frac, np.random.default_rng(seed + 1)))
+    assert differs > 500  # the control: a different random start
+
+
+@pytest.mark.parametrize("shared", [False, True])  # True: a group has an image of each of two classes
+def test_10_000_classes_of_2_images_are_split_in_seconds(shared):
+    number = np.arange(20_000)
+    start = time.process_time()
+    train, val = split(table_of(number // 2, number // 4 * 2 + number % 2 if shared else number))
+    assert time.process_time() - start < 60
+    assert (np.sort(val // 2) == np.arange(10_000)).all() and len(train) == 10_000
 
 
 # --- labels and columns ----------------------------------------------------------------------------------------------
