@@ -18,6 +18,7 @@ import csv
 import hashlib
 import inspect
 import io
+import itertools
 import json
 import math
 import os
@@ -25,7 +26,8 @@ import re
 import sys
 import textwrap
 import unicodedata
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -35,6 +37,7 @@ import torchvision
 from torch.utils.data import ConcatDataset, Subset
 
 IMAGE_EXTENSIONS = {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm"}
+SYSTEM_FILES = {"__MACOSX", "Thumbs.db", "desktop.ini"}  # ignored, like all names that begin with a dot
 
 
 class BadInput(ValueError):
@@ -78,6 +81,9 @@ def read(
     cache: str | Path = "cache",
     train: bool = True,
     columns: dict[str, str] | None = None,
+    num_classes: int | None = None,
+    fold_case: bool = False,
+    skip_missing: bool = False,
 ) -> ImageTable:
     """The images of `data` as a table. The layout is found automatically, see LAYOUTS:
 
@@ -89,9 +95,13 @@ def read(
     Args:
         train: False reads the test part of a torchvision data set, and accepts classes without images.
         columns: names of CSV columns by part: "image", "label", "group" or "fold". Default: found by name.
+        num_classes: number of classes of a CSV with class numbers, see class_numbers.
+        fold_case: read class names that differ only in case or spaces as one class.
+        skip_missing: leave out CSV rows whose image file is missing, instead of raising an error.
     Raises: BadInput that names the path, the column or the value.
     """
-    table = _read_layout(data, csv_file, cache, train, columns or {})
+    how = Reading(train, columns or {}, num_classes, fold_case, skip_missing)
+    table = _read_layout(data, csv_file, cache, how)
     if columns and table.csv_file is None:
         raise BadInput(f"{table.layout} has no CSV, so it has no column {next(iter(columns.values()))!r}")
     if len(table.classes) < 2:
@@ -101,48 +111,65 @@ def read(
         names = ", ".join(table.classes[c] for c in missing[:10]) + (", ..." if len(missing) > 10 else "")
         count = f"{len(missing)} of {len(table.classes)}"
         table.notes.append(f"classes without images, whose F1 is 0: {count} ({names})")
-    spellings: dict[str, list[str]] = {}
-    for name in table.classes:
-        spellings.setdefault(name.casefold(), []).append(name)
-    for names in spellings.values():
-        if len(names) > 1:
-            table.notes.append(
-                f"{' and '.join(map(repr, names))} differ only in case: they are used as different classes"
-            )
+    hint = "; --fold-case reads them as one" if table.labels == table.classes else ""
+    for names in _alike(table.classes):
+        table.notes.append(f"{names} differ only in case or spaces: they are used as different classes{hint}")
     return table
 
 
-def _read_layout(
-    data: str, csv_file: str | None, cache: str | Path, train: bool, columns: dict[str, str]
-) -> ImageTable:
+def _alike(names: Iterable[str]) -> list[str]:
+    """The names that differ only in case or spaces, as one text for each set of them."""
+    spellings: dict[str, list[str]] = {}
+    for name in names:
+        spellings.setdefault(_folded(name), []).append(name)
+    return [" and ".join(map(repr, alike)) for alike in spellings.values() if len(alike) > 1]
+
+
+def _read_layout(data: str, csv_file: str | None, cache: str | Path, how: Reading) -> ImageTable:
     """The table of the first layout in LAYOUTS that recognises the source."""
     folder = Path(data)
     if csv_file is not None and not Path(csv_file).is_file():
         raise BadInput(f"{csv_file} is not a file")
+    if folder.is_file():
+        raise BadInput(f"{data} is a file, not a folder" + _file_hint(folder))
     if csv_file is not None and not folder.is_dir():
         raise BadInput(f"{data} is not a folder of images")
     found = [path for path in (folder / "train" / "train.csv", folder / "train.csv") if path.is_file()]
     csv_path = Path(csv_file) if csv_file is not None else found[0] if found else None
-    source = Source(data, csv_path, csv_file is not None, columns, Path(cache), train)
-    for recognises, reader in LAYOUTS.values():
+    source = Source(data, csv_path, csv_file is not None, Path(cache), how)
+    for name, (recognises, reader) in LAYOUTS.items():
         if recognises(source):
+            if how.num_classes is not None and name != "CSV":
+                raise BadInput(f"--num-classes is only for a CSV with class numbers, and {data} is a different layout")
             return reader(source)
     raise BadInput(f"{data} is neither a folder nor the name of a torchvision data set")
 
 
-def read_folder(folder: Path) -> ImageTable:
+def _file_hint(file: Path) -> str:
+    if file.suffix.lower() in {".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".7z", ".rar"}:
+        return ": unzip it first, and give the folder"
+    if file.suffix.lower() in {".csv", ".tsv", ".txt"}:
+        return f": use --csv {file}, and --data for the folder of its images"
+    return ""
+
+
+def read_folder(folder: Path, fold_case: bool = False) -> ImageTable:
     """FOLDER/CLASS/**/image, or the same below FOLDER/train and FOLDER/val. Classes are sorted by name, as text.
 
     train may also be called training, val also valid or validation. Upper and lower case do not matter.
     """
     parts, outside = _parts(folder)
-    paths, names, is_val, ignored, loose = [], [], [], [], []
+    paths, names, is_val, ignored, loose, notes = [], [], [], [], [], []
     for part, root in parts.items():
-        class_folders = sorted(p for p in root.iterdir() if p.is_dir() and not p.name.startswith("."))
-        files = sorted(p for p in root.iterdir() if p.is_file() and not p.name.startswith("."))
+        class_folders = sorted(p for p in root.iterdir() if p.is_dir() and not _is_hidden(p.name))
+        files = sorted(p for p in root.iterdir() if p.is_file() and not _is_hidden(p.name))
         loose += [str(p) for p in files if p.suffix.lower() in IMAGE_EXTENSIONS]
         if not class_folders:
             raise BadInput(f"{root} contains no class folders (expected {root}/CLASS/*.jpg)")
+        inner = [path for path in class_folders[0].iterdir() if path.is_dir() and image_files(path)[0]]
+        if len(class_folders) == 1 and (len(inner) > 1 or (class_folders[0] / "train.csv").is_file()):
+            only = class_folders[0]
+            raise BadInput(f"{root} contains only the folder {only.name}: give {only}, if its folders are the classes")
         for class_folder in class_folders:
             found, other = image_files(class_folder)
             if not found:
@@ -152,6 +179,8 @@ def read_folder(folder: Path) -> ImageTable:
             names += [_composed(class_folder.name)] * len(found)
             is_val += [part == "val"] * len(found)
             ignored += other
+    if fold_case:
+        names = _one_spelling(names, notes)
     classes = sorted(set(names))
     number = {name: i for i, name in enumerate(classes)}
     table = ImageTable(
@@ -161,6 +190,7 @@ def read_folder(folder: Path) -> ImageTable:
         classes=classes,
         layout=f"image folder {folder}" + (" with train and val" if "val" in parts else ""),
         is_val=np.array(is_val) if "val" in parts else None,
+        notes=notes,
     )
     if ignored:
         table.notes.append(f"ignored files or folders that are not images: {len(ignored)}, such as {ignored[0]}")
@@ -174,9 +204,26 @@ def read_folder(folder: Path) -> ImageTable:
     return table
 
 
+def _folded(name: str) -> str:
+    """The name in lower case, without spaces."""
+    return "".join(name.casefold().split())
+
+
+def _one_spelling(names: list[str], notes: list[str]) -> list[str]:
+    """The names; those that differ only in case or spaces get the spelling that is the most frequent, or first."""
+    spellings: dict[str, Counter[str]] = {}
+    for name in names:
+        spellings.setdefault(_folded(name), Counter())[name] += 1
+    chosen = {key: counter.most_common(1)[0][0] for key, counter in spellings.items()}
+    for key, counter in spellings.items():
+        if len(counter) > 1:
+            notes.append(f"{' and '.join(map(repr, counter))} are read as one class, {chosen[key]!r} (--fold-case)")
+    return [chosen[_folded(name)] for name in names]
+
+
 def _parts(folder: Path) -> tuple[dict[str, Path], list[Path]]:
     """The folders "train" and "val", or the folder itself as ""; and the other folders beside them."""
-    inner = sorted(p for p in folder.iterdir() if p.is_dir() and not p.name.startswith("."))
+    inner = sorted(p for p in folder.iterdir() if p.is_dir() and not _is_hidden(p.name))
     training = [p for p in inner if p.name.lower() in ("train", "training")]
     validation = [p for p in inner if p.name.lower() in ("val", "valid", "validation")]
     if not training:
@@ -189,114 +236,294 @@ def _parts(folder: Path) -> tuple[dict[str, Path], list[Path]]:
     return parts, [p for p in inner if p not in parts.values()]
 
 
-def read_csv(csv_file: Path, folder: Path, named: dict[str, str]) -> ImageTable:
-    """A CSV with a header. Its columns are found by name; upper and lower case do not matter:
+def read_csv(csv_file: Path, folder: Path, how: Reading) -> ImageTable:
+    """A CSV with a header. Its columns are found by name, see COLUMNS; upper and lower case do not matter.
 
-    - image: ID, ImageID, image_id, image_path, img_path, image, path, file, filename or name, if its values are files
-    - label: target, label, class, ans or y, or else the last column
-    - group: group, id, person, profile or source
-    - fold: fold or kfold
+    - image: the first known name whose values are files
+    - label: the first known name; or else columns that have one 1 per row and are 0 otherwise; or else the last column
+    - group, fold: the first known name, if there is one
 
-    If all labels are whole numbers >= 0, they are class numbers, and the number of classes is the largest label + 1.
-    A class_name column, or a meta.csv with target and class_name beside the CSV, gives the names. meta.csv may name
-    more classes. Other labels are class names, without spaces around them, sorted as text.
+    Labels that are whole numbers >= 0 are class numbers, see class_numbers. A class_name column, or a meta.csv with
+    target and class_name beside the CSV, gives the names. meta.csv may name more classes. Other labels are class names,
+    without spaces around them, sorted as text. An image that is listed twice with one label is counted once.
 
     Args:
         folder: images are searched in it, in its train and images folders, and beside the CSV.
-        named: column names that replace these rules: {"group": "patient"}.
     """
-    rows = read_rows(csv_file)
-    columns = columns_of(csv_file, rows)
-    found = _find_columns(csv_file, rows, columns, named)
+    sheet = read_sheet(csv_file)
+    columns = columns_of(csv_file, sheet.rows)
+    found = _find_columns(csv_file, sheet.rows, columns, how.columns)
     folders = [folder, folder / "train", folder / "images", folder / "train" / "images", csv_file.parent]
-    image, root = find_images(csv_file, rows[0], found["image"], folders)
-    label = [*found["label"], list(rows[0])[-1]][0]
-    if label == image:
-        known = ", ".join(COLUMNS["label"])
-        raise BadInput(
-            f"{csv_file} has no label column: none is called {known}, and the last column, {image}, has the images"
-        )
+    image, root = find_images(csv_file, sheet.rows, found["image"], folders)
+    notes = [] if sheet.separator == "," else [f"the separator of {csv_file} is {sheet.separator!r}"]
+    alike = _alike(sorted(set(sheet.column(found["label"][0])))) if found["label"] and not how.fold_case else []
+    advice = f"; {alike[0]} are read as one class with --fold-case" if alike else ""
+    sheet = replace(sheet, image=image)
+    sheet, paths = _with_files(sheet, root, folder, how.skip_missing, advice, notes)
     group = next((name for name in found["group"] if name != image), None)
-    paths = _find_paths(csv_file, root, [row[image] for row in rows])
-    targets, classes = _classes(csv_file, rows, label, columns.get("class_name"))
-    first = _first_of(paths)
-    _check_labels(csv_file, paths, targets, classes, first)
+    fold = next(iter(found["fold"]), None)
+    others = [name for name in sheet.rows[0] if name not in (image, group, fold)]
+    label, texts, classes = _labels(sheet, found["label"], others, how, notes)
+    if classes is None and all(map(_is_whole, texts)):
+        targets, classes, written = _numbered(sheet, texts, label, columns.get("class_name"), how.num_classes, notes)
+    else:
+        texts = _one_spelling(texts, notes) if how.fold_case and classes is None else texts
+        written = classes = classes or sorted(set(texts))
+        number = {name: c for c, name in enumerate(classes)}
+        targets = np.array([number[text] for text in texts], dtype=np.int64)
+        if how.num_classes not in (None, len(classes)):
+            raise BadInput(
+                f"--num-classes {how.num_classes}: {csv_file} has {len(classes)} classes with names: remove it"
+            )
     layout = f"{csv_file}: image column {image}, label column {label}, group column {group or 'none'}"
-    table = ImageTable(paths, targets, paths, classes, layout, csv_file=csv_file)
-    if all(row[label].strip().isdecimal() for row in rows):
-        written = _written(csv_file, targets.tolist(), [row[label].strip() for row in rows])
-        table.labels = [written.get(c, str(c)) for c in range(len(classes))]
+    table = ImageTable(paths, targets, paths, classes, layout, notes=notes, labels=written, csv_file=csv_file)
+    first = _first_of(paths)
+    _check_repeated(sheet, paths, [classes[c] for c in targets], first, "labels")
     if group:
-        names = [row[group].strip() or path for row, path in zip(rows, paths, strict=True)]  # no name: its own group
+        names = [row[group].strip() or path for row, path in zip(sheet.rows, paths, strict=True)]  # "": its own group
         table.groups = tied(names, first)  # an image that is listed twice joins the groups of both rows
-    if found["fold"]:
-        fold = found["fold"][0]
+    if fold:
         table.layout += f", fold column {fold}"
-        table.fold_of = _folds_of([row[fold].strip() for row in rows], csv_file, fold)
-    return table
+        values = sheet.column(fold)
+        _check_repeated(sheet, paths, values, first, "folds")
+        table.fold_of = _folds_of(values, sheet, fold)
+    return _without_repeated(table, sheet, first)
+
+
+@dataclass
+class Sheet:
+    """The rows of a CSV file."""
+
+    file: Path
+    separator: str
+    rows: list[dict[str, str]]  # {column: text}, unchanged
+    lines: list[int]  # the line of the file in which each row begins
+    image: str = ""  # the image column
+
+    def column(self, name: str) -> list[str]:
+        """The texts of a column, composed and without spaces around them."""
+        return [_composed(row[name].strip()) for row in self.rows]
+
+    def where(self, i: int) -> str:
+        """Row i in words: its line and image."""
+        return f"line {self.lines[i]} ({self.rows[i][self.image]})"
+
+    def take(self, rows: list[int]) -> Sheet:
+        return replace(self, rows=[self.rows[i] for i in rows], lines=[self.lines[i] for i in rows])
 
 
 def _find_columns(
     csv_file: Path, rows: list[dict[str, str]], columns: dict[str, str], named: dict[str, str]
 ) -> dict[str, list[str]]:
     """The candidate columns of each part, in the order of COLUMNS. A named column is the only candidate."""
-    named = {part: name.strip().lower() for part, name in named.items()}
+    named = {part: _composed(name.strip().lower()) for part, name in named.items()}
     for name in named.values():
         if name not in columns:
-            raise BadInput(f"{csv_file} has no column {name!r}: it has {', '.join(rows[0])}")
+            raise BadInput(f"{csv_file} has no column {name!r}: it has {_shown(rows[0])}")
     return {
         part: [columns[named[part]]] if part in named else [columns[name] for name in known if name in columns]
         for part, known in COLUMNS.items()
     }
 
 
-def _find_paths(csv_file: Path, root: Path, names: list[str]) -> list[str]:
+def _shown(names: Iterable[str], most: int = 20) -> str:
+    """The first names, separated by commas, and how many there are."""
+    names = list(names)
+    return ", ".join(names[:most]) + (f", ... ({len(names):,} in all)" if len(names) > most else "")
+
+
+def _with_files(
+    sheet: Sheet, root: Path, folder: Path, skip_missing: bool, advice: str, notes: list[str]
+) -> tuple[Sheet, list[str]]:
+    """The rows that have an image file in root, and the files. Similar names in `folder` are named.
+
+    Raises: BadInput if a file is missing, with further advice; not with skip_missing.
+    """
+    names = [row[sheet.image] for row in sheet.rows]
     paths = [find_file(root, name) for name in names]
-    missing = [name for name, path in zip(names, paths, strict=True) if path is None]
-    if missing:
+    missing = [i for i, path in enumerate(paths) if path is None]
+    if not missing:
+        return sheet, paths
+    similar = _similar_files(folder)
+    lines = []
+    for i in missing:
+        there = similar.get(_file_key(names[i]))
+        lines.append(f"{names[i]} (line {sheet.lines[i]}{f'; there is {there}' if there else ''})")
+    count = f"{len(missing)} of {len(names)}"
+    if not skip_missing:
         raise BadInput(
-            f"{csv_file}: {len(missing)} of {len(names)} images cannot be found in {root}:" + listed(missing)
+            f"{sheet.file}: {count} images cannot be found in {root}; correct the column {sheet.image}, or leave these "
+            f"rows out with --bad skip{advice}:" + listed(lines)
         )
-    return paths
+    notes.append(f"rows without an image file in {root}, left out: {count}" + listed(lines))
+    kept = [i for i, path in enumerate(paths) if path is not None]
+    return sheet.take(kept), [paths[i] for i in kept]
 
 
-def _check_labels(csv_file: Path, paths: list[str], targets: np.ndarray, classes: list[str], first: np.ndarray) -> None:
-    """An image that is listed twice must have one label."""
-    rows = np.flatnonzero(targets != targets[first])
-    if len(rows):
-        lines = [f"{paths[i]}: {classes[targets[first[i]]]} and {classes[targets[i]]}" for i in rows]
-        raise BadInput(f"{csv_file}: images with two labels: {len(set(first[rows]))}" + listed(lines))
+def _similar_files(folder: Path) -> dict[str, str]:
+    """The images below a folder, by _file_key."""
+    found: dict[str, str] = {}
+    for root, _, files in os.walk(folder):
+        for name in sorted(files):
+            if not _is_hidden(name) and Path(name).suffix.lower() in IMAGE_EXTENSIONS:
+                found.setdefault(_file_key(name), os.path.join(root, name))
+    return found
 
 
-def _written(csv_file: Path, numbers: list[int], labels: list[str]) -> dict[int, str]:
-    """The text of each class number in the file, e.g. "03". Raises BadInput for a number with two texts."""
-    written: dict[int, str] = {}
-    for number, label in zip(numbers, labels, strict=True):
-        if written.setdefault(number, label) != label:
+def _file_key(name: str) -> str:
+    """The file name in lower case, without folders, spaces around it and image extension."""
+    name = _composed(name.replace("\\", "/").rpartition("/")[2].strip().casefold())
+    stem, extension = os.path.splitext(name)
+    return stem if extension in IMAGE_EXTENSIONS else name
+
+
+def _labels(
+    sheet: Sheet, candidates: list[str], others: list[str], how: Reading, notes: list[str]
+) -> tuple[str, list[str], list[str] | None]:
+    """The label column in words, the label of each row, and the classes if they are columns (one-hot).
+
+    Args:
+        candidates: columns with a known name, or the one that the user named.
+        others: the columns that have no other part.
+    Raises: BadInput for rows without a label, or if no column can be the label.
+    """
+    label = next((name for name in candidates if name != sheet.image), None)
+    if label is None:
+        if not others or candidates:
             raise BadInput(
-                f"{csv_file}: class {number} is written in two ways, {written[number]!r} and {label!r}: use one"
+                f"{sheet.file} has no label column with a known name ({', '.join(COLUMNS['label'])}) beside its image "
+                f"column {sheet.image}: name it with --label-col; the columns are {_shown(sheet.rows[0])}"
             )
-    return written
+        one_hot = _one_hot_columns(sheet, others)
+        if one_hot:
+            classes = [_composed(name.strip()) for name in one_hot]
+            notes.append(
+                f"the {len(classes)} columns {_shown(classes)} have one 1 per row, so they are read as the classes; "
+                "--label-col names a different label column"
+            )
+            columns = np.array([[float(row[name]) for name in one_hot] for row in sheet.rows])
+            return f"{_shown(one_hot, 3)} (one-hot)", [classes[c] for c in columns.argmax(1)], classes
+        label = others[-1]
+        notes.append(
+            f"no column of {sheet.file} has a known name for labels, so the last one, {label}, is used; --label-col "
+            "names a different one"
+        )
+    texts = sheet.column(label)
+    empty = [f"{sheet.where(i)}: {text!r}" for i, text in enumerate(texts) if text in NO_LABEL]
+    if empty:
+        raise BadInput(
+            f"{sheet.file}: rows without a label in column {label!r}: {len(empty)}; fill in a class name, or delete "
+            "these rows:" + listed(empty)
+        )
+    if how.train and "label" not in how.columns:
+        _check_few_values(sheet, label, texts, 2 if candidates else 10)
+    return label, texts, None
 
 
-def find_images(csv_file: Path, row: dict[str, str], columns: list[str], folders: list[Path]) -> tuple[str, Path]:
-    """The first column and the first folder in which the row's value is a file. Raises BadInput if there is none."""
+NO_LABEL = {"", "nan", "NaN", "NAN", "None", "null", "NULL", "N/A", "n/a", "#N/A", "<NA>"}
+
+
+def _one_hot_columns(sheet: Sheet, names: list[str]) -> list[str]:
+    """The columns that hold only 0 and 1, if each row has exactly one 1.
+
+    Raises: BadInput if the last column is one of several that hold only 0 and 1, but rows have no or more than one 1.
+    """
+    binary = [n for n in names if all(row[n].strip() in ("0", "1", "0.0", "1.0") for row in sheet.rows)]
+    if len(binary) < 2:
+        return []
+    ones = [sum(float(row[name]) == 1 for name in binary) for row in sheet.rows]
+    wrong = [i for i, n in enumerate(ones) if n != 1]
+    if not wrong:
+        return binary
+    if binary[-1] != names[-1]:  # the last column is used
+        return []
+    raise BadInput(
+        f"{sheet.file} has no label column with a known name, and its columns {_shown(binary)} hold 0 and 1, but not "
+        f"one 1 per row: {sheet.where(wrong[0])} has {ones[wrong[0]]}; name the label column with --label-col"
+    )
+
+
+def _check_few_values(sheet: Sheet, label: str, texts: list[str], least: int) -> None:
+    """Numbers with fewer than `least` rows per value are measurements or ids, not classes."""
+    different = set(texts)
+    if len(different) > 20 and len(texts) < least * len(different) and all(map(_is_number, different)):
+        raise BadInput(
+            f"{sheet.file}: column {label!r} has {len(different):,} different numbers in {len(texts):,} rows, so it "
+            f"does not look like a class: name the label column with --label-col; the columns are "
+            f"{_shown(sheet.rows[0])}"
+        )
+
+
+def _is_number(text: str) -> bool:
+    try:
+        return math.isfinite(float(text))
+    except ValueError:
+        return False
+
+
+def _is_whole(text: str) -> bool:
+    """Whether the text is a whole number >= 0. It may be written as a float: 3.0."""
+    whole, _, fraction = text.partition(".")
+    return whole.isdecimal() and not fraction.strip("0")
+
+
+def _check_repeated(sheet: Sheet, paths: list[str], values: list[str], first: np.ndarray, what: str) -> None:
+    """An image that is listed twice must have one label, and one fold."""
+    found = [(f, i) for i, f in enumerate(first.tolist()) if values[i] != values[f]]
+    if found:
+        rows = ([(f"{values[row]} (line {sheet.lines[row]})") for row in pair] for pair in found)
+        lines = [f"{paths[f]}: {' and '.join(row)}" for (f, _), row in zip(found, rows, strict=True)]
+        count = len({f for f, _ in found})
+        raise BadInput(f"{sheet.file}: images with two {what}: {count}; keep one row of each image:" + listed(lines))
+
+
+def _without_repeated(table: ImageTable, sheet: Sheet, first: np.ndarray) -> ImageTable:
+    """The table with each image once."""
+    repeated = np.flatnonzero(first != np.arange(len(first)))
+    if not len(repeated):
+        return table
+    i, f = int(repeated[0]), int(first[repeated[0]])
+    table.notes.append(
+        f"rows that repeat an image and its label: {len(repeated)}, such as lines {sheet.lines[f]} and "
+        f"{sheet.lines[i]} ({table.paths[i]}). Each image is counted once"
+    )
+    return take(table, np.flatnonzero(first == np.arange(len(first))))
+
+
+def find_images(
+    csv_file: Path, rows: list[dict[str, str]], columns: list[str], folders: list[Path]
+) -> tuple[str, Path]:
+    """The first column and the first folder in which the value of a row is a file. Only the first 100 rows are tried.
+
+    Raises: BadInput if there is none.
+    """
     if not columns:
-        one = len(row) == 1 and re.search("[;\t|]", next(iter(row)))
-        hint = f". Its separator seems to be {one[0]!r}: save it with commas" if one else ""
         known = ", ".join(COLUMNS["image"])
-        raise BadInput(f"{csv_file} has no image column ({known}); it has {', '.join(row)}{hint}")
-    found = [(column, folder) for column in columns for folder in folders if find_file(folder, row[column])]
-    if not found:
-        raise BadInput(f"{csv_file}: no file {row[columns[0]]} in {folders[0]} (column {columns[0]})")
-    return found[0]
+        raise BadInput(
+            f"{csv_file} has no image column with a known name ({known}): name the columns of images and labels with "
+            f"--image-col and --label-col; the columns are {_shown(rows[0])}"
+        )
+    for row in rows[:100]:
+        for column in columns:
+            for folder in folders:
+                if find_file(folder, row[column]):
+                    return column, folder
+    name = rows[0][columns[0]]
+    similar = _similar_files(folders[0]).get(_file_key(name))
+    hint = f"; there is {similar}: correct the CSV, or --data" if similar else ""
+    if len(rows[0]) > len(columns):
+        hint += f"; --image-col names a different column of {_shown(rows[0])}"
+    raise BadInput(f"{csv_file}: no file {name} in {folders[0]} (column {columns[0]}){hint}")
 
 
 COLUMNS = {
-    "image": ("id", "imageid", "image_id", "image_path", "img_path", "image", "path", "file", "filename", "name"),
-    "label": ("target", "label", "class", "ans", "y"),
-    "group": ("group", "id", "person", "profile", "source"),
-    "fold": ("fold", "kfold"),
+    "image": (
+        *("id", "imageid", "image_id", "image_path", "img_path", "image", "path", "file", "filename", "name"),
+        *("파일명", "파일이름", "파일", "파일경로", "이미지명", "이미지", "이미지경로", "경로"),
+    ),
+    "label": ("target", "label", "class", "ans", "y", "라벨", "레이블", "정답", "클래스", "분류"),
+    "group": ("group", "id", "person", "profile", "source", "그룹", "사람"),
+    "fold": ("fold", "kfold", "폴드"),
 }
 
 
@@ -306,15 +533,15 @@ def _first_of(values: Sequence) -> np.ndarray:
     return np.array([first.setdefault(value, i) for i, value in enumerate(values)], dtype=np.int64)
 
 
-def _folds_of(values: list[str], csv_file: Path, column: str) -> np.ndarray:
+def _folds_of(values: list[str], sheet: Sheet, column: str) -> np.ndarray:
     """int64 (N,), 0 to k - 1: folds sorted as numbers, or else as text. At least 2 folds of 2 rows on average."""
     if "" in values:
-        raise BadInput(f"{csv_file}: row {values.index('') + 1} has no fold in column {column!r}")
+        raise BadInput(f"{sheet.file}: {sheet.where(values.index(''))} has no fold in column {column!r}")
     names = sorted(set(values), key=lambda name: (int(name), name) if name.isdecimal() else (0, name))
     if not 2 <= len(names) <= max(2, len(values) // 2):
         most = max(2, len(values) // 2)
         what = f"column {column!r} has {len(names)} different values in {len(values)} rows"
-        raise BadInput(f"{csv_file}: {what}, but 2 to {most} folds are possible")
+        raise BadInput(f"{sheet.file}: {what}, but 2 to {most} folds are possible")
     number = {name: f for f, name in enumerate(names)}
     return np.array([number[value] for value in values], dtype=np.int64)
 
@@ -394,19 +621,23 @@ def read_torchvision(name: str, root: Path, train: bool = True) -> ImageTable:
     )
 
 
-def join(train: ImageTable, val: ImageTable) -> ImageTable:
+def join(train: ImageTable, val: ImageTable, fold_case: bool = False) -> ImageTable:
     """One table of training and validation images, with that split. Classes and groups are matched by name.
+
+    fold_case: class names that differ only in case or spaces are the same.
 
     Raises: BadInput for a class without training images, or a file on both sides.
     """
     if train.is_val is not None:
         raise BadInput(f"{train.layout} already contains validation images: give its train folder as training data")
-    unknown = sorted(set(val.classes[c] for c in np.unique(val.targets)) - set(train.classes))
+    key = _folded if fold_case else str
+    known = {key(name): c for c, name in enumerate(train.classes)}
+    number = np.array([known.get(key(name), -1) for name in val.classes], np.int64)
+    unknown = [name for c, name in enumerate(val.classes) if number[c] < 0 and (val.targets == c).any()]
     if unknown:
         raise BadInput(f"class {unknown[0]!r} of {val.layout} is not among the training classes")
     if (train.source is None) != (val.source is None):
         raise BadInput("training and validation images must both be files, or both be a torchvision data set")
-    number = np.array([train.classes.index(name) if name in train.classes else -1 for name in val.classes], np.int64)
     shared_files = sorted(set(train.paths) & set(val.paths))
     if shared_files:
         raise BadInput(
@@ -441,31 +672,58 @@ def _text(csv_file: Path) -> str:
 
 
 def read_rows(csv_file: Path) -> list[dict[str, str]]:
-    """Each row as {column: text}, unchanged. Raises BadInput for ragged rows, open quotes, equal column names."""
-    reader, rows = csv.DictReader(io.StringIO(_text(csv_file), newline=""), strict=True), []
+    """Each row as {column: text}, unchanged. Raises BadInput like read_sheet."""
+    return read_sheet(csv_file).rows
+
+
+def read_sheet(csv_file: Path) -> Sheet:
+    """The rows of a CSV whose separator is a comma, semicolon, tab or |.
+
+    Raises: BadInput for ragged rows, open quotes, equal column names.
+    """
+    text = _text(csv_file)
+    separator = _separator(text)
+    reader = csv.DictReader(io.StringIO(text, newline=""), strict=True, delimiter=separator)
+    rows, lines, begins = [], [], 1  # begins: where an unread row may begin; blank lines are skipped
     try:
-        names = reader.fieldnames or []
-        twice = sorted({name for name in names if names.count(name) > 1})
-        if twice:
-            raise BadInput(f"{csv_file} has {names.count(twice[0])} columns called {twice[0]!r}: rename them")
+        n = len(reader.fieldnames or [])
+        name, times = next(iter(Counter(reader.fieldnames or []).most_common(1)), ("", 0))
+        if times > 1:
+            raise BadInput(f"{csv_file} has {times} columns called {name!r}: rename them")
+        begins = reader.line_num + 1
         for row in reader:
             if None in row or None in row.values():
-                n = len(reader.fieldnames or [])
                 raise BadInput(f"{csv_file}: line {reader.line_num} does not have the header's {n} columns")
             rows.append(row)
+            breaks = sum(text.count("\n") for text in row.values()) if reader.line_num > begins else 0
+            lines.append(reader.line_num - breaks)
+            begins = reader.line_num + 1
     except csv.Error as error:
-        begins = reader.line_num + 1
         raise BadInput(f"{csv_file}: the row that begins in line {begins} cannot be read: {error}") from error
     if not rows:
         raise BadInput(f"{csv_file} has no rows")
-    return rows
+    return Sheet(csv_file, separator, rows, lines)
+
+
+def _separator(text: str) -> str:
+    """The separator with which the first rows have the same number of columns, and the most; a comma if in doubt."""
+
+    def columns(separator: str) -> int:
+        rows = csv.reader(io.StringIO(text, newline=""), delimiter=separator)
+        try:
+            counts = {len(row) for row in itertools.islice(rows, 20) if row}
+        except csv.Error:
+            return 0
+        return counts.pop() if len(counts) == 1 and counts != {1} else 0
+
+    return max(",;\t|", key=columns)
 
 
 def columns_of(csv_file: Path, rows: list[dict[str, str]]) -> dict[str, str]:
     """The header's names, by their name in lower case without spaces around it."""
     columns: dict[str, str] = {}
     for name in rows[0]:
-        other = columns.setdefault(name.strip().lower(), name)
+        other = columns.setdefault(_composed(name.strip().lower()), name)
         if other != name:
             raise BadInput(f"{csv_file}: columns {other!r} and {name!r} differ only in case or spaces: rename one")
     return columns
@@ -482,8 +740,12 @@ def _spelled(folder: Path, name: str) -> Path:
     return next((path for path in spellings if path.exists()), spellings[0])
 
 
+def _is_hidden(name: str) -> bool:
+    return name.startswith(".") or name in SYSTEM_FILES
+
+
 def image_files(folder: Path) -> tuple[list[str], list[str]]:
-    """Sorted paths of the images below a folder, and of what is not an image. Names that begin with a dot are ignored.
+    """Sorted paths of the images below a folder, and of what is not an image, without hidden names and SYSTEM_FILES.
 
     Raises: OSError for a folder that cannot be read.
     """
@@ -495,58 +757,121 @@ def image_files(folder: Path) -> tuple[list[str], list[str]]:
     for root, folders, files in os.walk(folder, onerror=refuse):
         paths = [os.path.join(root, name) for name in folders]  # links to folders are not followed
         others += [path for path in paths if Path(path).suffix.lower() in IMAGE_EXTENSIONS or os.path.islink(path)]
-        folders[:] = [name for name in folders if not name.startswith(".")]
+        folders[:] = [name for name in folders if not _is_hidden(name)]
         for name in files:
-            if not name.startswith("."):
+            if not _is_hidden(name):
                 is_image = Path(name).suffix.lower() in IMAGE_EXTENSIONS
                 (images if is_image else others).append(os.path.join(root, name))
     return sorted(images), sorted(others)
 
 
 def find_file(folder: Path, name: str) -> str | None:
-    """The file of this name in the folder. The image extension may be missing, and the name may have backslashes."""
-    names = [name, *([name.replace("\\", "/")] if "\\" in name else [])]
-    if Path(name).suffix.lower() not in IMAGE_EXTENSIONS:
+    """The file of this name in the folder. The image extension may be missing, and the name may have backslashes.
+
+    Spaces around the name are dropped, if there is no file with them.
+    """
+    spellings = [spelling for text in (name, name.strip()) for spelling in (text, text.replace("\\", "/"))]
+    names = list(dict.fromkeys(spellings))
+    if Path(name.strip()).suffix.lower() not in IMAGE_EXTENSIONS:
         cases = [case for extension in sorted(IMAGE_EXTENSIONS) for case in (extension, extension.upper())]
         names += [name + case for name in names for case in cases]
     return next((str(path) for path in (_spelled(folder, n) for n in names if name) if path.is_file()), None)
 
 
-def _classes(
-    csv_file: Path, rows: list[dict[str, str]], column: str, names: str | None
-) -> tuple[np.ndarray, list[str]]:
-    """int64 (N,) class numbers, and the class names. Raises BadInput for an empty label or too large a number."""
-    labels = [_composed(row[column].strip()) for row in rows]
-    if "" in labels:
-        raise BadInput(f"{csv_file}: row {labels.index('') + 1} has no label in column {column!r}")
-    if not all(label.isdecimal() for label in labels):
-        classes, targets = np.unique(labels, return_inverse=True)
-        return targets.astype(np.int64), [str(name) for name in classes]
-    longest = max(labels, key=len)
-    C = max(map(int, labels)) + 1 if len(longest) < 18 else math.inf
-    if C > max(1000, 10 * len(labels)):
-        what = f"{longest[:40]} in column {column!r}"
-        raise BadInput(f"{csv_file}: {what} is not a valid class number: too large for {len(labels)} rows")
-    numbers = np.array(labels).astype(np.int64)
-    return numbers, _class_names(csv_file, rows, numbers.tolist(), names)
+def _written(csv_file: Path, numbers: list[int], labels: list[str]) -> None:
+    """Raises BadInput for a number with two texts, e.g. "3" and "03"."""
+    written: dict[int, str] = {}
+    for number, label in zip(numbers, labels, strict=True):
+        if written.setdefault(number, label) != label:
+            raise BadInput(
+                f"{csv_file}: class {number} is written in two ways, {written[number]!r} and {label!r}: use one"
+            )
 
 
-def _class_names(csv_file: Path, rows: list[dict[str, str]], numbers: list[int], column: str | None) -> list[str]:
-    """The name of each class: from the meta.csv beside the CSV, or a column, or else its number."""
-    meta, named = csv_file.with_name("meta.csv"), {}
+def _numbered(
+    sheet: Sheet, texts: list[str], label: str, names: str | None, num_classes: int | None, notes: list[str]
+) -> tuple[np.ndarray, list[str], list[str]]:
+    """int64 (N,) targets, the class names, and each class as the file writes it, from labels that are whole numbers."""
+    longest = max(texts, key=len)
+    if len(longest.partition(".")[0]) >= 18:
+        what = f"{longest[:40]} in column {label!r}"
+        raise BadInput(f"{sheet.file}: {what} is not a valid class number: too large for {len(texts)} rows")
+    if num_classes is not None and num_classes > max(1000, 10 * len(texts)):
+        raise BadInput(f"--num-classes {num_classes} is too large for the {len(texts)} rows of {sheet.file}")
+    whole = [text.partition(".")[0] for text in texts]
+    values = [int(text) for text in whole]
+    _written(sheet.file, values, texts)  # "3" and "3.0" are one number in two ways
+    written = dict(zip(values, whole, strict=True))
+    if whole != texts:
+        text, number = next((text, number) for text, number in zip(texts, whole, strict=True) if text != number)
+        notes.append(f"labels in column {label} are whole numbers written as floats: {text} is read as {number}")
+    named, has_meta = _class_names(sheet, values, names)
+    numbers = class_numbers({*values, *named}, num_classes)
+    if not numbers or not set(values) <= set(numbers):
+        raise BadInput(
+            f"--num-classes {num_classes}: column {label} of {sheet.file} has {len(set(values))} class numbers from "
+            f"{min(values)} to {max(values)}, so it must be {len(set(values))}, or {max(values) + 1} or more"
+        )
+    if num_classes is None and not has_meta and numbers != list(range(numbers[-1] + 1)):
+        starts_at_1 = numbers == list(range(1, numbers[-1] + 1))
+        what = f"the class numbers in column {label} " + ("begin with 1" if starts_at_1 else "have wide gaps")
+        notes.append(
+            f"{what}, so the classes are {_shown(map(str, numbers), 5)}; --num-classes {numbers[-1] + 1} makes them "
+            f"0 to {numbers[-1]}"
+        )
+    number = {value: c for c, value in enumerate(numbers)}
+    classes = [named.get(value) or str(value) for value in numbers]
+    times = Counter(classes)
+    classes = [f"{name} ({v})" if times[name] > 1 else name for v, name in zip(numbers, classes, strict=True)]
+    targets = np.array([number[value] for value in values], dtype=np.int64)
+    return targets, classes, [written.get(value, str(value)) for value in numbers]
+
+
+def class_numbers(known: set[int], num_classes: int | None = None) -> list[int]:
+    """The class numbers, from the numbers in the labels and in meta.csv. A number that never occurs is a class, too:
+
+    - all from 0 to the largest number, or from 1 if 0 does not occur
+    - only those that occur, if at least 10 numbers, and more than half of them, would not occur
+    - with num_classes: those that occur if they are as many, or 0 to num_classes - 1, or 1 to num_classes
+
+    Empty, if the numbers do not fit num_classes.
+    """
+    lowest, highest = min(known), max(known)
+    if num_classes is not None:
+        if len(known) == num_classes:
+            return sorted(known)
+        first = 0 if highest < num_classes else 1
+        return list(range(first, first + num_classes)) if first <= lowest and highest < first + num_classes else []
+    first = 1 if lowest == 1 else 0
+    absent = highest + 1 - first - len(known)
+    return sorted(known) if absent >= 10 and absent > len(known) else list(range(first, highest + 1))
+
+
+def _class_names(sheet: Sheet, numbers: list[int], column: str | None) -> tuple[dict[int, str], bool]:
+    """The names of class numbers, from the meta.csv beside the CSV or from a column, and whether meta.csv has them."""
+    meta, named = sheet.file.with_name("meta.csv"), {}
     meta_rows = read_rows(meta) if meta.is_file() else []
     if meta_rows and {"target", "class_name"} <= set(meta_rows[0]):
         for row in meta_rows:
             if not re.fullmatch(r"\s*\d{1,4}\s*", row["target"]):
                 raise BadInput(f"{meta}: target {row['target']!r} is not a valid class number")
             named[int(row["target"])] = _composed(row["class_name"].strip())
-    elif column:
-        for number, row in zip(numbers, rows, strict=True):
-            name = _composed(row[column].strip())
+        return named, True
+    if column:
+        for number, name in zip(numbers, sheet.column(column), strict=True):
             if named.setdefault(number, name) != name:
-                raise BadInput(f"{csv_file}: class {number} is named {named[number]!r} and {name!r} in {column}")
-    names = [named.get(c) or str(c) for c in range(max([*numbers, *named]) + 1)]
-    return [f"{name} ({c})" if names.count(name) > 1 else name for c, name in enumerate(names)]
+                raise BadInput(f"{sheet.file}: class {number} is named {named[number]!r} and {name!r} in {column}")
+    return named, False
+
+
+class Reading(NamedTuple):
+    """How to read, see read()."""
+
+    train: bool = True
+    columns: dict[str, str] = {}
+    num_classes: int | None = None
+    fold_case: bool = False
+    skip_missing: bool = False
 
 
 class Source(NamedTuple):
@@ -555,9 +880,8 @@ class Source(NamedTuple):
     data: str
     csv_file: Path | None  # the CSV that the user named, or a train.csv found in the folder
     csv_is_named: bool
-    columns: dict[str, str]  # names of CSV columns, by part
     cache: Path
-    train: bool
+    how: Reading
 
     def has_columns(self, *names: str) -> bool:
         """Whether the CSV has these columns."""
@@ -567,14 +891,14 @@ class Source(NamedTuple):
 # name: (whether it recognises the source, reader). The first layout that recognises the source reads it.
 LAYOUTS: dict[str, tuple[Callable[[Source], bool], Callable[[Source], ImageTable]]] = {
     "mask competition": (
-        lambda s: not s.csv_is_named and not s.columns and s.has_columns("gender", "race", "age", "path"),
+        lambda s: not s.csv_is_named and not s.how.columns and s.has_columns("gender", "race", "age", "path"),
         lambda s: read_mask(s.csv_file),
     ),
-    "CSV": (lambda s: s.csv_file is not None, lambda s: read_csv(s.csv_file, Path(s.data), s.columns)),
-    "image folder": (lambda s: Path(s.data).is_dir(), lambda s: read_folder(Path(s.data))),
+    "CSV": (lambda s: s.csv_file is not None, lambda s: read_csv(s.csv_file, Path(s.data), s.how)),
+    "image folder": (lambda s: Path(s.data).is_dir(), lambda s: read_folder(Path(s.data), s.how.fold_case)),
     "torchvision data set": (
         lambda s: s.data in torchvision.datasets.__all__,
-        lambda s: read_torchvision(s.data, s.cache / "torchvision", s.train),
+        lambda s: read_torchvision(s.data, s.cache / "torchvision", s.how.train),
     ),
 }
 
@@ -598,20 +922,27 @@ def take(table: ImageTable, rows: np.ndarray) -> ImageTable:
 
 
 def merge(table: ImageTable, chosen: str) -> ImageTable:
-    """The same images, with the chosen classes ("3,7,14", or names) as one, called "A+B", in the place of the first."""
-    numbers = _class_numbers(table, chosen)
-    if len(numbers) == len(table.classes):
+    """The same images, with the chosen classes ("3,7,14", or names) as one, called "A+B", in the place of the first.
+
+    Several groups are separated by semicolons: "3,7,14;1,2".
+    """
+    into = np.arange(len(table.classes))  # the first class of each group
+    groups = [_class_numbers(table, words) for words in chosen.split(";")]
+    for numbers in groups:
+        twice = [table.classes[c] for c in numbers if (into != np.arange(len(into)))[c] or (into == c).sum() > 1]
+        if twice:
+            raise BadInput(f"{chosen!r}: class {twice[0]!r} is in two groups")
+        into[numbers] = numbers[0]
+    kept, of_class = np.unique(into, return_inverse=True)
+    if len(kept) < 2:
         raise BadInput(f"{chosen!r} are all classes: at least two must remain after merging")
-
-    def merged(names: list[str]) -> list[str]:
-        one = "+".join(names[c] for c in numbers)
-        return [one if c == numbers[0] else name for c, name in enumerate(names) if c not in numbers[1:]]
-
-    kept = [numbers[0] if c in numbers else c for c in range(len(table.classes))]
-    targets = np.searchsorted(np.unique(kept), np.array(kept)[table.targets])
-    classes, labels = merged(table.classes), merged(table.labels)
-    layout = f"{table.layout}, merged class {classes[numbers[0]]}"
-    return replace(table, targets=targets, classes=classes, labels=labels, layout=layout)
+    classes, labels = (
+        ["+".join(names[c] for c in np.flatnonzero(into == first)) for first in kept]
+        for names in (table.classes, table.labels)
+    )
+    names = ", ".join(classes[of_class[numbers[0]]] for numbers in groups)
+    layout = f"{table.layout}, merged class{'es' if len(groups) > 1 else ''} {names}"
+    return replace(table, targets=of_class[table.targets], classes=classes, labels=labels, layout=layout)
 
 
 def only(table: ImageTable, chosen: str) -> ImageTable:
@@ -692,9 +1023,13 @@ def split(table: ImageTable, val_frac: float = 0.2, seed: int = 0) -> tuple[np.n
     for c in np.flatnonzero(groups_of_class == 1):
         rows = np.flatnonzero(table.targets == c)
         what = "1 image" if len(rows) == 1 else "images of 1 group"
+        name = table.classes[c]
+        hint = next(
+            (f" ({alike}: --fold-case reads them as one)" for alike in _alike(table.classes) if repr(name) in alike), ""
+        )
         raise BadInput(
-            f"class {table.classes[c]!r} has only {what} ({table.paths[rows[0]]}), so it cannot be in both training "
-            "and validation: add images, leave the class out, or give validation data"
+            f"class {name!r} has only {what} ({table.paths[rows[0]]}), so it cannot be in both training "
+            f"and validation: add images, leave the class out, or give validation data{hint}"
         )
     rng = np.random.default_rng(seed)
     for _ in range(50):  # with few groups, the search may need more than one random start
@@ -724,7 +1059,9 @@ def folds(table: ImageTable, k: int, seed: int = 0) -> np.ndarray:
     groups = _first_of(table.groups)
     n_groups = len(set(groups))  # with few groups, the result depends more on the random start: more starts are tried
     if not 2 <= k <= n_groups:
-        raise BadInput(f"the number of folds must be from 2 to {n_groups}, the number of groups, got {k}")
+        raise BadInput(
+            f"the number of folds must be from 2 to {n_groups}, the number of groups, got {k}; {smallest_class(table)}"
+        )
     rng, best, lowest = np.random.default_rng(seed), None, np.inf
     N, C = len(table), len(table.classes)
     total = counts(table, np.arange(N))
@@ -745,6 +1082,12 @@ def folds(table: ImageTable, k: int, seed: int = 0) -> np.ndarray:
 def counts(table: ImageTable, rows: np.ndarray) -> np.ndarray:
     """int (C,): number of images of each class in these rows."""
     return np.bincount(table.targets[rows], minlength=len(table.classes))
+
+
+def smallest_class(table: ImageTable) -> str:
+    """The class with the fewest images, in words."""
+    c, n = min(Counter(table.targets.tolist()).items(), key=lambda item: item[::-1])
+    return f"the smallest class is {table.classes[c]!r} with {n} image" + ("s" if n > 1 else "")
 
 
 def digest(table: ImageTable, *rows: np.ndarray) -> str:
@@ -905,8 +1248,10 @@ def _print_wrapped(name: str, text: str) -> None:
 
 
 if __name__ == "__main__":
-    if len(sys.argv) != 2:
-        sys.exit(__doc__)
+    if len(sys.argv) != 2 or sys.argv[1] in ("-h", "--help"):
+        is_help = len(sys.argv) == 2
+        print(__doc__, file=sys.stdout if is_help else sys.stderr)
+        sys.exit(0 if is_help else 1)
     sys.stdout.reconfigure(errors="backslashreplace")  # a file name may not be valid text
     try:
         show(sys.argv[1])

@@ -2,6 +2,7 @@
 
 import csv
 import os
+import re
 import shutil
 import struct
 import subprocess
@@ -277,7 +278,7 @@ def test_a_torchvision_data_set_from_its_own_files(tmp_path):
             lambda p: (write_images(p, {"": 2}), (p / "train.csv").write_text("ID,y\n00.png,0\nno.png,1\n")),
             "1 of 2 images cannot be found in .*:\n  no.png",
         ),
-        (lambda p: (write_images(p, {"": 1}), (p / "train.csv").write_text("ID,y\n00.png,\n")), "has no label"),
+        (lambda p: (write_images(p, {"": 1}), (p / "train.csv").write_text("ID,y\n00.png,\n")), "rows without a label"),
     ],
 )
 def test_bad_data_is_an_error_that_names_it(tmp_path, make, said):
@@ -353,7 +354,9 @@ def test_duplicate_rows_stay_on_one_side(tmp_path):
     write_csv(tmp_path / "train.csv", rows * 3)
     table = read(str(tmp_path))
     train, val = split(table, 0.3)
-    assert not {table.paths[i] for i in train} & {table.paths[i] for i in val} and len(val) == 9
+    assert not {table.paths[i] for i in train} & {table.paths[i] for i in val} and len(val) == 3
+    assert len(table) == 10  # each image is counted once
+    assert any("rows that repeat an image and its label: 20, such as lines 2 and 12" in note for note in table.notes)
 
 
 def test_a_split_that_a_single_descent_misses_is_found():
@@ -451,7 +454,8 @@ def rows_of(labels, **more):
 def test_labels_in_mixed_case_are_two_classes_and_a_note_and_blanks_around_them_are_dropped(tmp_path):
     table = read(csv_folder(tmp_path, rows_of(["Cat", "cat", " cat ", "dog", "dog\t", "Cat"])))
     assert table.classes == ["Cat", "cat", "dog"] and table.targets.tolist() == [0, 1, 1, 2, 2, 0]
-    assert "'Cat' and 'cat' differ only in case: they are used as different classes" in table.notes
+    note = "'Cat' and 'cat' differ only in case or spaces: they are used as different classes"
+    assert f"{note}; --fold-case reads them as one" in table.notes
 
 
 def test_gaps_between_class_numbers_are_classes_without_images_and_a_note(tmp_path):
@@ -462,14 +466,17 @@ def test_gaps_between_class_numbers_are_classes_without_images_and_a_note(tmp_pa
 
 @pytest.mark.parametrize("label", ["", "  "])
 def test_a_row_without_a_label_is_an_error_that_names_it(tmp_path, label):
-    with pytest.raises(BadInput, match="row 3 has no label in column 'label'"):
+    with pytest.raises(BadInput, match=r"rows without a label in column 'label': 1; .*\n  line 4 \(2.png\): ''"):
         read(csv_folder(tmp_path, rows_of(["0", "1", label, "0"])))
 
 
 def test_images_with_two_labels_are_all_listed(tmp_path):
     rows = rows_of(["a", "b", "a", "b"])
-    with pytest.raises(BadInput, match=r"images with two labels: 2\n.*/0.png: a and b\n.*/3.png: b and a$"):
+    with pytest.raises(BadInput, match="images with two labels: 2; keep one row") as error:
         read(csv_folder(tmp_path, rows + [rows[0] | {"label": "b"}, rows[3] | {"label": "a"}]))
+    assert re.search(
+        r"/0.png: a \(line 2\) and b \(line 6\)\n.*/3.png: b \(line 5\) and a \(line 7\)$", str(error.value)
+    )
 
 
 def test_the_sketch_layout_has_its_class_names_in_a_column_of_their_own(tmp_path):
@@ -484,7 +491,7 @@ def test_the_sketch_layout_has_its_class_names_in_a_column_of_their_own(tmp_path
     assert table.classes == ["beagle", "tabby"] and table.targets.tolist() == [1, 0, 1, 0]
     assert "image column image_path, label column target" in table.layout
     write_csv(tmp_path / "train.csv", [*rows, rows[0] | {"image_path": rows[1]["image_path"]}])
-    with pytest.raises(BadInput, match="beagle/1.JPEG: beagle and tabby"):
+    with pytest.raises(BadInput, match=r"beagle/1.JPEG: beagle \(line 3\) and tabby \(line 6\)"):
         read(str(tmp_path))
     write_csv(tmp_path / "train.csv", [*rows[1:], rows[0] | {"class_name": "mouse"}])
     with pytest.raises(BadInput, match="class 1 is named 'tabby' and 'mouse' in class_name"):
@@ -494,7 +501,7 @@ def test_the_sketch_layout_has_its_class_names_in_a_column_of_their_own(tmp_path
 def test_an_image_in_two_rows_ties_the_groups_of_both(tmp_path):
     rows = rows_of([0, 1, 0, 1, 0, 1], group=list("abcdef"))
     table = read(csv_folder(tmp_path, [*rows, rows[0] | {"group": "d"}, rows[5] | {"group": "a"}]))
-    assert len({table.groups[i] for i in (0, 3, 5, 6, 7)}) == 1 and len(set(table.groups)) == 4
+    assert len({table.groups[i] for i in (0, 3, 5)}) == 1 and len(set(table.groups)) == 4 and len(table) == 6
 
 
 def test_a_folder_named_like_an_image_is_a_note(tmp_path):
@@ -647,7 +654,7 @@ def test_a_fold_column_is_obeyed(tmp_path):
 
 
 def test_folds_that_cannot_be_are_an_error():
-    with pytest.raises(BadInput, match="from 2 to 3, the number of groups, got 4"):
+    with pytest.raises(BadInput, match="from 2 to 3, the number of groups, got 4; the smallest class is '0' with 2 im"):
         data.folds(table_of([0, 1, 0, 1], [0, 1, 2, 2]), 4)
     table = table_of([0, 1, 0, 1])
     table.is_val = np.array([True, False, False, True])
@@ -687,13 +694,11 @@ def test_quotes_that_are_closed_may_hold_commas_and_lines(tmp_path):
         ("file,label,label", "has 2 columns called 'label'"),
         ("file,label,Label", "'label' and 'Label' differ only in"),
         ("file,label, label", "'label' and ' label' differ only in"),
-        ("file;label;x", r"separator seems to be ';': save it with commas"),
     ],
 )
 def test_a_header_that_can_be_read_in_two_ways_is_refused(tmp_path, header, said):
     csv_folder(tmp_path, rows_of("abab"))
-    mark = ";" if ";" in header else ","
-    (tmp_path / "train.csv").write_text(header + "\n" + "".join(f"{i}.png{mark}a{mark}b\n" for i in range(4)))
+    (tmp_path / "train.csv").write_text(header + "\n" + "".join(f"{i}.png,a,b\n" for i in range(4)))
     with pytest.raises(BadInput, match=said):
         read(str(tmp_path))
 
@@ -826,3 +831,248 @@ groups     12, of which 0 are on both sides
        4         3           1  나비
 """
         )
+
+
+# --- nothing silent: labels and CSVs ---------------------------------------------------------------------------------
+
+
+def test_B1_whole_numbers_written_as_floats_are_these_numbers_and_said_once(tmp_path):
+    table = read(csv_folder(tmp_path / "a", rows_of(["0.0", "2.0", "1.0", "0.0", "2.", "1.0"][:4] + ["2.0", "1.0"])))
+    assert table.classes == table.labels == ["0", "1", "2"] and table.targets.tolist() == [0, 2, 1, 0, 2, 1]
+    assert table.notes == ["labels in column label are whole numbers written as floats: 0.0 is read as 0"]
+    with pytest.raises(BadInput, match="class 3 is written in two ways, '3' and '3.0': use one"):
+        read(csv_folder(tmp_path / "b", rows_of(["3", "3.0", "0", "0"])))
+    assert read(csv_folder(tmp_path / "c", rows_of(["1.5", "2.0", "1.5"]))).classes == ["1.5", "2.0"]  # not whole
+
+
+def test_B2_the_last_column_is_taken_with_a_warning_that_names_label_col(tmp_path):
+    rows = [{"file": f"{i}.png", "artist": "ab"[i % 2], "fold": i % 2} for i in range(4)]
+    table = read(csv_folder(tmp_path, rows))
+    assert table.classes == ["a", "b"] and "label column artist" in table.layout  # a fold is not a label
+    assert "the last one, artist, is used; --label-col names a different one" in table.notes[0]
+    assert read(str(tmp_path), columns={"label": "artist"}).notes == []
+
+
+@pytest.mark.parametrize("column, different", [("height", 24), ("target", 60)])  # a known name needs 2 rows per value
+def test_B2_a_column_of_measurements_is_refused_unless_it_is_named(tmp_path, column, different):
+    rows = [{"file": f"{i}.png", column: 150 + i % different} for i in range(60)]
+    folder = csv_folder(tmp_path / "numbers", rows)
+    with pytest.raises(BadInput, match=f"column '{column}' has {different} different numbers in 60 rows.*--label-col"):
+        read(folder)
+    assert len(read(folder, columns={"label": column}).classes) == different
+    assert len(read(folder, train=False).classes) == different
+    rows = [row | {column: f"name {row[column]}"} for row in rows]
+    assert len(read(csv_folder(tmp_path / "names", rows)).classes) == different
+
+
+def test_B2_a_one_hot_table_is_read_as_its_columns_or_refused(tmp_path):
+    hot = [2, 0, 2, 1]
+    columns = ("NV", "MEL", "BCC", "AK")
+    rows = [
+        {"image": f"{i}.png", "group": f"p{i}"} | {c: float(k == h) for k, c in enumerate(columns)}
+        for i, h in enumerate(hot)
+    ]
+    table = read(csv_folder(tmp_path / "a", rows, "image"))
+    assert table.classes == table.labels == [*columns] and table.targets.tolist() == hot
+    assert "the 4 columns NV, MEL, BCC, AK have one 1 per row" in table.notes[0] and "--label-col" in table.notes[0]
+    assert "classes without images, whose F1 is 0: 1 of 4 (AK)" in table.notes
+    rows[3]["NV"] = 1.0
+    with pytest.raises(
+        BadInput, match=r"NV, MEL, BCC, AK hold 0 and 1, .*: line 5 \(3.png\) has 2; name the label col"
+    ):
+        read(csv_folder(tmp_path / "b", rows, "image"))
+
+
+def test_B3_class_numbers_that_begin_with_1_have_no_class_0(tmp_path):
+    table = read(csv_folder(tmp_path, rows_of([1, 2, 4, 1, 2, 4])))
+    assert table.classes == table.labels == ["1", "2", "3", "4"] and table.targets.tolist() == [0, 1, 3, 0, 1, 3]
+    assert "begin with 1, so the classes are 1, 2, 3, 4; --num-classes 5 makes them 0 to 4" in table.notes[0]
+    assert read(str(tmp_path), num_classes=5).classes == ["0", "1", "2", "3", "4"]
+    assert read(str(tmp_path), num_classes=4).classes == ["1", "2", "3", "4"]
+    assert read(str(tmp_path), num_classes=3).classes == ["1", "2", "4"]
+    write_csv(tmp_path / "meta.csv", [{"target": c, "class_name": "abcde"[c]} for c in range(5)])
+    assert read(str(tmp_path)).classes == [*"abcde"] and "begin with" not in "".join(read(str(tmp_path)).notes)
+
+
+def test_B3_wide_gaps_are_not_classes(tmp_path):
+    table = read(csv_folder(tmp_path / "a", rows_of([0, 100, 200] * 2)))
+    assert table.classes == table.labels == ["0", "100", "200"] and table.targets.tolist() == [0, 1, 2] * 2
+    assert "have wide gaps, so the classes are 0, 100, 200; --num-classes 201 makes them 0 to 200" in table.notes[0]
+    assert len(read(str(tmp_path / "a"), num_classes=201).classes) == 201
+    with pytest.raises(BadInput, match="--num-classes 4: .* from 0 to 200, so it must be 3, or 201 or more"):
+        read(str(tmp_path / "a"), num_classes=4)
+    with pytest.raises(BadInput, match="--num-classes 9999 is too large for the 6 rows"):
+        read(str(tmp_path / "a"), num_classes=9999)
+    assert data.class_numbers({*range(17)} - {7} | {17}) == [*range(18)]  # a rare class stays a class
+    with pytest.raises(BadInput, match="--num-classes is only for a CSV"):
+        read(str(write_images(tmp_path / "d", {"a": 2, "b": 2})), num_classes=2)
+    with pytest.raises(BadInput, match="--num-classes 3: .* has 2 classes with names: remove it"):
+        read(csv_folder(tmp_path / "t", rows_of("abab")), num_classes=3)
+
+
+@pytest.mark.parametrize("text", ["nan", "NaN", "None", "null"])
+def test_B4_a_missing_label_as_text_is_an_error_that_names_the_lines(tmp_path, text):
+    with pytest.raises(
+        BadInput, match=f"without a label .*: 2; .*\n  line 3 .1.png.: '{text}'\n  line 5 .3.png.: '{text}'"
+    ):
+        read(csv_folder(tmp_path / "a", rows_of(["a", text, "b", text])))
+    write_images(tmp_path / "d", {text: 2, "b": 2})  # a folder is a class
+    assert text in read(str(tmp_path / "d")).classes
+
+
+def test_B5_fold_case_reads_spellings_as_one_class_and_takes_the_most_frequent(tmp_path):
+    labels = ["cat", "Cat", "Cat", "traffic  Light", "Traffic Light", "dog"]
+    folder = csv_folder(tmp_path / "csv", rows_of(labels))
+    assert len(read(folder).classes) == 5
+    table = read(folder, fold_case=True)
+    assert table.classes == ["Cat", "dog", "traffic  Light"] and table.targets.tolist() == [0, 0, 0, 2, 2, 1]
+    assert "'cat' and 'Cat' are read as one class, 'Cat' (--fold-case)" in table.notes
+    write_images(tmp_path / "d", {"Cat": 1, "cat": 3, "dog": 2})
+    with pytest.raises(BadInput, match="class 'Cat' has only 1 image .*'Cat' and 'cat': --fold-case reads them as one"):
+        split(read(str(tmp_path / "d")))
+    table = read(str(tmp_path / "d"), fold_case=True)
+    assert table.classes == ["cat", "dog"] and table.targets.tolist() == [0, 0, 0, 0, 1, 1]
+    write_images(tmp_path / "v", {"CAT": 1, "dog": 2})
+    val = read(str(tmp_path / "v"), train=False, fold_case=True)
+    assert join(table, val, fold_case=True).targets[-3:].tolist() == [0, 1, 1]
+    with pytest.raises(BadInput, match="class 'CAT' of .* is not among the training classes"):
+        join(table, val)
+
+
+def test_B5_several_groups_of_classes_are_merged():
+    table = table_of([0, 1, 2, 3, 4, 4, 1])
+    table.classes = [*"abcde"]
+    merged = data.merge(table, "4,1; 2,3")
+    assert merged.classes == ["a", "b+e", "c+d"] and merged.targets.tolist() == [0, 1, 2, 2, 1, 1, 1]
+    assert merged.labels == ["0", "1+4", "2+3"] and merged.layout.endswith(", merged classes b+e, c+d")
+    assert data.merge(table, "0,1;2,3,4").classes == ["a+b", "c+d+e"]
+    with pytest.raises(BadInput, match="class 'b' is in two groups"):
+        data.merge(table, "a,b;b,c")
+
+
+def test_B6_rows_without_a_file_are_left_out_with_skip_missing_listed_and_counted(tmp_path):
+    rows = rows_of("ababab", group=list("ppqqrr"), fold=[0, 1] * 3)
+    folder = csv_folder(tmp_path, [*rows, rows[0] | {"file": "none.png", "label": ""}])
+    os.remove(tmp_path / "0.png")
+    os.remove(tmp_path / "none.png")
+    with pytest.raises(BadInput, match=r"2 of 7 images .*--bad skip:\n  0.png \(line 2\)\n  none.png \(line 8\)$"):
+        read(folder)
+    table = read(folder, skip_missing=True)
+    assert len(table) == 5 and table.targets.tolist() == [1, 0, 1, 0, 1] and table.groups == [*"pqqrr"]
+    assert table.fold_of.tolist() == [1, 0, 1, 0, 1]
+    assert f"rows without an image file in {tmp_path}, left out: 2 of 7\n  0.png (line 2)" in table.notes[0]
+
+
+def test_B6_ids_are_stripped_and_a_file_in_a_different_case_or_folder_is_named(tmp_path):
+    rows = rows_of("abab")
+    folder = csv_folder(tmp_path, rows)
+    write_csv(tmp_path / "train.csv", [row | {"file": f" {row['file']} "} for row in rows])
+    assert [os.path.basename(path) for path in read(folder).paths] == ["0.png", "1.png", "2.png", "3.png"]
+    write_csv(tmp_path / "train.csv", [rows[0], rows[1] | {"file": "1.PNG"}, rows[2] | {"file": "x\\y/2.png"}])
+    there = rf"1.PNG \(line 3; there is {tmp_path}/1.png\)\n  x\\y/2.png \(line 4; there is {tmp_path}/2.png\)"
+    with pytest.raises(BadInput, match=there):
+        read(folder)
+    write_csv(tmp_path / "train.csv", [row | {"file": f"/old/{row['file']}"} for row in rows])
+    with pytest.raises(
+        BadInput, match=f"no file /old/0.png in .*; there is {tmp_path}/0.png: correct the CSV, or --data"
+    ):
+        read(folder)
+
+
+@pytest.mark.parametrize("mark", [";", "\t", "|"])
+def test_B6_other_separators_are_read_and_said(tmp_path, mark):
+    folder = csv_folder(tmp_path, rows_of("abab"))
+    lines = [f'"{i}.png"{mark}{"ab"[i % 2]}{mark}"0,{i}, a{mark}b"' for i in range(4)]
+    (tmp_path / "train.csv").write_text("\n".join([mark.join(("file", "label", "size, mm")), *lines]) + "\n")
+    table = read(folder)
+    assert table.classes == ["a", "b"] and table.notes == [f"the separator of {tmp_path / 'train.csv'} is {mark!r}"]
+    (tmp_path / "train.csv").write_text("file,label\n" + "".join(f'{i}.png,"a{mark}{i % 2}"\n' for i in range(4)))
+    assert read(folder).classes == [f"a{mark}0", f"a{mark}1"] and read(folder).notes == []
+
+
+def test_B7_lines_are_those_of_the_file_with_blank_lines_and_breaks_in_quotes(tmp_path):
+    folder = csv_folder(tmp_path, rows_of("abab"))
+    (tmp_path / "train.csv").write_text('file,note,label\n\n0.png,"x\ny",a\n\n1.png,"x\n\ny",\n2.png,,\n')
+    with pytest.raises(BadInput, match=r"\n  line 6 \(1.png\): ''\n  line 9 \(2.png\): ''$"):
+        read(folder)
+    write_csv(tmp_path / "train.csv", rows_of("abab", fold=["0", "1", "", "0"]))
+    with pytest.raises(BadInput, match=r"line 4 \(2.png\) has no fold in column 'fold'"):
+        read(folder)
+    rows = rows_of("abab", fold=[0, 1, 1, 0])
+    write_csv(tmp_path / "train.csv", [*rows, rows[0] | {"fold": 1}])
+    with pytest.raises(BadInput, match=r"images with two folds: 1; .*\n.*0.png: 0 \(line 2\) and 1 \(line 6\)"):
+        read(folder)
+
+
+@pytest.mark.parametrize("form", ["NFC", "NFD"])
+def test_B7_korean_headers_are_known_and_unknown_ones_name_the_options(tmp_path, form):
+    rows = [{"파일명": f"{i}.png", "그룹": i // 2, "폴드": i % 2, "라벨": "가나"[i % 2], "메모": ""} for i in range(8)]
+    rows = [{unicodedata.normalize(form, name): value for name, value in row.items()} for row in rows]
+    folder = csv_folder(tmp_path, rows, next(iter(rows[0])))
+    table = read(folder)
+    assert table.classes == ["가", "나"] and len(set(table.groups)) == 4 and table.fold_of.tolist() == [0, 1] * 4
+    write_csv(tmp_path / "train.csv", [{"사진파일": f"{i}.png", "종류": "가나"[i % 2]} for i in range(8)])
+    with pytest.raises(BadInput, match="with --image-col and --label-col; the columns are 사진파일, 종류"):
+        read(folder)
+    assert read(folder, columns={"image": "사진파일", "label": "종류"}).classes == ["가", "나"]
+
+
+def test_B7_a_wrapping_folder_an_archive_and_a_csv_as_data_say_what_to_give(tmp_path):
+    write_images(tmp_path / "wrap" / "dataset", {"a": 2, "b": 2})
+    with pytest.raises(BadInput, match=f"only the folder dataset: give {tmp_path}/wrap/dataset, if its folders are"):
+        read(str(tmp_path / "wrap"))
+    for name, hint in (
+        ("x.zip", "unzip it first"),
+        ("x.tar.gz", "unzip it first"),
+        ("x.csv", "use --csv .*x.csv, and"),
+    ):
+        (tmp_path / name).write_text("x")
+        with pytest.raises(BadInput, match=f"{name} is a file, not a folder: {hint}"):
+            read(str(tmp_path / name))
+
+
+def test_B7_folders_that_systems_add_are_ignored(tmp_path):
+    write_images(tmp_path, {"a": 2, "b": 2})
+    for folder in ("__MACOSX/a", ".ipynb_checkpoints", "a/__MACOSX"):
+        write_images(tmp_path / folder, {"": 1})
+    (tmp_path / "b" / "Thumbs.db").write_bytes(b"x")
+    table = read(str(tmp_path))
+    assert table.classes == ["a", "b"] and len(table) == 4 and table.notes == []
+
+
+def test_a_csv_with_a_column_per_feature_is_read_in_linear_time(tmp_path):
+    def seconds(n):
+        names = ",".join(f"f{i}" for i in range(n))
+        (tmp_path / "wide.csv").write_text(f"{names}\n{','.join('1' * n)}\n")
+        start = time.process_time()
+        data.read_rows(tmp_path / "wide.csv")
+        return time.process_time() - start
+
+    assert seconds(100_000) < 40 * max(seconds(10_000), 0.01)  # 100 times, if it were quadratic
+    with pytest.raises(BadInput, match=r"the columns are f0, f1, .*, f19, \.\.\. \(100,000 in all\)"):
+        seconds(100_000)
+        read(str(tmp_path), str(tmp_path / "wide.csv"))
+
+
+def test_python_data_py_prints_its_usage_and_names_that_are_not_text(tmp_path):
+    done = subprocess.run([sys.executable, data.__file__, "--help"], capture_output=True, text=True)
+    assert done.returncode == 0 and "python data.py FOLDER" in done.stdout and not done.stderr
+    write_images(tmp_path, {os.fsdecode(b"\xb0\xa1"): 4, "ok": 4})
+    done = subprocess.run([sys.executable, data.__file__, str(tmp_path)], capture_output=True, text=True)
+    assert done.returncode == 0 and r"  \udcb0\udca1" in done.stdout
+
+
+def test_a_csv_with_everything_at_once_is_read_after_one_message(tmp_path):
+    """Floats, one-based, repeated rows, missing files, semicolons, Korean headers; or names in several spellings."""
+    for labels in (["1.0", "2.0", "3.0"], ["Cat", "cat", "dog"]):
+        rows = [(f"사진/{i:02d}.png", labels[i % 3]) for i in range(12)]
+        folder = csv_folder(tmp_path / labels[0], [{"파일명": name} for name, _ in rows], "파일명")
+        rows = [*rows, rows[3], ("사진/없음.png", labels[0]), ("사진/00.PNG", labels[0])]
+        text = "\r\n".join(["파일명;라벨", *(";".join(row) for row in rows)])
+        (tmp_path / labels[0] / "train.csv").write_bytes(text.encode("cp949"))
+        with pytest.raises(BadInput, match="leave these rows out with --bad skip") as error:
+            read(folder)
+        fold_case = "'Cat' and 'cat' are read as one class with --fold-case" in str(error.value)
+        table = read(folder, skip_missing=True, fold_case=fold_case)
+        assert len(table) == 12 and table.labels == (["Cat", "dog"] if fold_case else ["1", "2", "3"])
+        split(table)
