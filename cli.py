@@ -72,8 +72,10 @@ def make_parser(description: str | None = None) -> argparse.ArgumentParser:
         help="the group is what this finds in the path, e.g. '(\\w+)_aug': its (...), else the whole match",
     )
     add("--fold-col", help="fold column of the CSV (default: fold or kfold, if there is one)")
+    add("--num-classes", type=int, help="number of classes of a CSV with class numbers (default: from its labels)")
+    add("--fold-case", action="store_true", help="read class names that differ only in case or spaces as one class")
     add("--only", metavar="CLASSES", help="use only these classes, by name or number: 3,7,14")
-    add("--merge", metavar="CLASSES", help="merge these classes into one: 3,7,14")
+    add("--merge", metavar="CLASSES", help="merge these classes into one: 3,7,14 (several: '3,7,14;1,2')")
     add("--size", type=int, nargs="+", metavar="PIXELS", help="image side, or height and width (default 224; demo 48)")
     add(
         "--fit",
@@ -85,7 +87,7 @@ def make_parser(description: str | None = None) -> argparse.ArgumentParser:
         "--bad",
         choices=("error", "skip"),
         default="error",
-        help="images that cannot be decoded: error = stop, skip = leave them out (default error)",
+        help="images that are missing or cannot be decoded: error = stop, skip = leave them out (default error)",
     )
     add(
         "--cache",
@@ -391,7 +393,7 @@ AT_LEAST = {
     **dict.fromkeys(("save_every", "save_top", "step_epochs", "t0", "t_mult", "imbalance"), 1),
     **dict.fromkeys(("seed", "skip_nonfinite", "weight_decay", "warmup", "min_lr", "plateau_patience"), 0),
     **dict.fromkeys(("gamma", "mixup", "cutmix"), 0),
-    "folds": 2,
+    **dict.fromkeys(("folds", "num_classes"), 2),
 }
 ABOVE_0 = ("lr", "clip")
 BETWEEN_0_AND_1 = ("ema", "val_frac", "lr_decay")

@@ -58,7 +58,9 @@ def read_table(options: argparse.Namespace) -> data.ImageTable:
         if source == "demo":
             source = str(demo.draw(Path(options.cache) / f"demo-{demo.VERSION}"))
         has_csv = options.csv or is_csv_folder(source)
-        table = data.read(source, options.csv, options.cache, True, columns if has_csv else {})
+        how = {"fold_case": options.fold_case, "skip_missing": options.bad == "skip"}
+        named = columns if has_csv else {}
+        table = data.read(source, options.csv, options.cache, True, named, options.num_classes, **how)
     if columns and table.csv_file is None:
         part, column = next(iter(columns.items()))
         with cli.blaming(f"--{part}-col"):
@@ -71,9 +73,9 @@ def read_table(options: argparse.Namespace) -> data.ImageTable:
                 raise data.BadInput(f"{options.fold_col} has no effect with --val-data: remove one of the two options")
         with cli.blaming("--val-data"):
             has_csv = is_csv_folder(options.val_data)
-            val = data.read(options.val_data, None, options.cache, False, columns if has_csv else {})
+            val = data.read(options.val_data, None, options.cache, False, columns if has_csv else {}, **how)
         with cli.blaming("--val-data"):
-            table = data.join(table, val)
+            table = data.join(table, val, options.fold_case)
     set_groups(options, table)
     table.all_classes, table.all_labels = table.classes, table.labels
     for name, choose in (("only", data.only), ("merge", data.merge)):
@@ -169,8 +171,9 @@ def check_split(options: argparse.Namespace, table: data.ImageTable, split: Spli
     in_train, in_val = data.counts(table, split.train), data.counts(table, split.val)
     with cli.blaming("--folds" if split.fold is not None else "--val-data" if options.val_data else "--data"):
         if (in_val > 0).sum() < 2:
+            fewer = f" ({data.smallest_class(table)}: use fewer folds)" if options.folds else ""
             raise data.BadInput(
-                f"all {len(split.val)} validation images have the same class: at least two classes are needed"
+                f"all {len(split.val)} validation images have the same class: at least two classes are needed{fewer}"
             )
     for where, absent in (("validation", in_val == 0), ("training", (in_train == 0) & (in_val > 0))):
         names = [table.classes[c] for c in np.flatnonzero(absent)]

@@ -260,7 +260,7 @@ def read_template(folder: Path, template: str | None) -> Template:
     names, columns = list(rows[0]), data.columns_of(path, rows)
     known = [columns[name] for name in data.COLUMNS["image"] if name in columns]
     roots = [folder, folder / "test", folder / "images", folder / "eval" / "images", folder / "test" / "images"]
-    column, root = data.find_images(path, rows[0], known, roots)
+    column, root = data.find_images(path, rows, known, roots)
     images = images_of(path, root, [row[column] for row in rows])
     content = path.read_bytes()
     start = "\ufeff" if content.startswith(codecs.BOM_UTF8) else ""
@@ -270,6 +270,16 @@ def read_template(folder: Path, template: str | None) -> Template:
         return Template(path, names, rows, [*labels, names[-1]][0], images, column, start, line_end)
     rows = [{"ID": str(i)} | row | {"target": ""} for i, row in enumerate(rows)]  # a test.csv has no label column
     return Template(path, list(rows[0]), rows, "target", images, column, start, line_end)
+
+
+def check_one_column(template: Template, labels: list[str]) -> None:
+    """Raises BadInput for a template with one column per class (one-hot)."""
+    columns = [name for name in template.columns if name.strip() in labels]
+    if len(columns) > 1:
+        raise BadInput(
+            f"{template.path} has one column per class ({', '.join(columns[:5])}), but predict.py fills one column: "
+            "use a template with one label column, and --probs FILE.npz for the probabilities"
+        )
 
 
 def find_template(folder: Path, template: str | None) -> Path | None:
@@ -880,6 +890,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     with blaming("RUN_OR_CHECKPOINT"):
         check_classes(final, options.force)
     with blaming(data_flag):
+        check_one_column(template, saved["labels"])
         warn_of_labels(template, final["labels"])
     networks, work = sum(map(len, groups)), (device, options.batch_size, options.threads)
     print(f"{len(template.rows):,} images, {len(saved['classes'])} classes, checkpoints used: {networks}")

@@ -864,3 +864,10 @@ def test_E9_a_name_of_254_bytes_works_or_is_refused_before_the_work(here, capsys
     with pytest.raises(SystemExit):
         run("one", "--data", "comp", flag, here / ("x" * 300))
     assert len(began) <= 1 and not list(here.glob("*.tmp")) and not list(here.glob(".*.tmp"))
+
+
+def test_a_template_with_a_column_per_class_is_refused_by_name():
+    template = predict.Template(Path("sample.csv"), ["image", "MEL", "NV", "BCC"], [], "BCC", [], "image")
+    with pytest.raises(runs.BadInput, match="sample.csv has one column per class [(]MEL, NV, BCC[)].*--probs FILE.npz"):
+        predict.check_one_column(template, ["MEL", "NV", "BCC"])
+    predict.check_one_column(template, ["0", "1", "BCC"])

@@ -328,12 +328,22 @@ def test_defaults_of_the_demo_and_of_real_data_differ_and_are_resolved():
         (["--model", "nets.py:exits"], "nets.py:exits cannot be built (SystemExit"),
         (["--csv", "latin.csv"], "--csv: latin.csv is neither UTF-8 nor UTF-16 nor cp949"),
         (["--csv", "ragged.csv"], "--csv: ragged.csv: line 3 does not have the header's 2 columns"),
-        (["--csv", "twice.csv"], "--csv: twice.csv: images with two labels: 1\n  d/class0/00.png: 0 and 1"),
+        (
+            ["--csv", "twice.csv"],
+            "--csv: twice.csv: images with two labels: 1; keep one row of each image:\n"
+            "  d/class0/00.png: 0 (line 2) and 1 (line 3)",
+        ),
         (["--csv", "huge.csv"], "--csv: huge.csv: 30000000000000000000 in column 'label' is not a valid class number"),
         (["--data", "untrained"], "--data: class 'class2' has validation images but no training images"),
         (["--data", "constant", "--val-data", "d"], "constant with train and val already contains validation images"),
         (["--folds", "1"], "--folds must be at least 2, got 1"),
         (["--folds", "50"], "--folds: the number of folds must be from 2 to 42, the number of groups, got 50"),
+        (
+            ["--folds", "20"],
+            "at least two classes are needed (the smallest class is 'class2' with 6 images: use fewer",
+        ),
+        (["--num-classes", "1"], "--num-classes must be at least 2, got 1"),
+        (["--num-classes", "3"], "--data: --num-classes is only for a CSV with class numbers, and d is a different"),
         (["--fold", "1"], "--fold: 1 has no effect without folds: add --folds"),
         (["--folds", "3", "--fold", "3"], "--fold: '3' is not a valid fold: choose from 0 to 2, or all"),
         (["--folds", "3", "--val-frac", "0.3"], "--val-frac: 0.3 has no effect with folds"),
@@ -959,3 +969,28 @@ def test_E9_a_class_that_is_a_formula_is_text_in_a_spreadsheet(workspace, capsys
         assert not runs.as_cell(text).startswith(("=", "+", "-", "@", "\t", "\r"))
     runs.write_leaks(Path("run"), [("alike", "a.png", "=1", "b.png", "x")])
     assert leaks_of("run")[0]["validation_class"] == "'=1"
+
+
+# --- what a CSV needs ------------------------------------------------------------------------------------------------
+
+
+def test_missing_files_spellings_and_the_number_of_classes_have_their_options(workspace, capsys):
+    names = [f"class{c}/{i:02d}.png" for c, n in enumerate((24, 12, 6)) for i in range(n)]
+    rows = [f"{name},{name[5]}.0" for name in names]
+    (workspace / "float.csv").write_text("\n".join(["file,label", *rows, "class0/none.png,1.0"]) + "\n")
+    rows = [f"{name},{'Cat' if i % 2 else 'cat'}" for i, name in enumerate(names[:36])]
+    (workspace / "case.csv").write_text(
+        "\n".join(["file,label", *rows, *(f"{name},dog" for name in names[36:])]) + "\n"
+    )
+    with pytest.raises(SystemExit):
+        start("--csv", "float.csv", "--epochs", 1)
+    assert "leave these rows out with --bad skip:\n  class0/none.png (line 44)" in capsys.readouterr().err
+    start("--csv", "float.csv", "--bad", "skip", "--num-classes", 4, "--epochs", 1, out="four")
+    said = capsys.readouterr().out
+    assert "rows without an image file in d, left out: 1 of 43\n  class0/none.png (line 44)" in said
+    assert torch.load("four/best_f1.pt", weights_only=True)["labels"] == ["0", "1", "2", "3"]
+    with pytest.raises(SystemExit):
+        train.main(["--resume", "four", "--num-classes", "5"])
+    assert "--num-classes 5: cannot change --num-classes when resuming" in capsys.readouterr().err
+    run("--csv", "case.csv", "--fold-case", out="folded", epochs=1)
+    assert torch.load("folded/best_f1.pt", weights_only=True)["classes"] == ["cat", "dog"]
