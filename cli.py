@@ -6,13 +6,18 @@ A bad value or file gives one line that names the flag, the value and what is va
 from __future__ import annotations
 
 import argparse
+import difflib
 import functools
+import itertools
 import math
 import os
 import re
 import shlex
+import shutil
 import statistics
 import sys
+import time
+import unicodedata
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -48,21 +53,86 @@ AMP_TYPES = {"off": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16
 # ---------------------------------------------------------------------------------------------------------------------
 
 
-def make_parser(description: str | None = None) -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="train.py",
-        usage="python train.py [OPTION ...]",
-        allow_abbrev=False,
-        description=description,
-        formatter_class=functools.partial(argparse.RawDescriptionHelpFormatter, max_help_position=32),
+class Parser(argparse.ArgumentParser):
+    """The parser of every program of the kit. Errors are one line, and an unknown option names the nearest one.
+
+    Option names must be complete, --batch_size is accepted as --batch-size. Empty text and huge integers are refused.
+    """
+
+    MOST = {"seed": math.inf, "threads": 1024, "size": 8192}  # of other integers: 2^31 - 1
+
+    def __init__(self, **more: Any):
+        form = functools.partial(argparse.RawDescriptionHelpFormatter, max_help_position=32)
+        super().__init__(allow_abbrev=False, formatter_class=form, **more)
+
+    def parse_known_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> Any:
+        words = with_hyphens(sys.argv[1:] if args is None else args)
+        for word in itertools.takewhile(lambda word: word != "--", words):
+            flag, known = word.partition("=")[0], self._option_string_actions
+            if re.match("--?[A-Za-z]", word) and " " not in word and flag not in known:
+                nearest = difflib.get_close_matches(flag, known, 1)
+                hint = f"did you mean {nearest[0]}?" if nearest else "--help lists the options"
+                self.error(f"unknown option {flag}: {hint}")
+        options, rest = super().parse_known_args(words, namespace)
+        self.check_values(options)
+        return options, rest
+
+    def check_values(self, options: argparse.Namespace) -> None:
+        """Refuses empty text and integers that are too large for any use."""
+        for action in self._actions:
+            value, most = getattr(options, action.dest, None), self.MOST.get(action.dest, 2**31 - 1)
+            flag = action.option_strings[0] if action.option_strings else action.metavar
+            for one in value if isinstance(value, (list, tuple)) else [value]:
+                if one == "":
+                    self.error(f"{flag} is empty: give a value, or leave out this option")
+                if isinstance(one, int) and one > most:
+                    self.error(f"{flag} must be at most {most}, got {one}")
+
+    def error(self, message: str) -> NoReturn:
+        self.print_usage(sys.stderr)
+        refuse(message, self.prog)
+
+
+def with_hyphens(words: Sequence[str]) -> list[str]:
+    """The words of a command line, with --batch-size for --batch_size."""
+    words, flags = list(words), itertools.takewhile(lambda word: word != "--", words)
+    for i, word in enumerate(flags):
+        if word.startswith("--"):
+            flag, equals, value = word.partition("=")
+            words[i] = flag.replace("_", "-") + equals + value
+    return words
+
+
+def make_parser(description: str | None = None) -> Parser:
+    parser = Parser(prog="train.py", usage="python train.py [OPTION ...]", description=description, add_help=False)
+    group = parser.add_argument_group(
+        "the ten most used options", "e.g. --data FOLDER --model efficientnet_b3 --lr 1e-4"
     )
-    group = parser.add_argument_group("data", "e.g. --data mask_data --val-frac 0.2 --size 224 --augment light")
     add = group.add_argument
     add("--data", default="demo", help="a folder, 'demo', or a torchvision data set such as CIFAR10 (default demo)")
     add(
         "--csv",
         help="CSV with image and label columns; --data is then the image folder (default: the CSV's folder)",
     )
+    add(
+        "--model",
+        help="a torchvision classifier, resnet8/20/32 (for 32 pixels), vit_tiny, or your FILE.py:FUNCTION with "
+        "FUNCTION(num_classes) (default resnet18; resnet8 for the demo)",
+    )
+    add(
+        "--weights",
+        default="none",
+        help="initial weights: none (random), DEFAULT (pretrained, downloaded), or a checkpoint (default none)",
+    )
+    add("--size", type=int, nargs="+", metavar="PIXELS", help="image side, or height and width (default 224; demo 48)")
+    add("--epochs", type=int, default=15, help="passes over the training images (default 15)")
+    add("--batch-size", type=int, default=32, help="images per micro-batch, limited by memory (default 32)")
+    add("--lr", type=float, help="peak learning rate (default 0.1 for sgd, else 1e-3; 5e-3 for the demo)")
+    add("--loss", "--criterion", default="ce", help=f"{', '.join(losses.LOSSES)}, or a sum such as ce+f1 (default ce)")
+    add("--resume", metavar="RUN", help="continue an interrupted run, with the options that it was started with")
+
+    group = parser.add_argument_group("data", "e.g. --label-col label --group-col person --fit pad")
+    add = group.add_argument
     add("--image-col", help="image column of the CSV (default: found by name, printed at start)")
     add("--label-col", help="label column of the CSV (default: found by name, else the last)")
     add("--group-col", help="group column of the CSV, e.g. a person's id; a split keeps each group on one side")
@@ -76,7 +146,6 @@ def make_parser(description: str | None = None) -> argparse.ArgumentParser:
     add("--fold-case", action="store_true", help="read class names that differ only in case or spaces as one class")
     add("--only", metavar="CLASSES", help="use only these classes, by name or number: 3,7,14")
     add("--merge", metavar="CLASSES", help="merge these classes into one: 3,7,14 (several: '3,7,14;1,2')")
-    add("--size", type=int, nargs="+", metavar="PIXELS", help="image side, or height and width (default 224; demo 48)")
     add(
         "--fit",
         choices=pixels.FITS,
@@ -143,22 +212,8 @@ def make_parser(description: str | None = None) -> argparse.ArgumentParser:
     add("--cutmix", type=float, default=0.0, metavar="ALPHA", help="CutMix, e.g. 1 (default 0: off)")
     add("--preview", metavar="FILE.png", help="write a picture of augmented training images with labels, then stop")
 
-    group = parser.add_argument_group("model", "e.g. --model efficientnet_b3 --weights DEFAULT")
-    add = group.add_argument
-    add(
-        "--model",
-        help="a torchvision classifier, resnet8/20/32 (for 32 pixels), vit_tiny, or your FILE.py:FUNCTION with "
-        "FUNCTION(num_classes) (default resnet18; resnet8 for the demo)",
-    )
-    add(
-        "--weights",
-        default="none",
-        help="initial weights: none (random), DEFAULT (pretrained, downloaded), or a checkpoint (default none)",
-    )
-
     group = parser.add_argument_group("loss", "e.g. --loss focal:0.6+f1:0.4 --gamma 1 --class-weights effective")
     add = group.add_argument
-    add("--loss", "--criterion", default="ce", help=f"{', '.join(losses.LOSSES)}, or a sum such as ce+f1 (default ce)")
     add("--gamma", type=float, help="focusing parameter of focal (default 2)")
     add("--smoothing", type=float, help="label smoothing (default 0 for ce and focal, 0.1 for label_smoothing)")
     add(
@@ -170,11 +225,8 @@ def make_parser(description: str | None = None) -> argparse.ArgumentParser:
 
     group = parser.add_argument_group("optimization", "e.g. --optimizer sgd --lr 0.1 --scheduler cosine --warmup 1")
     add = group.add_argument
-    add("--epochs", type=int, default=15, help="passes over the training images (default 15)")
-    add("--batch-size", type=int, default=32, help="images per micro-batch, limited by memory (default 32)")
     add("--accum", type=int, default=1, help="micro-batches per update: effective batch = batch x accum (default 1)")
     add("--optimizer", choices=optim.OPTIMIZERS, default="adamw", help="optimizer (default adamw)")
-    add("--lr", type=float, help="peak learning rate (default 0.1 for sgd, else 1e-3; 5e-3 for the demo)")
     add("--weight-decay", type=float, help="weight decay (default 5e-4 for sgd, 0.01 for adamw, else 0)")
     add("--scheduler", choices=optim.SCHEDULES, default="cosine", help="learning rate schedule (default cosine)")
     add("--warmup", type=float, default=0.0, help="epochs of linear warmup (default 0; onecycle: 30%% of the run)")
@@ -214,7 +266,6 @@ def make_parser(description: str | None = None) -> argparse.ArgumentParser:
     add("--device", default=device, help="cpu, cuda or cuda:1 (default %(default)s)")
     add("--threads", type=int, help="CPU threads (default: torch's choice)")
     add("--out", help="folder of the run (default runs/TIME-MODEL-LOSS)")
-    add("--resume", metavar="RUN", help="continue an interrupted run, with the options that it was started with")
     add(
         "--save-every",
         type=int,
@@ -231,6 +282,7 @@ def make_parser(description: str | None = None) -> argparse.ArgumentParser:
         metavar="N",
         help="skip up to N updates with a NaN or infinite loss or gradient (default 0: stop)",
     )
+    add("-h", "--help", action="help", help="show this text")
     for action in parser._actions:
         if action.metavar is None and action.choices is None and action.nargs is None:
             of_type = {int: "N", float: "X"}.get(action.type)
@@ -245,11 +297,7 @@ def flag_of(name: str) -> str:
 
 def parse_options(argv: Sequence[str] | None = None, description: str | None = None) -> argparse.Namespace:
     """The options, checked and with all defaults; with --resume, the options of the resumed run."""
-    parser, argv = make_parser(description), list(sys.argv[1:] if argv is None else argv)
-    for i, word in enumerate(argv):  # --batch_size is accepted as --batch-size
-        if word.startswith("--"):
-            flag, equals, value = word.partition("=")
-            argv[i] = flag.replace("_", "-") + equals + value
+    parser, argv = make_parser(description), with_hyphens(sys.argv[1:] if argv is None else argv)
     options = parser.parse_args(argv)
     flags = {word.partition("=")[0] for word in argv}
     typed = {action.dest for action in parser._actions if flags & set(action.option_strings)}
@@ -339,7 +387,7 @@ def _resumed(
     for name in sorted(typed):
         new, old, flag = getattr(options, name), getattr(saved, name), flag_of(name)
         if name == "epochs" and new > old:
-            if not (saved.scheduler in ("none", "plateau", "restarts") or saved.step_epochs):
+            if not may_grow(vars(saved)):
                 parser.error(
                     f"--epochs {new}: cannot change --epochs {old} when resuming with --scheduler {saved.scheduler}, "
                     "because it would change the learning rates of the epochs that are done"
@@ -386,6 +434,11 @@ def _note_not_stored(folder: Path, options: argparse.Namespace) -> None:
         flags = ", ".join(f"{flag_of(name)} {before[name]!r:.200}" for name in changed)
         now = f"Images are cached in {options.cache}"
         print(f"note: {flags} of this run must be typed again to be used. {now}", file=sys.stderr)
+
+
+def may_grow(options: dict[str, Any]) -> bool:
+    """Whether --epochs can grow when resuming: the learning rates of the finished epochs do not depend on it."""
+    return options["scheduler"] in ("none", "plateau", "restarts") or bool(options["step_epochs"])
 
 
 AT_LEAST = {
@@ -483,6 +536,8 @@ def blaming(flag: str, program: str = "train.py", disk: str | None = None) -> It
     """
     try:
         yield
+    except data.NoColumn as error:
+        refuse(f"{flag_of(error.part + '_col')}: {error}", program, error)
     except BAD_INPUT as error:
         refuse(f"{flag}: {error}", program, error)
     except OSError as error:
@@ -491,7 +546,8 @@ def blaming(flag: str, program: str = "train.py", disk: str | None = None) -> It
 
 def refuse(message: str, program: str = "train.py", cause: BaseException | None = None) -> NoReturn:
     """Ends the program with one line on standard error, and exit code 2."""
-    print(f"{program}: error: {message}", file=sys.stderr)
+    print_any_text()
+    print(printable(f"{program}: error: {message}"), file=sys.stderr)
     raise SystemExit(2) from cause
 
 
@@ -529,21 +585,66 @@ def usable_device(name: str) -> torch.device:
         raise runs.BadInput(f"{name!r} is not available: CUDA GPUs found by torch: {found}; {choices}") from error
 
 
-def print_any_text() -> None:
-    """Prints bytes of file names that are not valid text as escapes, instead of raising an error."""
-    for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):  # a notebook's streams do not have it
-            stream.reconfigure(errors="backslashreplace")
-
-
 # ---------------------------------------------------------------------------------------------------------------------
 # What is printed
 # ---------------------------------------------------------------------------------------------------------------------
 
 
+def use_utf8() -> None:
+    """Starts this program again in Python's UTF-8 mode if the locale is not UTF-8, as with LC_ALL=C.
+
+    Else a Korean name in a CSV or config.json and the same name of a file would be different texts.
+    """
+    if sys.getfilesystemencoding() != "utf-8" and os.environ.get("PYTHONUTF8") != "1":
+        os.execve(sys.executable, sys.orig_argv, os.environ | {"PYTHONUTF8": "1"})
+
+
+def print_any_text() -> None:
+    """Prints characters that the terminal's encoding does not have as escapes, instead of raising an error."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):  # a notebook's streams do not have it
+            stream.reconfigure(errors="backslashreplace")
+
+
+def printable(text: object, most: int = 600) -> str:
+    """Text that may contain names of files and classes, for a terminal. Only line breaks are kept as they are.
+
+    Control characters, marks that change the direction of text, and bytes that are not text become escapes. Lines of
+    more than `most` characters are cut in the middle, and so are texts of more than 60 lines.
+    """
+    lines = data.printable(text).split("\n")
+    lines = lines if len(lines) <= 60 else [*lines[:40], f"... {len(lines) - 59} lines ...", *lines[-19:]]
+    begin, end = most * 2 // 3, most // 3
+    return "\n".join(line if len(line) <= most else f"{line[:begin]} ... {line[-end:]}" for line in lines)
+
+
+def is_terminal() -> bool:
+    return hasattr(sys.stdout, "isatty") and sys.stdout.isatty()  # a notebook's stdout may not have it
+
+
+def wrapped(text: str, indent: int = 0) -> str:
+    """The text with line breaks to fit the terminal, and an indent after each. Only lines if stdout is no terminal."""
+    if not is_terminal():
+        return text
+    lines, width = [], max(shutil.get_terminal_size().columns - 1 - indent, 20)
+    for line in text.split("\n"):
+        lines.append("")
+        for word in line.split(" "):
+            if lines[-1] and columns(lines[-1]) + 1 + columns(word) > width:
+                lines.append(word)
+            else:
+                lines[-1] += f" {word}" if lines[-1] else word
+    return ("\n" + " " * indent).join(line.rstrip() for line in lines)
+
+
+def columns(text: str) -> int:
+    """Columns of the terminal that the text takes: 2 for each Korean, Chinese or Japanese character."""
+    return sum(0 if unicodedata.combining(c) else 1 + (unicodedata.east_asian_width(c) in "WF") for c in text)
+
+
 def coloured(text: str, code: int) -> str:
     """The text with an ANSI colour if stdout is a terminal and NO_COLOR (no-color.org) is not set."""
-    plain = os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb" or not sys.stdout.isatty()
+    plain = os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb" or not is_terminal()
     return text if plain else f"\033[{code}m{text}\033[0m"
 
 
@@ -558,8 +659,11 @@ def print_start(
     state: runs.State,
     criterion: Any,
     folder: Path,
-) -> None:
-    """Prints the settings of the run. Each line shows something that is easily wrong without being noticed."""
+) -> Callable[[], None]:
+    """Prints the settings of the run. Each line shows something that is easily wrong without being noticed.
+
+    Prints the rows of the finished epochs too. Returns a function that prints the row of the epoch that ended last.
+    """
     counts = np.array(facts["train_counts"])
     smallest, largest = int(counts.argmin()), int(counts.argmax())
     schedule = options.scheduler + (f" after {options.warmup:g} epochs of warmup" if options.warmup else "")
@@ -588,13 +692,21 @@ def print_start(
         "run": str(folder),
     }
     for label, text in lines.items():
-        print(coloured(f"{label:<9}", DIM) + text)
-    for label, texts in (("warning", facts["warnings"]), ("note", facts["notes"])):
-        for text in texts:
-            print(coloured(f"{label:<9}", YELLOW) + text)
-    columns = "epoch        lr  train loss  train CE  val loss    val CE  macro F1  accuracy  images/s  seconds"
-    print("\n" + coloured(columns, BOLD))
+        print(coloured(f"{label:<9}", DIM) + wrapped(printable(text), 9))
+    for label in ("warning", "note"):
+        for text in facts[label + "s"]:
+            print_note(text, label)
+    print("\n" + coloured(COLUMNS, BOLD))
+    uniform = loss_of_guessing(criterion, len(table.classes), next(state.model.parameters()).device)
+    for n in range(1, state.epoch + 1):
+        print_epoch(state, n, uniform)
     sys.stdout.flush()
+    clock = functools.partial(time_left, state, time.perf_counter(), epochs_begun(state, facts), options, split)
+    return lambda: print_epoch(state, state.epoch, uniform, clock())
+
+
+def print_note(text: str, label: str = "note") -> None:
+    print(coloured(f"{label:<9}", YELLOW) + wrapped(printable(text), 9), flush=True)
 
 
 def describe_sampler(options: argparse.Namespace, facts: dict[str, Any]) -> str:
@@ -617,19 +729,90 @@ def describe_window(batches: pixels.Batches, window: list[loop.Batch]) -> str:
     paths = batches.images.paths
     files = [paths[i % len(paths)] for numbers, *_, targets in window for i in numbers.tolist()[: len(targets)]]
     help = "A smaller --lr, --clip or --amp off may help."
-    return f"{help} Images of this update in epoch {batches.epoch}: {len(files)}{pixels.listed(files)}"
+    return printable(f"{help} Images of this update in epoch {batches.epoch}: {len(files)}{pixels.listed(files)}")
 
 
-def print_row(row: dict[str, Any], is_best: bool) -> None:
+COLUMNS = "epoch       lr train loss  val loss   val CE  macro F1  accuracy     left"
+
+
+def print_epoch(state: runs.State, n: int, uniform: float, left: str = "") -> None:
+    """Prints the row of epoch n and, once in a run, a note that the training loss diverges."""
+    print_row(state.log[n - 1], n == state.best["epoch"], left)
+    train_losses = [row["train_loss"] for row in state.log]
+    if diverges(train_losses[:n], uniform) and not any(diverges(train_losses[:m], uniform) for m in range(n)):
+        print_note(
+            f"the training loss grows: lowest {min(train_losses[:n]):.3g}, now {train_losses[n - 1]:.3g}; guessing "
+            f"would give {uniform:.3g}. The learning rate may be too high: start again with a smaller --lr, or with "
+            "--warmup or --clip"
+        )
+
+
+def print_row(row: dict[str, Any], is_best: bool, left: str = "") -> None:
     def short(number: float) -> str:
         return f"{number:.4f}" if abs(number) < 1000 else f"{number:.3g}"
 
     print(
-        f"{row['epoch']:5d}{row['lr']:10.1e}{short(row['train_loss']):>12}{short(row['train_ce']):>10}"
-        f"{short(row['val_loss']):>10}{short(row['val_ce']):>10}{row['val_f1']:10.4f}{row['val_accuracy']:10.4f}"
-        f"{row['images_per_second']:10.0f}{row['seconds']:9.1f}" + (coloured("  best", GREEN) if is_best else ""),
+        f"{row['epoch']:5d}{row['lr']:9.1e}{short(row['train_loss']):>11}{short(row['val_loss']):>10}"
+        f"{short(row['val_ce']):>9}{row['val_f1']:10.4f}{row['val_accuracy']:10.4f}{left:>9}"
+        + (coloured("  best", GREEN) if is_best else ""),
         flush=True,
     )
+
+
+def loss_of_guessing(criterion: Any, num_classes: int, device: torch.device) -> float:
+    """The loss if every class has the same probability: log C for cross-entropy."""
+    with torch.no_grad():
+        logits = torch.zeros(num_classes, num_classes, device=device)
+        return float(criterion(logits, torch.arange(num_classes, device=device)))
+
+
+def diverges(train_losses: Sequence[float], uniform: float) -> bool:
+    """Whether the losses of the finished epochs show that training diverges. `uniform` is the loss of guessing.
+
+    Either the last is more than twice the loss of guessing, after the first epoch. Or the losses rise in three epochs
+    in a row, to more than 1.2 times the lowest and more than half the loss of guessing.
+    """
+    *_, a, b, c, last = [math.inf] * 4 + list(train_losses)
+    is_rising = a < b < c < last and last > 1.2 * min(train_losses) and last > 0.5 * uniform
+    return is_rising or (len(train_losses) > 1 and last > 2 * uniform)
+
+
+def epochs_begun(state: runs.State, facts: dict[str, Any]) -> float:
+    """Finished epochs and the part of the next one: 2.5 in the middle of the third."""
+    return state.epoch + (1 if state.trained else state.progress.get("windows", 0) / facts["updates_an_epoch"])
+
+
+def time_left(state: runs.State, start: float, begun: float, options: argparse.Namespace, split: Any) -> str:
+    """Time for the remaining epochs of all folds, at the mean speed since the start of this process: "1:23:45".
+
+    Empty if less than half an epoch was measured. Early stopping may end the run sooner.
+    """
+    measured = state.epoch - begun
+    if measured < 0.5:
+        return ""
+    epochs = options.epochs - state.epoch + split.folds_after * options.epochs
+    seconds = round((time.perf_counter() - start) / measured * epochs)
+    minutes, hours = seconds // 60 % 60, seconds // 3600
+    return f"{hours}:{minutes:02}:{seconds % 60:02}" if hours < 100 else f"{hours // 24} days"
+
+
+def describe_resumed(options: argparse.Namespace, split: Any, state: runs.State, updates: int) -> str:
+    """Where a resumed run continues, or that it is finished, and what to type to train longer."""
+    stopped_early = options.patience and state.epochs_without_improvement >= options.patience
+    if state.epoch < options.epochs and not stopped_early:
+        done = updates if state.trained else state.progress.get("windows", 0)
+        return f"resumed: epochs done: {state.epoch}, updates done in the next epoch: {done} of {updates}"
+    what = "this run" if split.fold is None else f"fold {split.fold}"
+    text = f"resumed: {what} is finished: epochs done: {state.epoch} of {options.epochs}"
+    if stopped_early:
+        return wrapped(f"{text}, stopped by --patience {options.patience}. To train longer, start a new run")
+    if split.folds_after:
+        return text
+    longer = f"--resume {shlex.quote(options.out)} --epochs {2 * options.epochs}"
+    advice = f"To train longer: python train.py {longer}"
+    if not may_grow(vars(options)):
+        advice = f"--scheduler {options.scheduler} ends here. To train longer, start a new run with more --epochs"
+    return wrapped(printable(f"{text}. {advice}"))
 
 
 def print_summary(folder: Path, best: dict[str, Any], matrix: metrics.ConfusionMatrix, classes: list[str]) -> None:
@@ -638,16 +821,20 @@ def print_summary(folder: Path, best: dict[str, Any], matrix: metrics.ConfusionM
     score = coloured(f"best macro F1 {best['val_f1']:.4f}", BOLD)
     print(f"\n{score} (95 % interval {low:.4f} to {high:.4f}) in epoch {best['epoch']}")
     print(f"macro F1 of the classes present {best['val_f1_present']:.4f}, accuracy {best['val_accuracy']:.4f}")
-    print(f"worst class: {classes[worst]}: F1 {worst_f1:.4f}, validation images {int(matrix.support()[worst])}")
+    support = int(matrix.support()[worst])
+    print(wrapped(printable(f"worst class: {classes[worst]}: F1 {worst_f1:.4f}, validation images {support}")))
     confused = matrix.most_confused(5)
     if confused:
-        rows = runs.read_val_predictions(folder)
-        print("most confused classes, true -> predicted, with the most confident error and its confidence:")
+        found = runs.read_predictions(folder / "val_probs.npz")
+        predictions, confidences = found.probs.argmax(1), found.probs.max(1)
+        print("most confused classes, true -> predicted, with the most confident error:")
         for target, predicted, count in confused:
-            pair = [row for row in rows if (row["class"], row["predicted"]) == (classes[target], classes[predicted])]
-            worst = max(pair, key=lambda row: float(row["confidence"]))
-            print(f"{count:6d}  {classes[target]} -> {classes[predicted]}  {worst['image']} ({worst['confidence']})")
-    print(f"files: {folder}/ with report.html, best_f1.pt, best_loss.pt, last.pt, log.csv, config.json", flush=True)
+            rows = np.flatnonzero((found.targets == target) & (predictions == predicted))
+            worst = rows[confidences[rows].argmax()]
+            line = f"{classes[target]} -> {classes[predicted]}  {found.paths[worst]} ({confidences[worst]:.4f})"
+            print(f"{count:6d}  " + wrapped(printable(line), 8))
+    files = "report.html, best_f1.pt, best_loss.pt, last.pt, log.csv, config.json"
+    print(wrapped(printable(f"files: {folder}/ with {files}")), flush=True)
 
 
 def print_folds(folder: Path, results: list[tuple[dict[str, Any], metrics.ConfusionMatrix]]) -> float:
@@ -661,5 +848,6 @@ def print_folds(folder: Path, results: list[tuple[dict[str, Any], metrics.Confus
     low, high = out_of_fold.f1_interval()
     print(f"macro F1 of the folds: mean {statistics.mean(scores):.4f}, std {statistics.stdev(scores):.4f}")
     print(f"out-of-fold macro F1 of all images {out_of_fold.f1():.4f} (95 % interval {low:.4f} to {high:.4f})")
-    print(f"files: {folder}/ with report.html, folds.csv, oof.npz, fold0 to fold{len(results) - 1}")
+    files = f"report.html, folds.csv, oof.npz, fold0 to fold{len(results) - 1}"
+    print(wrapped(printable(f"files: {folder}/ with {files}")))
     return out_of_fold.f1()

@@ -71,6 +71,11 @@ class WandB:
         self.run.finish()
 
 
+def printable(text: object) -> str:
+    """The text with escapes for control characters, direction marks and bytes that are not text. Keeps line breaks."""
+    return "".join(c if c.isprintable() or c == "\n" else ascii(c)[1:-1] for c in str(text))
+
+
 class Loggers:
     """The loggers that the user asked for. If one fails, it is closed, with one line on standard error.
 
@@ -111,7 +116,8 @@ class Loggers:
             reason = str(error).partition("\n")[0] or type(error).__name__
             if isinstance(error, ModuleNotFoundError):
                 reason += f": pip install {flag.removeprefix('--')}"
-            print(f"note: {flag}: {reason}; the run continues without it", file=sys.stderr, flush=True)
+            note = printable(f"note: {flag}: {reason[:300]}; the run continues without it")
+            print(note, file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

@@ -364,7 +364,7 @@ def test_defaults_of_the_demo_and_of_real_data_differ_and_are_resolved():
         (["--bad", "ignore"], "argument --bad: invalid choice: 'ignore'"),
         (["--leaks", "ignore"], "argument --leaks: invalid choice: 'ignore'"),
         (["--out", "taken"], "--out: taken already contains a run"),
-        (["--los", "ce"], "unrecognized arguments: --los ce"),
+        (["--los", "ce"], "unknown option --los: did you mean --loss?"),
     ],
 )
 def test_bad_input_is_one_line_that_names_the_flag_and_exit_code_2(workspace, capsys, words, said):
