@@ -44,6 +44,14 @@ class BadInput(ValueError):
     """A file or value that the user gave is wrong. The message tells which one, what is valid, and what to do."""
 
 
+class NoColumn(BadInput):
+    """A column that the user named does not exist. `part` is what it was named for, such as "label"."""
+
+    def __init__(self, part: str, message: str):
+        super().__init__(message)
+        self.part = part
+
+
 @dataclass
 class ImageTable:
     """One row per image. `is_val` or `fold_of` is set if the data fixes the split."""
@@ -103,7 +111,8 @@ def read(
     how = Reading(train, columns or {}, num_classes, fold_case, skip_missing)
     table = _read_layout(data, csv_file, cache, how)
     if columns and table.csv_file is None:
-        raise BadInput(f"{table.layout} has no CSV, so it has no column {next(iter(columns.values()))!r}")
+        part, name = next(iter(columns.items()))
+        raise NoColumn(part, f"{table.layout} has no CSV, so it has no column {name!r}")
     if len(table.classes) < 2:
         raise BadInput(f"{data} contains only one class, {table.classes[0]!r}: at least two are needed")
     missing = np.flatnonzero(np.bincount(table.targets, minlength=len(table.classes)) == 0)
@@ -317,9 +326,9 @@ def _find_columns(
 ) -> dict[str, list[str]]:
     """The candidate columns of each part, in the order of COLUMNS. A named column is the only candidate."""
     named = {part: _composed(name.strip().lower()) for part, name in named.items()}
-    for name in named.values():
+    for part, name in named.items():
         if name not in columns:
-            raise BadInput(f"{csv_file} has no column {name!r}: it has {_shown(rows[0])}")
+            raise NoColumn(part, f"{csv_file} has no column {name!r}: it has {_shown(rows[0])}")
     return {
         part: [columns[named[part]]] if part in named else [columns[name] for name in known if name in columns]
         for part, known in COLUMNS.items()
@@ -1238,16 +1247,23 @@ def show(data: str) -> None:
     )
     print(f"\n{'images':>8}{'training':>10}{'validation':>12}  class")
     for row in zip(everything, counts(table, train), counts(table, val), table.classes, strict=True):
-        print("{:8,}{:10,}{:12,}  {}".format(*row))
+        print(printable("{:8,}{:10,}{:12,}  {}".format(*row)))
 
 
 def _print_wrapped(name: str, text: str) -> None:
     """Prints one line, wrapped at 80 columns."""
     options = {"break_long_words": False, "break_on_hyphens": False}
-    print(textwrap.fill(text, 80, initial_indent=f"{name:<11}", subsequent_indent=" " * 11, **options))
+    print(textwrap.fill(printable(text), 80, initial_indent=f"{name:<11}", subsequent_indent=" " * 11, **options))
+
+
+def printable(text: object) -> str:
+    """The text with escapes for control characters, direction marks and bytes that are not text. Keeps line breaks."""
+    return "".join(c if c.isprintable() or c == "\n" else ascii(c)[1:-1] for c in str(text))
 
 
 if __name__ == "__main__":
+    if sys.getfilesystemencoding() != "utf-8" and os.environ.get("PYTHONUTF8") != "1":  # as with LC_ALL=C
+        os.execve(sys.executable, sys.orig_argv, os.environ | {"PYTHONUTF8": "1"})
     if len(sys.argv) != 2 or sys.argv[1] in ("-h", "--help"):
         is_help = len(sys.argv) == 2
         print(__doc__, file=sys.stdout if is_help else sys.stderr)
@@ -1256,5 +1272,5 @@ if __name__ == "__main__":
     try:
         show(sys.argv[1])
     except (BadInput, OSError) as error:
-        print(f"data.py: error: {error}", file=sys.stderr)
+        print(printable(f"data.py: error: {error}"), file=sys.stderr)
         sys.exit(2)

@@ -40,6 +40,7 @@ class Split:
     warnings: list[str] = field(default_factory=list)  # notes that matter for every score of the run
     leaks: list[leaks.Pair] = field(default_factory=list)
     guess: leaks.Guess | None = None
+    folds_after: int = 0  # folds that are trained after this one
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -155,7 +156,7 @@ def make_splits(options: argparse.Namespace, table: data.ImageTable) -> list[Spl
 
 
 def fold_splits(options: argparse.Namespace, table: data.ImageTable) -> list[Split]:
-    with cli.blaming("--folds"):
+    with cli.blaming("--folds" if options.folds else "--fold-col"):
         k = options.folds or int(table.fold_of.max()) + 1
         fold_of = data.folds(table, k, options.seed)
     with cli.blaming("--fold"):
@@ -163,13 +164,17 @@ def fold_splits(options: argparse.Namespace, table: data.ImageTable) -> list[Spl
         if wanted != "all" and not (wanted.isdecimal() and int(wanted) < k):
             raise data.BadInput(f"{wanted!r} is not a valid fold: choose from 0 to {k - 1}, or all")
     chosen = range(k) if wanted == "all" else [int(wanted)]
-    return [Split(np.flatnonzero(fold_of != f), np.flatnonzero(fold_of == f), f) for f in chosen]
+    return [
+        Split(np.flatnonzero(fold_of != f), np.flatnonzero(fold_of == f), f, folds_after=len(chosen) - i)
+        for i, f in enumerate(chosen, 1)
+    ]
 
 
 def check_split(options: argparse.Namespace, table: data.ImageTable, split: Split) -> None:
     """Raises BadInput or adds notes if a class is missing on one side, or the imbalance is corrected twice."""
     in_train, in_val = data.counts(table, split.train), data.counts(table, split.val)
-    with cli.blaming("--folds" if split.fold is not None else "--val-data" if options.val_data else "--data"):
+    by_fold = split.fold is not None and ("--folds" if options.folds else "--fold-col")
+    with cli.blaming(by_fold or ("--val-data" if options.val_data else "--data")):
         if (in_val > 0).sum() < 2:
             fewer = f" ({data.smallest_class(table)}: use fewer folds)" if options.folds else ""
             raise data.BadInput(
@@ -372,14 +377,21 @@ def write_preview(path: str, batches: pixels.Batches, transform: augment.Augment
     batches.epoch = 1
     numbers, images, targets = next(iter(batches.indexed()))
     shares = transform.mix_targets(targets, numbers, batches.epoch, images.shape[2:])
-    labels = [classes[t] for t in targets.tolist()]
+    used = shares.sum(0).nonzero() if shares.dim() == 2 else targets.unique()
+    names = {c: classes[c] if augment.find_font(classes[c]) else str(c) for c in used.flatten().tolist()}
+    labels = [names[t] for t in targets.tolist()]
     if shares.dim() == 2:  # mixed
         by_share = shares.argsort(1, descending=True).tolist()
         labels = [
-            " + ".join(f"{row[c]:.2f} {classes[c]}" for c in order if row[c] > 0)
+            " + ".join(f"{row[c]:.2f} {names[c]}" for c in order if row[c] > 0)
             for row, order in zip(shares, by_share, strict=True)
         ]
     x = transform(images, numbers, batches.epoch) * transform.std.view(3, 1, 1) + transform.mean.view(3, 1, 1)
     with cli.blaming("--preview"):
         augment.save_image(augment.contact_sheet((x * 255).round().clamp(0, 255).byte(), labels), path)
-    print(f"{path}: {len(labels)} training images after augmentation")
+    print(cli.printable(f"{path}: {len(labels)} training images after augmentation"))
+    if any(name != classes[c] for c, name in names.items()):
+        cli.print_note(
+            "no font on this machine has the characters of some class names: the picture shows class numbers instead. "
+            "Install a font with these characters, such as Noto Sans CJK for Korean"
+        )

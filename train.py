@@ -62,7 +62,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
             name = signal.Signals(SIGNALS.asked).name
             has_config = options.out and (Path(options.out) / "config.json").exists()
             advice = f"; continue with: {cli.resume_command(options)}" if has_config else " before the run began"
-            print(f"train.py: stopped by {name}{advice}", file=sys.stderr)
+            print(cli.printable(f"train.py: stopped by {name}{advice}"), file=sys.stderr)
             raise SystemExit(128 + SIGNALS.asked) from None
 
 
@@ -162,19 +162,16 @@ def train_fold(
     if is_resumed:
         with cli.blaming("--resume"):
             runs.load_last(folder, state)
-        done = updates if state.trained else state.progress.get("windows", 0)
-        print(f"resumed: epochs done: {state.epoch}, updates done in the next epoch: {done} of {updates}")
+        print(cli.describe_resumed(options, split, state, updates))
     if options.resume:
         runs.remove_unfinished(folder, state.epoch)
     if split.leaks:
         runs.write_leaks(folder, split.leaks)
-    cli.print_start(options, table, split, facts, state, criterion, folder)
-    for row in state.log:
-        cli.print_row(row, row["epoch"] == state.best["epoch"])
+    print_epoch = cli.print_start(options, table, split, facts, state, criterion, folder)
     logs = loggers.Loggers(folder, config, state.log, options.tensorboard, options.wandb)
     with SIGNALS.stopping(at_once=False), cli.clear_errors(options, folder, state):
         try:
-            train_epochs(options, table, split, folder, state, criterion, batches, about, logs)
+            train_epochs(options, table, split, folder, state, criterion, batches, about, logs, print_epoch)
         except Stopped:
             runs.save_last(folder, state, about)
             n = updates if state.trained else state.progress.get("windows", 0)
@@ -200,6 +197,7 @@ def train_epochs(
     batches: tuple[pixels.Batches, pixels.Batches],
     about: dict[str, Any],
     logs: loggers.Loggers,
+    print_epoch: Callable[[], None],
 ) -> None:
     """Trains and validates each epoch, until --epochs or --patience ends the run."""
     (train_batches, val_batches), plain = batches, augment.Augment("none")
@@ -237,7 +235,7 @@ def train_epochs(
             options.save_top,
             functools.partial(runs.write_predictions, folder, table, split.val, logits),
         )
-        cli.print_row(row, state.best["epoch"] == state.epoch)
+        print_epoch()
         logs.row(row)
         SIGNALS.check()
 
@@ -290,8 +288,9 @@ def write_report(folder: Path) -> None:
     try:
         report.write([folder])
     except (runs.BadInput, OSError) as error:  # the run itself is complete
-        print(f"train.py: {folder / 'report.html'} was not written: {error}", file=sys.stderr)
+        print(cli.printable(f"train.py: {folder / 'report.html'} was not written: {error}"), file=sys.stderr)
 
 
 if __name__ == "__main__":
+    cli.use_utf8()
     main()
