@@ -22,11 +22,15 @@ import csv
 import functools
 import inspect
 import math
+import os
 import random
+import re
 import shutil
 import threading
-from collections.abc import Callable, Sequence
+import unicodedata
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -481,9 +485,9 @@ def _takes(signature: inspect.Signature | None, n: int) -> bool:
 
 
 def contact_sheet(images: Tensor, labels: Sequence[str], columns: int = 8) -> Image.Image:
-    """One picture of uint8 images (N, 3, H, W), each above its label. Characters that are not Latin-1 become "?"."""
+    """One picture of uint8 images (N, 3, H, W), each above its label. If no font has it, only Latin-1 is drawn."""
     N, _, H, W = images.shape
-    font, line = ImageFont.load_default(), 14
+    line = 16
     scale = max(1, round(96 / max(H, W)))
     width, height = W * scale + 4, H * scale + line + 4
     sheet = Image.new("RGB", (width * min(columns, N), height * math.ceil(N / columns)), "white")
@@ -492,11 +496,60 @@ def contact_sheet(images: Tensor, labels: Sequence[str], columns: int = 8) -> Im
         left, top = i % columns * width, i // columns * height
         picture = Image.fromarray(image.permute(1, 2, 0).cpu().numpy())
         sheet.paste(picture.resize((W * scale, H * scale), Image.Resampling.NEAREST), (left + 2, top + 2))
-        text = label.encode("latin-1", "replace").decode("latin-1")
+        font, text = find_font(label), "".join(c if c.isprintable() else "?" for c in _composed(label)[:100])
+        if font is None:
+            font, text = ImageFont.load_default(), text.encode("latin-1", "replace").decode("latin-1")
         while font.getlength(text) > width - 4:
             text = text[:-1]
-        draw.text((left + 2, top + H * scale + 2), text, fill="black", font=font)
+        ascent = font.getmetrics()[0] if isinstance(font, ImageFont.FreeTypeFont) else 10
+        draw.text((left + 2, top + H * scale + 14 - ascent), text, fill="black", font=font)
     return sheet
+
+
+FONT_FOLDERS = ("/usr/share/fonts", "/usr/local/share/fonts", "~/.fonts", "~/.local/share/fonts")
+FONT_FOLDERS += ("/System/Library/Fonts", "/Library/Fonts", "~/Library/Fonts")  # macOS
+FONT_FOLDERS += ("C:/Windows/Fonts", "~/AppData/Local/Microsoft/Windows/Fonts")
+LIKELY = re.compile("nanum|malgun|gothicneo|pretendard|cjk|notosanskr|sourcehan|gulim|wqy", re.I)  # Korean, Chinese
+
+
+@functools.lru_cache(maxsize=1024)
+def find_font(text: str) -> Any:
+    """A font with a glyph for each character of the text: Pillow's own, or one of this machine. None if none has."""
+    wanted = {c for c in _composed(text) if c.isprintable() and c != " "}
+    return next((font for font in _fonts() if all(_glyph(font, c) != _glyph(font, "\U0010fffe") for c in wanted)), None)
+
+
+def _fonts() -> Iterator[Any]:
+    """Pillow's own font, then those in FONT_FOLDERS, likely ones first."""
+    yield ImageFont.load_default()
+    for file in _font_files():
+        try:
+            yield ImageFont.truetype(file, 12)
+        except (OSError, ImportError):  # a damaged font, one of pictures only, or Pillow without FreeType
+            continue
+
+
+@functools.cache
+def _font_files() -> list[str]:
+    tops = map(os.path.expanduser, FONT_FOLDERS)
+    found = (Path(at, name) for top in tops for at, _, names in os.walk(top) for name in names)
+    files = [file for file in found if file.suffix.lower() in (".ttf", ".otf", ".ttc")]
+    order = {file: (not LIKELY.search(file.name), "regular" not in file.name.lower(), str(file)) for file in files}
+    return [str(file) for file in sorted(files, key=order.get)]
+
+
+def _glyph(font: Any, character: str) -> tuple[Any, ...] | None:
+    """The picture of a character. A font draws the same one for all characters that it does not have."""
+    try:
+        mask = font.getmask(character)
+    except (UnicodeError, OSError):  # Pillow's font without FreeType has only Latin-1
+        return None
+    return mask.size, bytes(mask)
+
+
+def _composed(text: str) -> str:
+    """With whole Korean syllables, which file names of macOS have in parts."""
+    return unicodedata.normalize("NFC", text)
 
 
 def save_image(image: Image.Image, file: str | Path, **options: int) -> None:
@@ -596,8 +649,14 @@ def _to_uint8(x: Tensor) -> Tensor:
     return x.mul(255).round().clamp(0, 255).byte()
 
 
+def printable(text: object) -> str:
+    """The text with escapes for control characters, direction marks and bytes that are not text. Keeps line breaks."""
+    return "".join(c if c.isprintable() or c == "\n" else ascii(c)[1:-1] for c in str(text))
+
+
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    about = "A picture with 32 augmented versions of an image, or augmented copies of all images of a CSV."
+    parser = argparse.ArgumentParser(description=about)
     parser.add_argument("images", metavar="IMAGES", help="an image; with --csv, the folder of the images")
     parser.add_argument("--csv", help="CSV with a column of file names: write augmented copies of all these images")
     parser.add_argument("--copies", type=int, default=10, help="augmented copies per image (default 10)")
@@ -616,7 +675,7 @@ def main() -> None:
         n = write_copies(Path(options.images), Path(options.csv), options.copies, folder, options.augment, options.seed)
         print(f"{folder / 'train.csv'}: {n} images. Train with --csv {folder / 'train.csv'} --data {folder / 'images'}")
     except (BadInput, OSError) as error:
-        parser.exit(2, f"augment.py: error: {error}\n")
+        parser.exit(2, printable(f"augment.py: error: {error}\n"))
 
 
 if __name__ == "__main__":
