@@ -230,13 +230,20 @@ def _describe(value: Any) -> str:
     return repr(value)
 
 
+def printable(text: object) -> str:
+    """The text with escapes for control characters, direction marks and bytes that are not text. Keeps line breaks."""
+    return "".join(c if c.isprintable() or c == "\n" else ascii(c)[1:-1] for c in str(text))
+
+
 if __name__ == "__main__":
+    if sys.getfilesystemencoding() != "utf-8" and os.environ.get("PYTHONUTF8") != "1":  # as with LC_ALL=C
+        os.execve(sys.executable, sys.orig_argv, os.environ | {"PYTHONUTF8": "1"})
     if len(sys.argv) != 2:
         sys.exit(__doc__)
     try:
         loaded = load(sys.argv[1])
     except (OSError, BadInput) as error:
-        print(f"checkpoint.py: error: {error}", file=sys.stderr)
+        print(printable(f"checkpoint.py: error: {error}"), file=sys.stderr)
         sys.exit(2)
     for key, value in loaded.items():
-        print(f"{key:>14}  {_describe(value)}")
+        print(printable(f"{key:>14}  {_describe(value)}"))

@@ -122,12 +122,8 @@ class Combination:
 
 def parse_options(argv: Sequence[str]) -> argparse.Namespace:
     """The options vary [(name, values)], seeds, out, and shared, the words after --. BadInput if one is wrong."""
-    parser = argparse.ArgumentParser(
-        usage="python compare.py --vary NAME=A,B [OPTION ...] -- [TRAIN OPTION ...]",
-        allow_abbrev=False,
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    usage = "python compare.py --vary NAME=A,B [OPTION ...] -- [TRAIN OPTION ...]"
+    parser = cli.Parser(prog="compare.py", usage=usage, description=__doc__)
     add = parser.add_argument
     add("--vary", action="append", default=[], metavar="NAME=A,B", help="an option of train.py and its values")
     add("--seeds", default="0,1,2", metavar="A,B", help="seeds for every combination (default 0,1,2)")
@@ -329,7 +325,7 @@ def train_all(combinations: list[Combination], after_run: Callable[[], Any]) -> 
                 status = f"macro F1 {result.scores['f1']:.4f}  {result.scores['minutes']:6.1f} min  {status}"
             with bar.external_write_mode(sys.stdout):
                 name = f"{combination.name:{width}}  seed {job.seed}"
-                print(f"{number:{digits}}/{len(jobs)}  {name}  {status}", flush=True)
+                print(cli.printable(f"{number:{digits}}/{len(jobs)}  {name}  {status}"), flush=True)
             after_run()
     return failed
 
@@ -640,7 +636,7 @@ def main(argv: Sequence[str] | None = None) -> list[dict[str, Any]]:
                 check_same(job, run)
         out = Path(options.out)
         out.mkdir(parents=True, exist_ok=True)
-        print(f"combinations: {len(combinations)}, seeds: {len(options.seeds)}, folder: {out}")
+        print(cli.printable(f"combinations: {len(combinations)}, seeds: {len(options.seeds)}, folder: {out}"))
         command = command_line(options.vary, options.seeds, options.out, options.shared)
         title = f"Comparison of {', '.join(name for name, _ in options.vary)}"
         with SIGNALS.installed():
@@ -654,12 +650,14 @@ def main(argv: Sequence[str] | None = None) -> list[dict[str, Any]]:
     print()
     print_table(lines)
     if any(line["seeds"] for line in lines):
-        print(f"\nfiles: {out}/ with compare.html, compare.md, compare.csv, runs.csv, and one folder per combination")
+        files = "compare.html, compare.md, compare.csv, runs.csv, and one folder per combination"
+        print(cli.printable(f"\nfiles: {out}/ with {files}"))
     if failed:
-        print("\n".join([f"\nfailed runs: {len(failed)}", *failed]), file=sys.stderr)
+        print(cli.printable("\n".join([f"\nfailed runs: {len(failed)}", *failed])), file=sys.stderr)
         raise SystemExit(1)
     return lines
 
 
 if __name__ == "__main__":
+    cli.use_utf8()
     main()

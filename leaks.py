@@ -560,7 +560,7 @@ def _compare(sides: list[Side]) -> Images:
     files, names, labels = ([value for side in sides for value in side[part]] for part in range(3))
     pixels, reasons = decode_thumbnails(files)
     if reasons:
-        print(f"{describe_bad(reasons, files)}\nThese images are left out.")
+        print(printable(f"{describe_bad(reasons, files)}\nThese images are left out."))
     kept = [i for i in range(len(files)) if i not in reasons]
     number = {label: c for c, label in enumerate(sorted(set(labels)))}
     is_val = np.array(kept) >= len(sides[0].files)
@@ -639,12 +639,13 @@ def _print_pairs(title: str, pairs: list[Pair], total: int, sides: tuple[str, st
     ]
     fits = all(len(image) + len(other) <= 75 for image, other in images[:20])
     between = ", " if fits else ",\n    "
-    print(f"{title}: {_part(len(pairs), total)}" + listed([image + between + other for image, other in images]))
+    lines = listed([image + between + other for image, other in images])
+    print(printable(f"{title}: {_part(len(pairs), total)}" + lines))
 
 
 def _print_guess(guess: Guess, effect: str) -> None:
     _print_wrapped(f"The file names look like {guess.count:,} groups: {guess.what}. {effect}")
-    print(f"The option of train.py for these groups is\n  --group-regex '{guess.regex}'")
+    print(printable(f"The option of train.py for these groups is\n  --group-regex '{guess.regex}'"))
 
 
 def _part(n: float, total: float, what: str = "") -> str:
@@ -653,15 +654,22 @@ def _part(n: float, total: float, what: str = "") -> str:
 
 def _print_wrapped(text: str) -> None:
     """Prints one line, wrapped at 80 columns."""
-    print(textwrap.fill(text, 80, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False))
+    print(textwrap.fill(printable(text), 80, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False))
+
+
+def printable(text: object) -> str:
+    """The text with escapes for control characters, direction marks and bytes that are not text. Keeps line breaks."""
+    return "".join(c if c.isprintable() or c == "\n" else ascii(c)[1:-1] for c in str(text))
 
 
 if __name__ == "__main__":
+    if sys.getfilesystemencoding() != "utf-8" and os.environ.get("PYTHONUTF8") != "1":  # as with LC_ALL=C
+        os.execve(sys.executable, sys.orig_argv, os.environ | {"PYTHONUTF8": "1"})
     if len(sys.argv) not in (2, 3):
         sys.exit(__doc__)
     sys.stdout.reconfigure(errors="backslashreplace")  # a file name may not be valid text
     try:
         answer(*sys.argv[1:])
     except (BadInput, OSError) as error:
-        print(f"leaks.py: error: {error}", file=sys.stderr)
+        print(printable(f"leaks.py: error: {error}"), file=sys.stderr)
         sys.exit(2)

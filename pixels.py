@@ -608,16 +608,23 @@ def show(folder: str) -> None:
         images = decode(paths, np.zeros(len(paths), np.int64), 64, scratch, bad="skip")
         speed = len(paths) / (time.perf_counter() - start)
         if images.bad:
-            print(describe_bad(images.bad, paths))
+            print(printable(describe_bad(images.bad, paths)))
     print(f"{len(images):,} of {len(paths):,} images can be decoded ({speed:,.0f} images/s at 64 x 64 pixels)")
 
 
+def printable(text: object) -> str:
+    """The text with escapes for control characters, direction marks and bytes that are not text. Keeps line breaks."""
+    return "".join(c if c.isprintable() or c == "\n" else ascii(c)[1:-1] for c in str(text))
+
+
 if __name__ == "__main__":
+    if sys.getfilesystemencoding() != "utf-8" and os.environ.get("PYTHONUTF8") != "1":  # as with LC_ALL=C
+        os.execve(sys.executable, sys.orig_argv, os.environ | {"PYTHONUTF8": "1"})
     if len(sys.argv) != 2:
         sys.exit(__doc__)
     sys.stdout.reconfigure(errors="backslashreplace")  # a file name may not be valid text
     try:
         show(sys.argv[1])
     except (BadInput, OSError) as error:
-        print(f"pixels.py: error: {error}", file=sys.stderr)
+        print(printable(f"pixels.py: error: {error}"), file=sys.stderr)
         sys.exit(2)

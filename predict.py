@@ -96,7 +96,7 @@ def checkpoints_of(argument: str) -> list[Path]:
     if not folds:
         raise BadInput(f"{argument} is not a checkpoint file, and not a run folder with a best_f1.pt")
     if not (path / "folds.csv").is_file():
-        print(f"note: the run {argument} is not finished: folds used: {len(folds)}", file=sys.stderr)
+        print(cli.printable(f"note: the run {argument} is not finished: folds used: {len(folds)}"), file=sys.stderr)
     return folds
 
 
@@ -617,7 +617,8 @@ def weigh(
     if blend:
         fitted = blend_weights(common.probs, common.targets)
         for argument, weight, own_probs in zip(arguments, fitted, common.probs, strict=True):
-            print(f"--blend: weight {weight:.3f}, macro F1 alone {macro_f1(own_probs, common.targets):.4f}, {argument}")
+            alone = f"macro F1 alone {macro_f1(own_probs, common.targets):.4f}"
+            print(cli.printable(f"--blend: weight {weight:.3f}, {alone}, {argument}"))
         before, after = common.probs.mean(0), np.tensordot(fitted, common.probs, 1)
         weights = fitted if try_first("--blend", before, after, common.targets, force) else weights
     probs = np.tensordot(weights, probs, 1)
@@ -765,15 +766,15 @@ def score(answers: str, template: Template, probs: np.ndarray, saved: dict[str, 
     probs, predicted, classes = probs[rows], probs[rows].argmax(1), saved["classes"]
     matrix = metrics.ConfusionMatrix(len(classes)).update(predicted, targets)
     low, high = matrix.f1_interval()
-    print(f"\n{len(rows):,} of {len(template.rows):,} images have a label in {answers}")
+    print(cli.printable(f"\n{len(rows):,} of {len(template.rows):,} images have a label in {answers}"))
     print(f"macro F1 {matrix.f1():.4f} (95 % interval {low:.4f} to {high:.4f}), accuracy {matrix.accuracy():.4f}")
-    print(matrix.report(classes))
+    print(matrix.report([cli.printable(name) for name in classes]))
     print("most confused classes, true -> predicted, with the most confident error and its confidence:")
     for target, wrong, count in matrix.most_confused(5):
         errors = np.flatnonzero((targets == target) & (predicted == wrong))
         worst = errors[probs[errors, wrong].argmax()]
         file, confidence = template.images[rows[worst]], probs[worst, wrong]
-        print(f"{count:6d}  {classes[target]} -> {classes[wrong]}  {file} ({confidence:.2f})")
+        print(cli.printable(f"{count:6d}  {classes[target]} -> {classes[wrong]}  {file} ({confidence:.2f})"))
     return {"macro_f1": matrix.f1(), "accuracy": matrix.accuracy()}
 
 
@@ -783,12 +784,8 @@ def score(answers: str, template: Template, probs: np.ndarray, saved: dict[str, 
 
 
 def make_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        usage="python predict.py RUN_OR_CHECKPOINT ... --data TEST [OPTION ...]",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    usage = "python predict.py RUN_OR_CHECKPOINT ... --data TEST [OPTION ...]"
+    parser = cli.Parser(prog="predict.py", usage=usage, description=__doc__)
     parser.add_argument("runs", nargs="+", metavar="RUN_OR_CHECKPOINT", help="run folders or checkpoint files")
     group = parser.add_argument_group("files")
     add = group.add_argument
@@ -913,7 +910,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     with blaming("--out"):
         write_submission(Path(options.out), template, labels)
     result = {"out": options.out, "rows": len(template.rows)}
-    print(f"{options.out}: {len(template.rows):,} rows, column {template.label} filled in")
+    print(cli.printable(f"{options.out}: {len(template.rows):,} rows, column {template.label} filled in"))
     if options.probs:
         with blaming("--probs"), checkpoint.replacing(options.probs) as file:
             np.savez(file, paths=np.array(template.images), classes=np.array(saved["classes"]), probs=probs)
@@ -924,4 +921,5 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
+    cli.use_utf8()
     main()

@@ -11,7 +11,6 @@ may be unfinished.
 
 from __future__ import annotations
 
-import argparse
 import math
 import os
 from collections.abc import Iterator, Sequence
@@ -400,12 +399,8 @@ def flattened(several: Sequence[runs.Run]) -> Iterator[runs.Run]:
 def main(argv: Sequence[str] | None = None) -> Path:
     """Writes the page, prints its path and returns it. Raises: SystemExit with code 2 if an argument is wrong."""
     cli.print_any_text()
-    parser = argparse.ArgumentParser(
-        usage="python report.py RUN [RUN ...] [--out FILE.html]",
-        allow_abbrev=False,
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    usage = "python report.py RUN [RUN ...] [--out FILE.html]"
+    parser = cli.Parser(prog="report.py", usage=usage, description=__doc__)
     parser.add_argument("runs", nargs="+", metavar="RUN", help="run folder of train.py")
     help_out = "file of the page (default RUN/report.html; required for several runs)"
     parser.add_argument("--out", metavar="FILE.html", help=help_out)
@@ -416,9 +411,10 @@ def main(argv: Sequence[str] | None = None) -> Path:
         out = write(options.runs, options.out)
     except (BadInput, OSError) as error:
         cli.refuse(str(error), "report.py", error)
-    print(out)
+    print(cli.printable(out))
     return out
 
 
 if __name__ == "__main__":
+    cli.use_utf8()
     main()

@@ -562,12 +562,14 @@ def read_predictions(file: Path) -> Predictions:
 
 
 if __name__ == "__main__":
+    if sys.getfilesystemencoding() != "utf-8" and os.environ.get("PYTHONUTF8") != "1":  # as with LC_ALL=C
+        os.execve(sys.executable, sys.orig_argv, os.environ | {"PYTHONUTF8": "1"})
     if len(sys.argv) < 2:
         sys.exit(__doc__)
     try:
         for run in map(read, sys.argv[1:]):
             score = f"macro F1 {run.predictions.matrix.f1():.4f}" if run.predictions else "no predictions yet"
             done = f"epochs {len(run.log)} of {run.options['epochs']}"
-            print(f"{run.folder}: {f'folds {len(run.folds)}' if run.folds else done}, {score}")
+            print(data.printable(f"{run.folder}: {f'folds {len(run.folds)}' if run.folds else done}, {score}"))
     except (BadInput, OSError) as error:
-        sys.exit(f"runs.py: error: {error}")
+        sys.exit(data.printable(f"runs.py: error: {error}"))
