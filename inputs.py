@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import functools
+import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -87,7 +88,7 @@ def read_table(options: argparse.Namespace) -> data.ImageTable:
 
 
 def is_csv_folder(folder: str) -> bool:
-    return any((Path(folder) / name).is_file() for name in ("train.csv", "train/train.csv"))
+    return any(os.path.isfile(os.path.join(folder, name)) for name in ("train.csv", "train/train.csv"))
 
 
 def set_groups(options: argparse.Namespace, table: data.ImageTable) -> None:

@@ -357,6 +357,8 @@ def write_submission(path: Path, template: Template, labels: list[str]) -> None:
 def check_output(path: str | None) -> None:
     """OSError if this file cannot be written, e.g. because its name is too long. Writes nothing."""
     if path:
+        with suppress(FileNotFoundError):
+            os.lstat(path)
         with suppress(NotWritten), checkpoint.replacing(path):
             raise NotWritten
 

@@ -43,9 +43,9 @@ def net(num_classes):
     )
 """
 OPTIONS = (
-    "--data d --size 16 --model nets.py:net --cache cache --epochs 6 --batch-size 4 --accum 4 --ema 0.9 --warmup 0.5 "
-    "--lr 0.02 --augment strong --mixup 0.3 --sampler weighted --class-weights sqrt --monitor f1 --patience 3 "
-    "--min-delta 0.3 --threads 1 --save-top 2"
+    "--data d --size 16 --model nets.py:net --cache cache --epochs 7 --batch-size 4 --accum 4 --ema 0.9 --warmup 0.5 "
+    "--lr 0.02 --augment strong --mixup 0.3 --sampler weighted --class-weights sqrt --monitor f1 --patience 5 "
+    "--min-delta 0.7 --threads 1 --save-top 2"
 )
 TIMING = ("images_per_second", "seconds")
 
