@@ -661,6 +661,7 @@ def join(train: ImageTable, val: ImageTable, fold_case: bool = False) -> ImageTa
         is_val=np.arange(len(train) + len(val)) >= len(train),
         source=ConcatDataset([train.source, val.source]) if train.source is not None else None,
         notes=train.notes
+        + [f"validation data: {note}" for note in val.notes]
         + (["ignored the fold column, because validation images are given"] if train.fold_of is not None else []),
         warnings=train.warnings,
         labels=train.labels,

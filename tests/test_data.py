@@ -961,6 +961,8 @@ def test_B6_rows_without_a_file_are_left_out_with_skip_missing_listed_and_counte
     assert len(table) == 5 and table.targets.tolist() == [1, 0, 1, 0, 1] and table.groups == [*"pqqrr"]
     assert table.fold_of.tolist() == [1, 0, 1, 0, 1]
     assert f"rows without an image file in {tmp_path}, left out: 2 of 7\n  0.png (line 2)" in table.notes[0]
+    joined = join(read(str(write_images(tmp_path / "d", {"a": 2, "b": 2}))), table)
+    assert joined.notes[0].startswith("validation data: rows without an image file")
 
 
 def test_B6_ids_are_stripped_and_a_file_in_a_different_case_or_folder_is_named(tmp_path):
