@@ -62,8 +62,7 @@ class Parser(argparse.ArgumentParser):
     MOST = {"seed": math.inf, "threads": 1024, "size": 8192}  # of other integers: 2^31 - 1
 
     def __init__(self, **more: Any):
-        form = functools.partial(argparse.RawDescriptionHelpFormatter, max_help_position=32)
-        super().__init__(allow_abbrev=False, formatter_class=form, **more)
+        super().__init__(allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter, **more)
 
     def parse_known_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> Any:
         words = with_hyphens(sys.argv[1:] if args is None else args)
