@@ -272,7 +272,8 @@ def read_csv(csv_file: Path, folder: Path, how: Reading) -> ImageTable:
     group = next((name for name in found["group"] if name != image), None)
     fold = next(iter(found["fold"]), None)
     others = [name for name in sheet.rows[0] if name not in (image, group, fold)]
-    label, texts, classes = _labels(sheet, found["label"], others, how, notes)
+    warnings: list[str] = []
+    label, texts, classes = _labels(sheet, found["label"], others, how, notes, warnings)
     if classes is None and all(map(_is_whole, texts)):
         targets, classes, written = _numbered(sheet, texts, label, columns.get("class_name"), how.num_classes, notes)
     else:
@@ -285,7 +286,8 @@ def read_csv(csv_file: Path, folder: Path, how: Reading) -> ImageTable:
                 f"--num-classes {how.num_classes}: {csv_file} has {len(classes)} classes with names: remove it"
             )
     layout = f"{csv_file}: image column {image}, label column {label}, group column {group or 'none'}"
-    table = ImageTable(paths, targets, paths, classes, layout, notes=notes, labels=written, csv_file=csv_file)
+    table = ImageTable(paths, targets, paths, classes, layout, None, None, None, notes, warnings, written)
+    table.csv_file = csv_file
     first = _first_of(paths)
     _check_repeated(sheet, paths, [classes[c] for c in targets], first, "labels")
     if group:
@@ -387,7 +389,7 @@ def _file_key(name: str) -> str:
 
 
 def _labels(
-    sheet: Sheet, candidates: list[str], others: list[str], how: Reading, notes: list[str]
+    sheet: Sheet, candidates: list[str], others: list[str], how: Reading, notes: list[str], warnings: list[str]
 ) -> tuple[str, list[str], list[str] | None]:
     """The label column in words, the label of each row, and the classes if they are columns (one-hot).
 
@@ -413,7 +415,7 @@ def _labels(
             columns = np.array([[float(row[name]) for name in one_hot] for row in sheet.rows])
             return f"{_shown(one_hot, 3)} (one-hot)", [classes[c] for c in columns.argmax(1)], classes
         label = others[-1]
-        notes.append(
+        warnings.append(
             f"no column of {sheet.file} has a known name for labels, so the last one, {label}, is used; --label-col "
             "names a different one"
         )
@@ -663,7 +665,7 @@ def join(train: ImageTable, val: ImageTable, fold_case: bool = False) -> ImageTa
         notes=train.notes
         + [f"validation data: {note}" for note in val.notes]
         + (["ignored the fold column, because validation images are given"] if train.fold_of is not None else []),
-        warnings=train.warnings,
+        warnings=train.warnings + [f"validation data: {warning}" for warning in val.warnings],
         labels=train.labels,
         csv_file=train.csv_file,
     )

@@ -364,7 +364,7 @@ def _composed(text: str) -> str:
 # python leaks.py TRAIN [VAL]: reading
 # ---------------------------------------------------------------------------------------------------------------------
 
-LABELS = ("target", "label", "class", "ans", "y")
+LABELS = ("target", "label", "class", "ans", "y", "라벨", "레이블", "정답", "클래스", "분류")
 SIDE = 64  # pixels: images are compared at this size
 
 
@@ -434,7 +434,8 @@ def _csv_rows(csv_file: Path) -> tuple[list[str], list[dict[str, str]]]:
     for encoding in ("utf-16",) if is_utf16 else ("utf-8-sig", "cp949"):  # cp949: Excel on Korean Windows
         try:
             text = content.decode(encoding)
-            reader = csv.DictReader(io.StringIO(text, newline=""), restval="", strict=True)
+            separator = max(",;\t|", key=text.partition("\n")[0].count)
+            reader = csv.DictReader(io.StringIO(text, newline=""), restval="", strict=True, delimiter=separator)
             rows = list(reader)
         except UnicodeDecodeError:
             continue
@@ -665,7 +666,7 @@ def printable(text: object) -> str:
 if __name__ == "__main__":
     if sys.getfilesystemencoding() != "utf-8" and os.environ.get("PYTHONUTF8") != "1":  # as with LC_ALL=C
         os.execve(sys.executable, sys.orig_argv, os.environ | {"PYTHONUTF8": "1"})
-    if len(sys.argv) not in (2, 3):
+    if len(sys.argv) not in (2, 3) or sys.argv[1] in ("-h", "--help"):
         sys.exit(__doc__)
     sys.stdout.reconfigure(errors="backslashreplace")  # a file name may not be valid text
     try:

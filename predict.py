@@ -237,6 +237,7 @@ class Template:
     image: str  # the column that names the image
     start: str = ""  # a byte order mark (BOM), if the file has one
     line_end: str = "\n"
+    separator: str = ","
 
 
 def read_template(folder: Path, template: str | None) -> Template:
@@ -256,7 +257,8 @@ def read_template(folder: Path, template: str | None) -> Template:
             raise BadInput(f"{folder} has no images ({', '.join(sorted(data.IMAGE_EXTENSIONS))})")
         rows = [{"ID": Path(image).relative_to(folder).as_posix(), "target": ""} for image in images]
         return Template(None, ["ID", "target"], rows, "target", images, "ID")
-    rows = data.read_rows(path)
+    sheet = data.read_sheet(path)
+    rows = sheet.rows
     names, columns = list(rows[0]), data.columns_of(path, rows)
     known = [columns[name] for name in data.COLUMNS["image"] if name in columns]
     roots = [folder, folder / "test", folder / "images", folder / "eval" / "images", folder / "test" / "images"]
@@ -264,12 +266,12 @@ def read_template(folder: Path, template: str | None) -> Template:
     images = images_of(path, root, [row[column] for row in rows])
     content = path.read_bytes()
     start = "\ufeff" if content.startswith(codecs.BOM_UTF8) else ""
-    line_end = "\r\n" if b"\r" in content.partition(b"\n")[0] else "\n"
+    form = start, "\r\n" if b"\r" in content.partition(b"\n")[0] else "\n", sheet.separator
     labels = [columns[name] for name in data.COLUMNS["label"] if name in columns]
     if labels or (names[-1] != column and path.name != "test.csv"):
-        return Template(path, names, rows, [*labels, names[-1]][0], images, column, start, line_end)
+        return Template(path, names, rows, [*labels, names[-1]][0], images, column, *form)
     rows = [{"ID": str(i)} | row | {"target": ""} for i, row in enumerate(rows)]  # a test.csv has no label column
-    return Template(path, list(rows[0]), rows, "target", images, column, start, line_end)
+    return Template(path, list(rows[0]), rows, "target", images, column, *form)
 
 
 def check_one_column(template: Template, labels: list[str]) -> None:
@@ -350,7 +352,9 @@ def write_submission(path: Path, template: Template, labels: list[str]) -> None:
     filled = (row | {template.label: label} for row, label in zip(template.rows, labels, strict=True))
     rows = ([row[column] for column in template.columns] for row in filled)
     text = io.StringIO()
-    csv.writer(text, lineterminator=template.line_end).writerows([template.columns, *rows])
+    csv.writer(text, lineterminator=template.line_end, delimiter=template.separator).writerows(
+        [template.columns, *rows]
+    )
     checkpoint.write_text(path, template.start + text.getvalue())
 
 

@@ -564,7 +564,7 @@ def read_predictions(file: Path) -> Predictions:
 if __name__ == "__main__":
     if sys.getfilesystemencoding() != "utf-8" and os.environ.get("PYTHONUTF8") != "1":  # as with LC_ALL=C
         os.execve(sys.executable, sys.orig_argv, os.environ | {"PYTHONUTF8": "1"})
-    if len(sys.argv) < 2:
+    if len(sys.argv) < 2 or sys.argv[1] in ("-h", "--help"):
         sys.exit(__doc__)
     try:
         for run in map(read, sys.argv[1:]):

@@ -849,7 +849,7 @@ def test_B2_the_last_column_is_taken_with_a_warning_that_names_label_col(tmp_pat
     rows = [{"file": f"{i}.png", "artist": "ab"[i % 2], "fold": i % 2} for i in range(4)]
     table = read(csv_folder(tmp_path, rows))
     assert table.classes == ["a", "b"] and "label column artist" in table.layout  # a fold is not a label
-    assert "the last one, artist, is used; --label-col names a different one" in table.notes[0]
+    assert "the last one, artist, is used; --label-col names a different one" in table.warnings[0]
     assert read(str(tmp_path), columns={"label": "artist"}).notes == []
 
 

@@ -564,6 +564,16 @@ def test_csvs_are_read_by_their_image_and_label_columns(alone, ask, encoding, pl
     assert "VAL c.png, TRAIN c.png (개)" in said and "leak: 1 of 1 VAL images (100.0%)" in said
 
 
+@pytest.mark.parametrize("separator", [";", "\t"])
+def test_B6_B7_a_csv_with_another_separator_and_korean_headers_is_read(alone, separator):
+    for i, name in enumerate("ab"):
+        save(alone / f"{name}.png", scene(i + 50))
+    rows = [["파일명", "라벨", "메모"], ["a.png", "cat", "1,2"], ["b.png", "dog", ""]]
+    (alone / "sheet.csv").write_text("".join(separator.join(row) + "\n" for row in rows), encoding="utf-8")
+    side = leaks.read_side("sheet.csv")
+    assert side.labels == ["cat", "dog"] and "image column 파일명, label column 라벨" in side.read_as
+
+
 def test_a_csv_of_names_alone_or_without_extensions_is_read(alone):
     for i in range(3):
         save(alone / "set" / f"{i:03d}.JPG", scene(i + 50))

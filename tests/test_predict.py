@@ -831,6 +831,15 @@ def test_C3_a_templates_bom_and_line_ends_are_kept(here, start, end):
     assert written.count(b"\r") == written.count(b"\n") * (end == b"\r\n") and written.count(b"\n") == 42
 
 
+@pytest.mark.parametrize("separator", [";", "\t"])
+def test_C3_a_templates_separator_is_kept(here, separator):
+    text = Path("comp/sample_submission.csv").read_text().replace(",", separator)
+    (here / "t.csv").write_text(text)
+    run("one", "--data", "comp", "--template", here / "t.csv", "--out", here / "s.csv")
+    lines = (here / "s.csv").read_text().splitlines()
+    assert lines[0] == f"ID{separator}target" and all(line.count(separator) == 1 for line in lines)
+
+
 def test_C3_threads_are_those_of_torch_and_of_decoding(here, monkeypatch):
     before, pools = torch.get_num_threads(), []
     pool = predict.ThreadPoolExecutor
