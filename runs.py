@@ -517,7 +517,7 @@ def _read_one(folder: Path) -> Run:
 
 
 CONFIG_TYPES = {"options": dict, "classes": list, "data": str, "command": str, "versions": dict}
-CONFIG_TYPES |= {"started": str, "cwd": str, "notes": list}  # these may be missing in older runs
+CONFIG_TYPES |= {"started": str, "cwd": str, "notes": list, "warnings": list}  # these may be missing in older runs
 OPTION_TYPES = {"epochs": int, "model": str, "loss": str, "class_weights": str}
 
 
@@ -537,8 +537,9 @@ def read_config(folder: Path) -> dict[str, Any]:
         for name, kind in types.items():
             if not isinstance(part, dict) or not isinstance(part.get(name, kind()), kind):
                 raise BadInput(f"{file} is damaged: {name} must be of type {kind.__name__}")
-    if not all(isinstance(text, str) for text in (*config["classes"], *config.get("notes", []))):
-        raise BadInput(f"{file} is damaged: classes and notes must be text")
+    texts = (text for name in ("classes", "notes", "warnings") for text in config.get(name, []))
+    if not all(isinstance(text, str) for text in texts):
+        raise BadInput(f"{file} is damaged: classes, notes and warnings must be text")
     for name in ("train_counts", "drawn_counts", "val_counts"):
         counts = config.get(name, [0] * len(config["classes"]))
         if [type(n) for n in counts] != [int] * len(config["classes"]):

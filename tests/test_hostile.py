@@ -138,6 +138,16 @@ def test_E1_a_resumed_run_writes_nowhere_but_in_its_folder_and_the_cache(here, c
     change("run", cache=PLACES[1])
     train.main(["--resume", "run", "--cache", PLACES[1]])  # the control: typed again, it is used without a note
     assert Path(PLACES[1], "images").is_dir() and "note:" not in capsys.readouterr().err
+    cli.parse_options(["--resume", "run", "--cache", "new"])  # nothing is missing: a different one was typed
+    assert "note:" not in capsys.readouterr().err
+
+
+def test_E1_the_command_to_train_longer_has_what_must_be_typed_again(here, capsys):
+    train_run("own", "--model", "evil.py:f", "--cache", "mine")
+    again = ["--resume", "own", "--model", "evil.py:f", "--cache", "mine"]
+    train.main(again)
+    command = capsys.readouterr().out.partition("To train longer: ")[2].partition("\n")[0]
+    assert command.split() == ["python", "train.py", *again, "--epochs", "4"]
 
 
 @pytest.mark.parametrize("link", ["fold0", "tensorboard", "fold1/wandb", "updates.csv"])
