@@ -401,7 +401,7 @@ def _resumed(
             f"--resume {options.resume}: this run executes a Python file, which must be typed again. "
             f"If you trust the file: {command}"
         )
-    _note_not_stored(folder, saved)
+    _note_not_stored(folder, saved, typed)
     return saved
 
 
@@ -424,11 +424,11 @@ def resume_command(options: argparse.Namespace) -> str:
     return shlex.join(["python", "train.py", "--resume", options.out, *typed_again(options)])
 
 
-def _note_not_stored(folder: Path, options: argparse.Namespace) -> None:
-    """Prints which options of the run write outside of its folder, and are therefore not used."""
+def _note_not_stored(folder: Path, options: argparse.Namespace, typed: set[str]) -> None:
+    """Prints which options of the run write outside of its folder, and are not used because they were not typed."""
     config = runs.read_config(folder)["options"]
     before = {"cache": os.path.expanduser(str(config.get("cache") or CACHE)), "wandb": config.get("wandb")}
-    changed = [name for name, old in before.items() if old not in (None, getattr(options, name))]
+    changed = [name for name, old in before.items() if name not in typed and old not in (None, getattr(options, name))]
     if changed:
         flags = ", ".join(f"{flag_of(name)} {before[name]!r:.200}" for name in changed)
         now = f"Images are cached in {options.cache}"
@@ -807,8 +807,7 @@ def describe_resumed(options: argparse.Namespace, split: Any, state: runs.State,
         return wrapped(f"{text}, stopped by --patience {options.patience}. To train longer, start a new run")
     if split.folds_after:
         return text
-    longer = f"--resume {shlex.quote(options.out)} --epochs {2 * options.epochs}"
-    advice = f"To train longer: python train.py {longer}"
+    advice = f"To train longer: {resume_command(options)} --epochs {2 * options.epochs}"
     if not may_grow(vars(options)):
         advice = f"--scheduler {options.scheduler} ends here. To train longer, start a new run with more --epochs"
     return wrapped(printable(f"{text}. {advice}"))

@@ -205,6 +205,8 @@ def test_E1_options_of_a_config_are_checked_like_typed_ones(here, capsys, make_r
         {"data": 5},
         {"versions": None},
         {"notes": [5]},
+        {"warnings": 5},
+        {"warnings": [{"a": 1}]},
         {"train_counts": ["a"] * 3},
         {"drawn_counts": [1]},
         {"options": {"epochs": 1, "model": 5}},
