@@ -1056,6 +1056,12 @@ def test_a_csv_with_a_column_per_feature_is_read_in_linear_time(tmp_path):
         read(str(tmp_path), str(tmp_path / "wide.csv"))
 
 
+def test_python_data_py_prints_warnings_too(tmp_path, capsys):
+    csv_folder(tmp_path, [{"image": f"{i}.png", "kind": "ab"[i % 2]} for i in range(8)], "image")
+    data.show(str(tmp_path))
+    assert "warning    no column of" in capsys.readouterr().out
+
+
 def test_python_data_py_prints_its_usage_and_names_that_are_not_text(tmp_path):
     done = subprocess.run([sys.executable, data.__file__, "--help"], capture_output=True, text=True)
     assert done.returncode == 0 and "python data.py FOLDER" in done.stdout and not done.stderr
