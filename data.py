@@ -435,19 +435,17 @@ NO_LABEL = {"", "nan", "NaN", "NAN", "None", "null", "NULL", "N/A", "n/a", "#N/A
 
 
 def _one_hot_columns(sheet: Sheet, names: list[str]) -> list[str]:
-    """The columns that hold only 0 and 1, if each row has exactly one 1.
+    """The columns that hold only 0 and 1, if the last column is one of several of them, and each row has exactly one 1.
 
-    Raises: BadInput if the last column is one of several that hold only 0 and 1, but rows have no or more than one 1.
+    Raises: BadInput if rows have no or more than one 1.
     """
     binary = [n for n in names if all(row[n].strip() in ("0", "1", "0.0", "1.0") for row in sheet.rows)]
-    if len(binary) < 2:
+    if len(binary) < 2 or binary[-1] != names[-1]:  # the last column is used
         return []
     ones = [sum(float(row[name]) == 1 for name in binary) for row in sheet.rows]
     wrong = [i for i, n in enumerate(ones) if n != 1]
     if not wrong:
         return binary
-    if binary[-1] != names[-1]:  # the last column is used
-        return []
     raise BadInput(
         f"{sheet.file} has no label column with a known name, and its columns {_shown(binary)} hold 0 and 1, but not "
         f"one 1 per row: {sheet.where(wrong[0])} has {ones[wrong[0]]}; name the label column with --label-col"
@@ -1240,8 +1238,9 @@ def show(data: str) -> None:
     _print_wrapped(
         "imbalance", f"{largest / smallest:.1f} (largest class {largest:,} images, smallest {everything.min():,})"
     )
-    for note in table.notes:
-        _print_wrapped("note", note)
+    for name, texts in (("warning", table.warnings), ("note", table.notes)):
+        for text in texts:
+            _print_wrapped(name, text)
     train, val = split(table)
     how = "given by the data" if table.is_val is not None else "random 20%, seed 0"
     _print_wrapped("split", f"{len(train):,} training, {len(val):,} validation images ({how})")

@@ -883,6 +883,14 @@ def test_B2_a_one_hot_table_is_read_as_its_columns_or_refused(tmp_path):
         read(csv_folder(tmp_path / "b", rows, "image"))
 
 
+def test_B2_columns_of_0_and_1_before_a_last_column_of_names_are_not_the_classes(tmp_path):
+    rows = [{"image": f"{i}.png", "male": i % 2, "female": 1 - i % 2, "breed": "xyz"[i % 3]} for i in range(12)]
+    table = read(csv_folder(tmp_path / "a", rows, "image"))
+    assert table.classes == ["x", "y", "z"] and "the last one, breed, is used" in table.warnings[0]
+    control = [{"image": row["image"], "breed": row["breed"], "m": row["male"], "f": row["female"]} for row in rows]
+    assert read(csv_folder(tmp_path / "b", control, "image")).classes == ["m", "f"]
+
+
 def test_B3_class_numbers_that_begin_with_1_have_no_class_0(tmp_path):
     table = read(csv_folder(tmp_path, rows_of([1, 2, 4, 1, 2, 4])))
     assert table.classes == table.labels == ["1", "2", "3", "4"] and table.targets.tolist() == [0, 1, 3, 0, 1, 3]
