@@ -267,13 +267,17 @@ def read_csv(csv_file: Path, folder: Path, how: Reading) -> ImageTable:
     notes = [] if sheet.separator == "," else [f"the separator of {csv_file} is {sheet.separator!r}"]
     alike = _alike(sorted(set(sheet.column(found["label"][0])))) if found["label"] and not how.fold_case else []
     advice = f"; {alike[0]} are read as one class with --fold-case" if alike else ""
-    sheet = replace(sheet, image=image)
-    sheet, paths = _with_files(sheet, root, folder, how.skip_missing, advice, notes)
+    whole = replace(sheet, image=image)
+    sheet, paths = _with_files(whole, root, folder, how.skip_missing, advice, notes)
     group = next((name for name in found["group"] if name != image), None)
     fold = next(iter(found["fold"]), None)
     others = [name for name in sheet.rows[0] if name not in (image, group, fold)]
     warnings: list[str] = []
     label, texts, classes = _labels(sheet, found["label"], others, how, notes, warnings)
+    key = _folded if how.fold_case else str
+    lost = set() if classes else {*map(key, whole.column(label))} - {*map(key, texts)} - NO_LABEL
+    if lost:
+        warnings.append(f"labels whose images are all missing, so classes may be missing: {_shown(sorted(lost))}")
     if classes is None and all(map(_is_whole, texts)):
         targets, classes, written = _numbered(sheet, texts, label, columns.get("class_name"), how.num_classes, notes)
     else:

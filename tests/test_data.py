@@ -883,6 +883,19 @@ def test_B2_a_one_hot_table_is_read_as_its_columns_or_refused(tmp_path):
         read(csv_folder(tmp_path / "b", rows, "image"))
 
 
+def test_B6_a_class_without_a_file_that_skip_missing_leaves_out_is_a_warning(tmp_path):
+    rows = rows_of([0, 1, 2, 0, 1, 2])
+    csv_folder(tmp_path, rows)
+    for row in (rows[2], rows[5]):
+        (tmp_path / row["file"]).unlink()
+    table = read(str(tmp_path), skip_missing=True)
+    assert table.classes == ["0", "1"]
+    assert table.warnings == ["labels whose images are all missing, so classes may be missing: 2"]
+    csv_folder(tmp_path, rows)  # the control: one image of the class is left
+    (tmp_path / rows[2]["file"]).unlink()
+    assert read(str(tmp_path), skip_missing=True).warnings == []
+
+
 def test_B2_columns_of_0_and_1_before_a_last_column_of_names_are_not_the_classes(tmp_path):
     rows = [{"image": f"{i}.png", "male": i % 2, "female": 1 - i % 2, "breed": "xyz"[i % 3]} for i in range(12)]
     table = read(csv_folder(tmp_path / "a", rows, "image"))
