@@ -54,7 +54,7 @@ AMP_TYPES = {"off": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16
 
 
 class Parser(argparse.ArgumentParser):
-    """The parser of every program of the kit. Errors are one line, and an unknown option names the nearest one.
+    """The parser of train.py, predict.py, compare.py and report.py. Errors are one line, with the nearest known option.
 
     Option names must be complete, --batch_size is accepted as --batch-size. Empty text and huge integers are refused.
     """
