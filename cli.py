@@ -413,7 +413,7 @@ def _is_same_file(new: str, old: str | None) -> bool:
 
 def typed_again(options: argparse.Namespace) -> list[str]:
     """The words to type again when the run with these options is resumed: what a config.json may not decide."""
-    names = [name for name in EXECUTED if ".py" in (getattr(options, name) or "")]
+    names = [name for name in EXECUTED if models.is_function(getattr(options, name) or "")]
     if getattr(options, "cache", None) not in (None, os.path.expanduser(CACHE)):
         names.append("cache")
     names += ["wandb"] if getattr(options, "wandb", None) else []

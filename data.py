@@ -506,7 +506,7 @@ def _without_repeated(table: ImageTable, sheet: Sheet, first: np.ndarray) -> Ima
 def find_images(
     csv_file: Path, rows: list[dict[str, str]], columns: list[str], folders: list[Path]
 ) -> tuple[str, Path]:
-    """The first column and the first folder in which the value of a row is a file. Only the first 100 rows are tried.
+    """The first column and the first folder in which the value of a row is a file. About 100 rows are tried.
 
     Raises: BadInput if there is none.
     """
@@ -516,7 +516,7 @@ def find_images(
             f"{csv_file} has no image column with a known name ({known}): name the columns of images and labels with "
             f"--image-col and --label-col; the columns are {_shown(rows[0])}"
         )
-    for row in rows[:100]:
+    for row in rows[:: max(1, len(rows) // 100)]:
         for column in columns:
             for folder in folders:
                 if find_file(folder, row[column]):
@@ -789,7 +789,7 @@ def find_file(folder: Path, name: str) -> str | None:
     if Path(name.strip()).suffix.lower() not in IMAGE_EXTENSIONS:
         cases = [case for extension in sorted(IMAGE_EXTENSIONS) for case in (extension, extension.upper())]
         names += [name + case for name in names for case in cases]
-    return next((str(path) for path in (_spelled(folder, n) for n in names if name) if path.is_file()), None)
+    return next((str(path) for path in (_spelled(folder, n) for n in names if name) if os.path.isfile(path)), None)
 
 
 def _written(csv_file: Path, numbers: list[int], labels: list[str]) -> None:

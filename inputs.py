@@ -227,7 +227,7 @@ def apply_leaks(
         if table.source is None:
             split.guess = leaks.suspect_groups(*files, groups, split.train, split.val)
         add_name_note(split, len(table))
-        add_duplicate_notes(split)
+        add_duplicate_notes(split, table.is_val is None and table.fold_of is None)
         has_groups = len(set(groups)) < len(set(table.paths))
         if options.leaks == "group" and not has_groups and not split.guess:
             add_tied_note(split, alike)
@@ -256,7 +256,7 @@ def add_name_note(split: Split, images: int) -> None:
         )
 
 
-def add_duplicate_notes(split: Split) -> None:
+def add_duplicate_notes(split: Split, can_regroup: bool) -> None:
     share = len(split.leaks) / len(split.val)
     if share > BIG:
         split.warnings.append(
@@ -265,7 +265,7 @@ def add_duplicate_notes(split: Split) -> None:
             "enough: it does not find the less similar images of an object. Compare the pairs in leaks.csv, and give "
             "each object as a group, with --group-regex or --group-col"
         )
-    advice = "" if share > BIG else ". --leaks group moves them to one side"
+    advice = ". --leaks group moves them to one side" if can_regroup and share <= BIG else ""
     for what, name in (("identical", "an identical image"), ("alike", "a near-duplicate")):
         found = [pair for pair in split.leaks if pair.what == what]
         if found:

@@ -22,6 +22,7 @@ import io
 import itertools
 import os
 import re
+import secrets
 import socket
 import sys
 import tempfile
@@ -121,10 +122,10 @@ def _load_kept(kept: Path, pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray] 
 
 def _save_kept(kept: Path, found: tuple[np.ndarray, np.ndarray]) -> None:
     """Writes the whole file or nothing. Another process may be writing the same file at the same time."""
-    temporary = kept.with_name(f".{kept.name}.{socket.gethostname()}-{os.getpid()}.tmp")
-    temporary.unlink(missing_ok=True)
+    temporary = kept.with_name(f".{kept.name}.{secrets.token_hex(4)}.{socket.gethostname()}-{os.getpid()}.tmp")
+    file = open(temporary, "xb")  # noqa: SIM115 (closed below). A new file: a link with this name is not followed
     try:
-        with open(temporary, "xb") as file:  # a new file: a link with this name is not followed
+        with file:
             np.savez(file, found=np.stack(found))
             file.flush()
             os.fsync(file.fileno())

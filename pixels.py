@@ -20,6 +20,7 @@ import math
 import mmap
 import os
 import queue
+import secrets
 import shutil
 import socket
 import sys
@@ -297,13 +298,13 @@ def _decode_to(
 def _replacing(path: Path) -> Iterator[BinaryIO]:
     """A file to write to, with a temporary name. It is renamed to `path` after its bytes are on the disk.
 
-    The name contains the process id: a different run may be writing the same file. The file is always a new one ("x"):
-    in a folder that others can write to, a link with this name is not followed.
+    The name is random: a different run or thread may be writing the same file. The file is always a new one ("x"): in
+    a folder that others can write to, a link with this name is not followed.
     """
-    temporary = path.with_name(f".{path.name}.{socket.gethostname()}-{os.getpid()}.tmp")
-    temporary.unlink(missing_ok=True)
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.{socket.gethostname()}-{os.getpid()}.tmp")
+    file = open(temporary, "xb")  # noqa: SIM115 (closed below; if it cannot be opened, nothing is removed)
     try:
-        with open(temporary, "xb") as file:
+        with file:
             yield file
             file.flush()
             os.fsync(file.fileno())

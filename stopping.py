@@ -50,10 +50,8 @@ class Lasting:
         except OSError as error:
             if error.errno not in (errno.EIO, errno.EPIPE):
                 raise
-            with suppress(OSError):  # also for what is in its buffer, which Python writes at the end
-                nowhere = os.open(os.devnull, os.O_WRONLY)
-                os.dup2(nowhere, self._stream.fileno())
-                os.close(nowhere)
+            with suppress(OSError), open(os.devnull, "wb") as nowhere:  # also for its buffer, written at the end
+                os.dup2(nowhere.fileno(), self._stream.fileno())
             return None
 
 

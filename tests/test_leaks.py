@@ -173,9 +173,11 @@ def test_E3_a_full_disk_leaves_no_kept_file_and_a_planted_link_is_not_followed(c
             leaks.find_copies(images.pixels, kept=kept)
     assert [path.suffix for path in kept.parent.iterdir()] == [".npy"]
     (tmp_path / "victim").write_text("precious")
-    kept.with_name(f".{kept.name}.{leaks.socket.gethostname()}-{os.getpid()}.tmp").symlink_to(tmp_path / "victim")
-    leaks.find_copies(images.pixels, kept=kept)
-    assert (tmp_path / "victim").read_text() == "precious" and kept.is_file() and not kept.is_symlink()
+    monkeypatch.setattr(leaks.secrets, "token_hex", lambda n: "00")  # as if its random name had been guessed
+    kept.with_name(f".{kept.name}.00.{leaks.socket.gethostname()}-{os.getpid()}.tmp").symlink_to(tmp_path / "victim")
+    with pytest.raises(FileExistsError):
+        leaks.find_copies(images.pixels, kept=kept)
+    assert (tmp_path / "victim").read_text() == "precious"
 
 
 def test_E7_an_eps_file_with_the_name_of_a_photo_is_not_opened(tmp_path):

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 import zlib
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -380,18 +381,27 @@ def test_a_planted_link_is_not_followed_and_a_strange_temporary_file_harms_nothi
     victim.write_text("precious")
     host = pixels.socket.gethostname()
     first.file.unlink()
-    (cache / f".{first.file.name}.{host}-{os.getpid()}.tmp").symlink_to(victim)
     for process in ("x", "", "1" * 30, "\u0663", "-1"):
         (cache / f".a.npy.{host}-{process}.tmp").write_text("")
     again = decode(paths, targets(4), 8, cache)
     assert victim.read_text() == "precious" and not again.file.is_symlink()
     assert np.array_equal(again.pixels, first.pixels)
-    planted = cache / f".{first.file.name}.{host}-{os.getpid()}.tmp"  # between the removal and the opening
-    monkeypatch.setattr(Path, "unlink", lambda path, missing_ok=False: planted.symlink_to(victim))
+    planted = cache / f".{first.file.name}.00.{host}-{os.getpid()}.tmp"
+    planted.symlink_to(victim)
+    monkeypatch.setattr(pixels.secrets, "token_hex", lambda n: "00")  # as if its random name had been guessed
     os.remove(first.file)
     with pytest.raises(FileExistsError):
         decode(paths, targets(4), 8, cache)
-    assert victim.read_text() == "precious"
+    assert victim.read_text() == "precious" and planted.is_symlink()
+
+
+def test_threads_that_build_the_same_cache_do_not_disturb_each_other(tmp_path):
+    paths = write_images(tmp_path / "d", 40)
+    for i in range(6):
+        with ThreadPoolExecutor(4) as pool:
+            found = list(pool.map(lambda _, i=i: decode(paths, targets(40), 8, tmp_path / f"cache{i}"), range(4)))
+        assert all(np.array_equal(images.pixels, found[0].pixels) for images in found)
+        assert not list((tmp_path / f"cache{i}").glob(".*.tmp"))
 
 
 def test_the_temporary_file_of_a_dead_process_is_removed_by_the_next_run_though_the_cache_is_there(tmp_path):
