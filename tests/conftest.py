@@ -1,7 +1,10 @@
 """Puts the kit's folder on the path, so that `python -m pytest` works from anywhere; run folders made of numbers."""
 
+import os
 import sys
 from pathlib import Path
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # one test process per core, see pytest.ini
 
 import numpy as np
 import pytest

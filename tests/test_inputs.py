@@ -96,11 +96,14 @@ def test_after_leaks_group_nothing_is_left_to_say_if_the_groups_are_known(start,
 def test_duplicates_of_more_than_10_percent_of_the_validation_images_are_a_warning(pairs, is_warning):
     found = [leaks.Pair("alike", f"{i}.jpg", "a", f"{i}b.jpg", "a") for i in range(pairs)]
     split = inputs.Split(np.arange(400), np.arange(400, 500), leaks=found)
-    inputs.add_duplicate_notes(split)
+    inputs.add_duplicate_notes(split, True)
     assert len(split.warnings) == is_warning and len(split.notes) == (pairs > 0)
     if pairs:
         assert f"validation images with a near-duplicate in the training set: {pairs} (see leaks.csv)" in split.notes[0]
         assert split.notes[0].endswith("--leaks group moves them to one side") == (not is_warning)
+        fixed = inputs.Split(np.arange(400), np.arange(400, 500), leaks=found)
+        inputs.add_duplicate_notes(fixed, False)  # the data fix the split: --leaks group is refused
+        assert "--leaks group moves them" not in fixed.notes[0]
 
 
 @pytest.mark.parametrize("share, is_warning", [(0.1, False), (0.11, True)])
