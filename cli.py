@@ -555,7 +555,7 @@ def clear_errors(options: argparse.Namespace, folder: Path, state: runs.State) -
     """Turns errors during training into a message with advice, and exit code 2."""
     try:
         yield
-    except (loop.NonFinite, pixels.BadInput, OSError) as error:
+    except (loop.NonFinite, pixels.BadInput, runs.BadInput, OSError) as error:
         message, cause = str(error), error
     except (torch.cuda.OutOfMemoryError, MemoryError, RuntimeError) as error:
         is_memory = isinstance(error, (torch.cuda.OutOfMemoryError, MemoryError)) or "t allocate memory" in str(error)
@@ -676,6 +676,7 @@ def print_start(
         f"imbalance {counts[largest] / max(counts[smallest], 1):.1f}",
         "split": f"{len(split.train):,} training, {len(split.val):,} validation images"
         + (f" (fold {split.fold})" if split.fold is not None else "")
+        + (f"; groups: {len(set(table.groups)):,}" if len(set(table.groups)) < len(table) else "")
         + f"; groups on both sides: {data.shared_groups(table, split.train, split.val)}"
         + (f", but {split.guess.on_both_sides} by the file names" if split.guess else ""),
         "images": f"{H} x {W} pixels, {options.fit}, {', '.join(filter(None, changes))}",

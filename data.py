@@ -266,7 +266,7 @@ def read_csv(csv_file: Path, folder: Path, how: Reading) -> ImageTable:
     image, root = find_images(csv_file, sheet.rows, found["image"], folders)
     notes = [] if sheet.separator == "," else [f"the separator of {csv_file} is {sheet.separator!r}"]
     alike = _alike(sorted(set(sheet.column(found["label"][0])))) if found["label"] and not how.fold_case else []
-    advice = f"; {alike[0]} are read as one class with --fold-case" if alike else ""
+    advice = f"; add --fold-case to read {alike[0]} as one class" if alike else ""
     whole = replace(sheet, image=image)
     sheet, paths = _with_files(whole, root, folder, how.skip_missing, advice, notes)
     group = next((name for name in found["group"] if name != image), None)
@@ -513,8 +513,9 @@ def find_images(
     if not columns:
         known = ", ".join(COLUMNS["image"])
         raise BadInput(
-            f"{csv_file} has no image column with a known name ({known}): name the columns of images and labels with "
-            f"--image-col and --label-col; the columns are {_shown(rows[0])}"
+            f"{csv_file} has no image column with a known name ({known}): name it with --image-col, and the label "
+            f"column with --label-col if it is not one of {', '.join(COLUMNS['label'])}; the columns are "
+            f"{_shown(rows[0])}"
         )
     for row in rows[:: max(1, len(rows) // 100)]:
         for column in columns:
@@ -525,14 +526,14 @@ def find_images(
     similar = _similar_files(folders[0]).get(_file_key(name))
     hint = f"; there is {similar}: correct the CSV, or --data" if similar else ""
     if len(rows[0]) > len(columns):
-        hint += f"; --image-col names a different column of {_shown(rows[0])}"
+        hint += f"; its columns are {_shown(rows[0])} (train.py --image-col names a different one)"
     raise BadInput(f"{csv_file}: no file {name} in {folders[0]} (column {columns[0]}){hint}")
 
 
 COLUMNS = {
     "image": (
         *("id", "imageid", "image_id", "image_path", "img_path", "image", "path", "file", "filename", "name"),
-        *("파일명", "파일이름", "파일", "파일경로", "이미지명", "이미지", "이미지경로", "경로"),
+        *("파일명", "파일이름", "파일", "파일경로", "이미지명", "이미지", "이미지경로", "경로", "사진"),
     ),
     "label": ("target", "label", "class", "ans", "y", "라벨", "레이블", "정답", "클래스", "분류"),
     "group": ("group", "id", "person", "profile", "source", "그룹", "사람"),

@@ -20,6 +20,7 @@ and oof.npz (out-of-fold paths, targets and probs of all images).
 from __future__ import annotations
 
 import csv
+import errno
 import io
 import json
 import math
@@ -122,14 +123,6 @@ class State(loop.State):
 # ---------------------------------------------------------------------------------------------------------------------
 
 
-def check_out(out: str | None) -> None:
-    """BadInput if a new run cannot begin in this folder."""
-    if out and (Path(out) / "config.json").exists():
-        raise BadInput(f"{out} already contains a run: choose a different folder, or continue it with --resume {out}")
-    if out and Path(out).exists() and not Path(out).is_dir():
-        raise BadInput(f"{out} is a file: choose a folder")
-
-
 @contextmanager
 def locked(out: str | None, name: str = "", is_resumed: bool = False) -> Iterator[str]:
     """Creates the folder `out`, or one in runs/ named by time and `name`, and locks it: only one process trains in it.
@@ -139,14 +132,15 @@ def locked(out: str | None, name: str = "", is_resumed: bool = False) -> Iterato
     Raises: BadInput if another process trains in the folder, if it already contains a run that is not to be resumed,
         or if parts of it are links; OSError if it cannot be written.
     """
-    if not is_resumed:
-        check_out(out)
+    if out and Path(out).exists() and not Path(out).is_dir():
+        raise BadInput(f"{out} is a file: choose a folder")
     folder, is_new = _make_folder(out, name)
     try:
         with open_locked(folder / ".lock"):
             try:
-                if not is_resumed:
-                    check_out(str(folder))  # again: another run may have ended in the meantime
+                if not is_resumed and (folder / "config.json").exists():
+                    advice = f"choose a different folder, or continue it with --resume {folder}"
+                    raise BadInput(f"{folder} already contains a run: {advice}")
                 for inner in (folder, *folder.glob("fold[0-9]*")):
                     checkpoint.remove_stray(inner)
                     for path in (inner, inner / "tensorboard", inner / "wandb"):
@@ -192,8 +186,13 @@ def open_locked(path: Path) -> Iterator[BinaryIO]:
 
 
 def _open_to_append(path: Path) -> BinaryIO:
-    """A planted link is not followed."""
-    return open(os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0), 0o666), "ab")
+    """Raises BadInput for a link: it is not followed."""
+    try:
+        return open(os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0), 0o666), "ab")
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            raise BadInput(f"{path} is a link, but a run writes only in its folder: remove the link") from error
+        raise
 
 
 def _lock(file: BinaryIO, path: Path) -> bool:
@@ -528,6 +527,8 @@ def read_config(folder: Path) -> dict[str, Any]:
         raise BadInput(f"{folder} is not a run folder: there is no {file}")
     try:
         config = json.loads(file.read_text("utf-8", "surrogateescape"))
+        if not isinstance(config, dict):
+            raise ValueError("it must be a JSON object")
         missing = {"options", "classes", "data", "command", "versions"} - config.keys()
     except (ValueError, AttributeError, OSError, RecursionError) as error:
         raise BadInput(f"{file} is damaged: {error}") from error
