@@ -121,21 +121,27 @@ class Draws:
 # ---------------------------------------------------------------------------------------------------------------------
 
 
-def crop_and_flip(images: Tensor, draws: Draws, pad: int) -> Tensor:
-    """Shift each image by up to `pad` pixels in each direction (mirrored borders). Flip half of them horizontally.
+def crop_and_flip(images: Tensor, draws: Draws, pad: int, border: str = "mirror") -> Tensor:
+    """Shift each image by up to `pad` pixels in each direction. Flip half of them horizontally.
 
     It is one gather of pixels, and the flip is part of the column index: no padded copy, no loop over images.
+
+    Args:
+        border: pixels outside the image: "mirror", or "black", as torchvision's RandomCrop(padding=pad).
     """
     N, _, H, W = images.shape
     dy, dx, flip = draws.integer(2 * pad + 1) - pad, draws.integer(2 * pad + 1) - pad, draws.uniform() < 0.5
-    rows = _mirrored(torch.arange(H, device=images.device) + dy[:, None], H)  # (N, H)
+    rows = torch.arange(H, device=images.device) + dy[:, None]  # (N, H)
     columns = torch.arange(W, device=images.device)
-    columns = torch.where(flip[:, None], W - 1 - columns, columns)  # (N, W)
-    columns = _mirrored(columns + dx[:, None], W)
+    columns = torch.where(flip[:, None], W - 1 - columns, columns) + dx[:, None]  # (N, W)
     first = torch.arange(N, device=images.device)[:, None, None] * H  # first row of each image among all N * H
-    pixels = (first + rows[:, :, None]) * W + columns[:, None, :]  # (N, H, W)
+    pixels = (first + _mirrored(rows, H)[:, :, None]) * W + _mirrored(columns, W)[:, None, :]  # (N, H, W)
     flat = images.permute(0, 2, 3, 1).reshape(-1, 3)  # no copy: images are channels_last
-    return flat.index_select(0, pixels.view(-1)).view(N, H, W, 3).permute(0, 3, 1, 2)
+    result = flat.index_select(0, pixels.view(-1)).view(N, H, W, 3)
+    if border == "black":
+        inside = ((rows >= 0) & (rows < H))[:, :, None] & ((columns >= 0) & (columns < W))[:, None, :]
+        result *= inside[..., None]
+    return result.permute(0, 3, 1, 2)
 
 
 def _mirrored(position: Tensor, size: int) -> Tensor:
@@ -236,6 +242,11 @@ def jpeg_like(images: Tensor, step: Tensor) -> Tensor:
     return result
 
 
+def crop(images: Tensor, draws: Draws) -> Augmented:
+    """Shift by up to 1/8 of the image (4 of 32 pixels) with black borders, and horizontal flip: that of CIFAR papers."""
+    return crop_and_flip(images, draws, min(images.shape[2:]) // 8, "black"), 1.0, 0.0
+
+
 def light(images: Tensor, draws: Draws) -> Augmented:
     """Shift by up to 1/8 of the image (4 of 32 pixels, as in CIFAR papers), horizontal flip, contrast, brightness."""
     images = crop_and_flip(images, draws, pad=min(images.shape[2:]) // 8)
@@ -318,6 +329,7 @@ def none(images: Tensor, draws: Draws) -> Augmented:
 
 AUGMENTS: dict[str, Callable[[Tensor, Draws], Augmented]] = {
     "none": none,
+    "crop": crop,
     "light": light,
     "strong": strong,
     "document": document,

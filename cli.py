@@ -235,7 +235,14 @@ def make_parser(description: str | None = None) -> Parser:
         type=int,
         help="step: epochs between two drops of the learning rate (default: a third of the run)",
     )
-    add("--lr-decay", type=float, help="step, plateau: factor of each drop (default 0.1)")
+    add(
+        "--milestones",
+        type=float,
+        nargs="+",
+        metavar="EPOCH",
+        help="multistep: epochs after which the learning rate drops, such as 160 180 (default: 1/2 and 3/4 of the run)",
+    )
+    add("--lr-decay", type=float, help="step, multistep, plateau: factor of each drop (default 0.1)")
     add("--plateau-patience", type=int, help="plateau: drop after more than N epochs without improvement (default 3)")
     add("--t0", type=int, help="restarts: epochs of the first cycle (default 10)")
     add("--t-mult", type=int, help="restarts: each cycle is N times as long as the one before (default 2)")

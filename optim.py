@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -75,30 +75,46 @@ def build_optimizer(
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# Schedules: a function of t gives learning rate / lr. t counts the updates after warmup, T is their total number.
+# Schedules: a function of t gives learning rate / lr. t counts the updates after warmup (`warmup` updates), T is their
+# number.
 # Keyword-only arguments are the options that build_schedule takes by name.
 # ---------------------------------------------------------------------------------------------------------------------
 
 Factor = Callable[[int], float]
 
 
-def constant(T: int, per_epoch: int, lr: float) -> Factor:
+def constant(T: int, per_epoch: int, lr: float, warmup: int = 0) -> Factor:
     return lambda t: 1.0
 
 
-def step(T: int, per_epoch: int, lr: float, *, step_epochs: int | None = None, lr_decay: float = 0.1) -> Factor:
+def step(
+    T: int, per_epoch: int, lr: float, warmup: int = 0, *, step_epochs: int | None = None, lr_decay: float = 0.1
+) -> Factor:
     """lr_decay^k after k * step_epochs epochs; step_epochs is by default a third of the run."""
     every = step_epochs * per_epoch if step_epochs else max(1, math.ceil(T / 3))
     return lambda t: lr_decay ** (t // every)
 
 
-def cosine(T: int, per_epoch: int, lr: float, *, min_lr: float = 0.0) -> Factor:
+def multistep(
+    T: int, per_epoch: int, lr: float, warmup: int = 0, *, milestones: Sequence[float] = (), lr_decay: float = 0.1
+) -> Factor:
+    """lr_decay^k after k milestones: numbers of epochs from the start of the run, as in torch's MultiStepLR.
+
+    By default 1/2 and 3/4 of the run.
+    """
+    updates = [round(m * per_epoch) for m in milestones] or [round(share * (T + warmup)) for share in (0.5, 0.75)]
+    return lambda t: lr_decay ** sum(t + warmup >= m for m in updates)
+
+
+def cosine(T: int, per_epoch: int, lr: float, warmup: int = 0, *, min_lr: float = 0.0) -> Factor:
     """a + (1 - a) (1 + cos(pi t / T)) / 2, a = min_lr / lr (Loshchilov and Hutter 2016, arXiv:1608.03983)."""
     floor = min_lr / lr
     return lambda t: floor + (1 - floor) * (1 + math.cos(math.pi * min(t, T) / T)) / 2
 
 
-def restarts(T: int, per_epoch: int, lr: float, *, min_lr: float = 0.0, t0: int = 10, t_mult: int = 2) -> Factor:
+def restarts(
+    T: int, per_epoch: int, lr: float, warmup: int = 0, *, min_lr: float = 0.0, t0: int = 10, t_mult: int = 2
+) -> Factor:
     """Cosine cycles that start again at lr. The first has t0 epochs, each next one is t_mult times as long."""
 
     def factor(t: int) -> float:
@@ -196,6 +212,7 @@ class Plateau(Schedule):
 SCHEDULES: dict[str, Callable[..., Any]] = {
     "none": constant,
     "step": step,
+    "multistep": multistep,
     "cosine": cosine,
     "plateau": Plateau,
     "restarts": restarts,
@@ -245,6 +262,10 @@ def build_schedule(
     if not 0 <= warmup < epochs:
         raise ValueError(f"warmup must be >= 0 and < epochs, got {warmup} with {epochs} epochs")
     for option, value in options.items():
+        if option == "milestones":
+            if not all(0 < a < b for a, b in zip([1e-9, *value], value)) or not (value and value[-1] < epochs):
+                raise ValueError(f"milestones must rise, and be > 0 and < epochs, got {value} with {epochs} epochs")
+            continue
         may_be_0 = option in ("min_lr", "plateau_patience")
         if not (value > 0 or (value == 0 and may_be_0)):
             raise ValueError(f"{option} must be {'>=' if may_be_0 else '>'} 0, got {value}")
@@ -259,7 +280,7 @@ def build_schedule(
     if build is onecycle:
         return Schedule(optimizer, onecycle(total, updates_per_epoch, lr, warmup_updates if warmup else None))
     remaining = max(1, total - warmup_updates)
-    return Schedule(optimizer, build(remaining, updates_per_epoch, lr, **options), warmup_updates)
+    return Schedule(optimizer, build(remaining, updates_per_epoch, lr, warmup_updates, **options), warmup_updates)
 
 
 def _show() -> None:
