@@ -37,6 +37,9 @@ WEIGHTINGS = ("inverse", "sqrt", "effective")
 NO_IGNORED_INDEX = torch.iinfo(torch.int64).min  # so a target of -100 is an error, not a sample silently ignored
 
 
+Counts = Union[Sequence[float], Tensor]
+
+
 class BadInput(ValueError):
     """A value that the user gave is wrong. The message tells which one, what is valid, and what to do."""
 
@@ -137,6 +140,87 @@ def label_smoothing_loss(
     return _reduce(ce, targets, weight, reduction)
 
 
+def label_aware_smoothing_loss(
+    logits: Tensor,
+    targets: Tensor,
+    counts: Counts,
+    smoothing: float = 0.3,
+    smoothing_tail: float = 0.0,
+    weight: Optional[Tensor] = None,
+    reduction: str = "mean",
+) -> Tensor:
+    """Label smoothing with an eps for each class: more for large classes, of which a model is too sure.
+
+    Formula: eps_c = smoothing_tail + (smoothing - smoothing_tail) sin(pi/2 (n_c - n_min) / (n_max - n_min)), and
+    `cross_entropy_loss` with the eps of the true class. With equal counts, eps_c = smoothing_tail.
+    Source: Zhong et al. 2021, arXiv:2104.00466, concave form.
+
+    Args: smoothing, smoothing_tail: eps of the largest and of the smallest class, in [0, 1]. `counts` as in
+        `logit_adjustment_loss`. Others and errors as in `focal_loss`.
+
+    >>> logits, counts = torch.tensor([[2.0, 0.0, 0.0]]), [100, 10, 10]
+    >>> round(label_aware_smoothing_loss(logits, torch.tensor([0]), counts, 0.1).item(), 4)  # as label_smoothing_loss
+    0.3729
+    """
+    _check_options(smoothing=smoothing, smoothing_tail=smoothing_tail, reduction=reduction)
+    eps = smoothing_of_classes(counts, smoothing, smoothing_tail)
+    return _label_aware_smoothing(logits, targets, eps, weight, reduction)
+
+
+def logit_adjustment_loss(
+    logits: Tensor,
+    targets: Tensor,
+    counts: Counts,
+    tau: float = 1.0,
+    weight: Optional[Tensor] = None,
+    reduction: str = "mean",
+) -> Tensor:
+    """Cross-entropy of logits + tau log(class prior). The model learns logits that do not contain the class prior.
+
+    Formula: CE(z + tau log pi), pi_c = n_c / sum_k n_k. tau = 1 is Balanced Softmax, tau = 0 is cross-entropy.
+    Predict with the raw logits z: they fit a test set with equal class shares. Never correct them a second time.
+    Source: Menon et al. 2020, arXiv:2007.07314; Balanced Softmax: Ren et al. 2020, arXiv:2007.10740.
+
+    Args:
+        counts: (C,) training samples per class, >= 0, as they are drawn: a balanced sampler makes them equal. Only their
+            ratios matter. A class without samples gets the count of the smallest class that has some.
+        tau: strength of the adjustment, >= 0. Others and errors as in `focal_loss`.
+
+    >>> logits = torch.tensor([[0.0, 0.0]])
+    >>> round(logit_adjustment_loss(logits, torch.tensor([1]), counts=[9, 1]).item(), 4)  # -log 0.1
+    2.3026
+    """
+    _check_options(tau=tau, reduction=reduction)
+    return _logit_adjustment(logits, targets, log_prior(counts, tau), weight, reduction)
+
+
+def ldam_loss(
+    logits: Tensor,
+    targets: Tensor,
+    counts: Counts,
+    max_m: float = 0.5,
+    scale: float = 30.0,
+    weight: Optional[Tensor] = None,
+    reduction: str = "mean",
+) -> Tensor:
+    """LDAM (label-distribution-aware margin): the true class must win by a margin, which is larger for rare classes.
+
+    Formula: CE(z - scale m_y on the true class y), m_c = max_m (n_min / n_c)^(1/4). max_m = 0 is cross-entropy.
+    z = scale * cosine, the logits of a cosine head: models.CosineHead multiplies by the same scale. m is a margin of
+    the cosine. If your head returns plain cosines, multiply them by scale first.
+    Source: Cao et al. 2019, arXiv:1906.07413.
+
+    Args: max_m: margin of the smallest class, >= 0. scale: > 0. `counts` as in `logit_adjustment_loss`. Others and
+        errors as in `focal_loss`.
+
+    >>> logits = torch.tensor([[0.0, 15.0]])
+    >>> round(ldam_loss(logits, torch.tensor([1]), counts=[16, 1]).item(), 4)  # 15 - 30 * 0.5 = 0: log 2
+    0.6931
+    """
+    _check_options(max_m=max_m, scale=scale, reduction=reduction)
+    return _ldam(logits, targets, margins(counts, max_m, scale), weight, reduction)
+
+
 def f1_loss(logits: Tensor, targets: Tensor, weight: Optional[Tensor] = None) -> Tensor:
     """Soft macro F1 as a loss: 1 - macro F1, computed from probabilities instead of counts.
 
@@ -178,6 +262,25 @@ def weight_of(targets: Tensor, weight: Optional[Tensor] = None) -> Union[int, Te
     return weight.index_select(0, targets.long()).sum()
 
 
+def log_prior(counts: Counts, tau: float = 1.0) -> Tensor:
+    """tau log pi_c, (C,) float64, see `logit_adjustment_loss`."""
+    n = _occurring(counts)
+    return tau * (n / n.sum()).log()
+
+
+def margins(counts: Counts, max_m: float = 0.5, scale: float = 30.0) -> Tensor:
+    """scale * max_m (n_min / n_c)^(1/4), (C,) float64, see `ldam_loss`."""
+    n = _occurring(counts)
+    return scale * max_m * (n.min() / n) ** 0.25
+
+
+def smoothing_of_classes(counts: Counts, smoothing: float = 0.3, smoothing_tail: float = 0.0) -> Tensor:
+    """eps_c, (C,) float64, see `label_aware_smoothing_loss`."""
+    n = _occurring(counts)
+    place = (n - n.min()) / (n.max() - n.min()).clamp(min=1e-300)  # 0 for the smallest class, 1 for the largest
+    return smoothing_tail + (smoothing - smoothing_tail) * (place * math.pi / 2).sin()
+
+
 def class_weights(counts: Sequence[int], scheme: str = "inverse", beta: float = 0.999) -> Tensor:
     """(C,) float32 class weights from the training counts, with mean 1 over the training samples.
 
@@ -194,11 +297,9 @@ def class_weights(counts: Sequence[int], scheme: str = "inverse", beta: float = 
     >>> class_weights([90, 10], "inverse")
     tensor([0.5556, 5.0000])
     """
-    n = _tensor(counts, torch.float64)
+    n = _check_counts(counts)
     if scheme not in WEIGHTINGS:
         raise BadInput(f"unknown class weighting {scheme!r}: choose from {', '.join(WEIGHTINGS)}")
-    if n.ndim != 1 or n.sum() == 0 or (n < 0).any():
-        raise ValueError(f"counts must be one number >= 0 for each class, and not all 0, got {counts}")
     if not 0 <= beta < 1:
         raise ValueError(f"beta must be in [0, 1), got {beta}")
     at_least_one = n.clamp(min=1)
@@ -216,21 +317,88 @@ def class_weights(counts: Sequence[int], scheme: str = "inverse", beta: float = 
 # ---------------------------------------------------------------------------------------------------------------------
 
 
-def _nll_and_ce(logits: Tensor, targets: Tensor, smoothing: float, weight: Optional[Tensor]) -> Tuple[Tensor, Tensor]:
-    """-log p_t and CE of each sample, both (N,). For soft targets both (N, C): column c as if c were the true class."""
+def _check_counts(counts: Counts) -> Tensor:
+    """Counts (C,) in float64. Reads their values, so it is not called in every step."""
+    n = _tensor(counts, torch.float64)
+    if n.ndim != 1 or not bool((n.isfinite() & (n >= 0)).all()) or not bool(n.any()):
+        raise ValueError(f"counts must be one number >= 0 for each class, and not all 0, got {counts}")
+    return n
+
+
+def _occurring(counts: Counts) -> Tensor:
+    """Counts (C,) in float64. A class without samples gets the count of the smallest class that has some."""
+    n = _tensor(counts, torch.float64)
+    return torch.where(n > 0, n, torch.where(n > 0, n, math.inf).min())
+
+
+def _label_aware_smoothing(
+    logits: Tensor, targets: Tensor, eps: Tensor, weight: Optional[Tensor], reduction: str
+) -> Tensor:
+    logits, targets, weight = _check_inputs(logits, targets, weight)
+    eps = _per_class(eps, logits)  # (C,)
+    eps = eps if targets.ndim == 2 else eps.index_select(0, targets)
+    _, ce = _nll_and_ce(logits, targets, eps, weight)
+    return _reduce(ce, targets, weight, reduction)
+
+
+def _logit_adjustment(
+    logits: Tensor, targets: Tensor, adjustment: Tensor, weight: Optional[Tensor], reduction: str
+) -> Tensor:
+    logits, targets, weight = _check_inputs(logits, targets, weight)
+    _, ce = _nll_and_ce(logits + _per_class(adjustment, logits), targets, 0.0, weight)
+    return _reduce(ce, targets, weight, reduction)
+
+
+def _ldam(logits: Tensor, targets: Tensor, margin: Tensor, weight: Optional[Tensor], reduction: str) -> Tensor:
+    logits, targets, weight = _check_inputs(logits, targets, weight)
+    margin = _per_class(margin, logits)  # (C,)
+    if targets.ndim == 1:
+        lowered = logits.scatter_add(1, targets.unsqueeze(1), -margin.index_select(0, targets).unsqueeze(1))
+        _, ce = _nll_and_ce(lowered, targets, 0.0, weight)  # (N,)
+    else:  # (N, C): column c as if c were the true class
+        lowered = logits - margin
+        ce = torch.logaddexp(_log_sum_of_others(logits), lowered) - lowered
+        ce = ce if weight is None else ce * weight
+    return _reduce(ce, targets, weight, reduction)
+
+
+def _log_sum_of_others(logits: Tensor) -> Tensor:
+    """(N, C): column c is log sum_k exp(z_k) over k != c. Exact also for a class that has almost the whole sum."""
+    is_top = torch.zeros_like(logits, dtype=torch.bool).scatter(1, logits.argmax(1, keepdim=True), True)
+    without_top = logits.masked_fill(is_top, -math.inf).logsumexp(1, keepdim=True)  # (N, 1)
+    log_p = logits.log_softmax(1).masked_fill(is_top, -math.inf)  # at most log 1/2: 1 - p is exact
+    return torch.where(is_top, without_top, logits.logsumexp(1, keepdim=True) + torch.log1p(-log_p.exp()))
+
+
+def _per_class(values: Tensor, logits: Tensor) -> Tensor:
+    """Values (C,) that were computed from counts, in type and on device of the logits."""
+    if values.shape != logits.shape[1:]:
+        C, shape = logits.shape[1], tuple(values.shape)
+        raise ValueError(f"counts must be one number for each of the {C} classes, got shape {shape}")
+    return values.to(logits)
+
+
+def _nll_and_ce(
+    logits: Tensor, targets: Tensor, smoothing: Union[float, Tensor], weight: Optional[Tensor]
+) -> Tuple[Tensor, Tensor]:
+    """-log p_t and CE of each sample, both (N,). For soft targets both (N, C): column c as if c were the true class.
+
+    smoothing: one eps, or one per sample (N,); for soft targets one per class (C,).
+    """
+    is_smoothed = isinstance(smoothing, Tensor) or smoothing != 0
     if targets.ndim == 2:
         nll = -logits.log_softmax(1)  # (N, C)
         ce = nll if weight is None else nll * weight
-        if smoothing:
+        if is_smoothed:
             # (1 - eps) CE_c + eps / C sum_k CE_k
             ce = (1 - smoothing) * ce + smoothing * ce.mean(1, keepdim=True)
         return nll, ce
     log_p = logits.log_softmax(1)  # (N, C)
-    if smoothing:  # before nll: autograd then adds the two (N, C) gradients in place
+    if is_smoothed:  # before nll: autograd then adds the two (N, C) gradients in place
         sum_log_p = (log_p if weight is None else log_p * weight).sum(1)  # (N,)
     nll = F.nll_loss(log_p, targets, reduction="none", ignore_index=NO_IGNORED_INDEX)  # (N,)
     ce = nll if weight is None else nll * weight.index_select(0, targets)
-    if smoothing:
+    if is_smoothed:
         # (1 - eps) CE - eps / C sum_c w_c log p_c
         ce = (1 - smoothing) * ce - smoothing / logits.shape[1] * sum_log_p
     return nll, ce
@@ -275,11 +443,18 @@ def _tensor(values: Union[Tensor, Sequence[float]], dtype: Optional[torch.dtype]
     return torch.as_tensor(values, dtype=dtype)
 
 
-def _check_options(gamma: float = 0.0, smoothing: float = 0.0, reduction: str = "mean", spread: str = "all") -> None:
-    if not 0 <= gamma < math.inf:
-        raise BadInput(f"gamma must be >= 0, got {gamma}")
-    if not 0 <= smoothing <= 1:
-        raise BadInput(f"smoothing must be in [0, 1], got {smoothing}")
+AT_LEAST_0 = ("gamma", "tau", "max_m")
+FROM_0_TO_1 = ("smoothing", "smoothing_tail")
+
+
+def _check_options(reduction: str = "mean", spread: str = "all", scale: float = 1.0, **options: float) -> None:
+    for name, value in options.items():
+        if name in AT_LEAST_0 and not 0 <= value < math.inf:
+            raise BadInput(f"{name} must be >= 0, got {value}")
+        if name in FROM_0_TO_1 and not 0 <= value <= 1:
+            raise BadInput(f"{name} must be in [0, 1], got {value}")
+    if not 0 < scale < math.inf:
+        raise BadInput(f"scale must be > 0, got {scale}")
     if reduction not in REDUCTIONS:
         raise ValueError(f"unknown reduction {reduction!r}: choose from {', '.join(REDUCTIONS)}")
     if spread not in SPREADS:
@@ -362,6 +537,59 @@ class LabelSmoothingOthersLoss(LabelSmoothingLoss):
     spread = "others"
 
 
+class LabelAwareSmoothingLoss(ClassificationLoss):
+    """`label_aware_smoothing_loss` as a module."""
+
+    def __init__(
+        self,
+        counts: Counts,
+        smoothing: float = 0.3,
+        smoothing_tail: float = 0.0,
+        weight: Optional[Tensor] = None,
+        reduction: str = "mean",
+    ):
+        super().__init__(weight)
+        _check_options(smoothing=smoothing, smoothing_tail=smoothing_tail, reduction=reduction)
+        self.smoothing, self.smoothing_tail, self.reduction = smoothing, smoothing_tail, reduction
+        self.register_buffer("eps", smoothing_of_classes(_check_counts(counts), smoothing, smoothing_tail).float())
+
+    def forward(self, logits: Tensor, targets: Tensor) -> Tensor:
+        return _label_aware_smoothing(logits, targets, self.eps, self.weight, self.reduction)
+
+
+class LogitAdjustmentLoss(ClassificationLoss):
+    """`logit_adjustment_loss` as a module."""
+
+    def __init__(self, counts: Counts, tau: float = 1.0, weight: Optional[Tensor] = None, reduction: str = "mean"):
+        super().__init__(weight)
+        _check_options(tau=tau, reduction=reduction)
+        self.tau, self.reduction = tau, reduction
+        self.register_buffer("adjustment", log_prior(_check_counts(counts), tau).float())
+
+    def forward(self, logits: Tensor, targets: Tensor) -> Tensor:
+        return _logit_adjustment(logits, targets, self.adjustment, self.weight, self.reduction)
+
+
+class LDAMLoss(ClassificationLoss):
+    """`ldam_loss` as a module."""
+
+    def __init__(
+        self,
+        counts: Counts,
+        max_m: float = 0.5,
+        scale: float = 30.0,
+        weight: Optional[Tensor] = None,
+        reduction: str = "mean",
+    ):
+        super().__init__(weight)
+        _check_options(max_m=max_m, scale=scale, reduction=reduction)
+        self.max_m, self.scale, self.reduction = max_m, scale, reduction
+        self.register_buffer("margins", margins(_check_counts(counts), max_m, scale).float())
+
+    def forward(self, logits: Tensor, targets: Tensor) -> Tensor:
+        return _ldam(logits, targets, self.margins, self.weight, self.reduction)
+
+
 class F1Loss(ClassificationLoss):
     """`f1_loss` as a module."""
 
@@ -401,16 +629,21 @@ LOSSES: Dict[str, type] = {
     "focal": FocalLoss,
     "label_smoothing": LabelSmoothingLoss,
     "label_smoothing_others": LabelSmoothingOthersLoss,
+    "label_aware_smoothing": LabelAwareSmoothingLoss,
+    "logit_adjustment": LogitAdjustmentLoss,
+    "balanced_softmax": LogitAdjustmentLoss,
+    "ldam": LDAMLoss,
     "f1": F1Loss,
 }
 
 
-def build_loss(name: str, **options: object) -> nn.Module:
+def build_loss(name: str, counts: Optional[Counts] = None, **options: object) -> nn.Module:
     """A loss module by name: one of LOSSES, or a sum such as "ce+f1" or "focal:0.6+f1:0.4" (default coefficient 1).
 
-    Each option (gamma, smoothing, weight, reduction) goes to every part of the sum that has this option.
-    Raises: BadInput (a ValueError) for an unknown name, a coefficient that is not a number > 0, or an option that no
-    part has.
+    Each option (gamma, smoothing, tau, max_m, weight, ...) goes to every part of the sum that has this option.
+    `counts`, (C,) training samples per class as they are drawn, goes to the parts that need them.
+    Raises: BadInput (a ValueError) for an unknown name, a coefficient that is not a number > 0, an option that no
+    part has, or missing counts.
 
     >>> build_loss("focal", gamma=1.0).gamma
     1.0
@@ -420,8 +653,12 @@ def build_loss(name: str, **options: object) -> nn.Module:
         kind, _, number = term.partition(":")
         if kind not in LOSSES:
             raise BadInput(f"unknown loss {kind!r}: choose from {', '.join(LOSSES)}, or a sum such as ce+f1")
-        used = set(inspect.signature(LOSSES[kind]).parameters) & set(options)
-        parts.append(LOSSES[kind](**{key: options[key] for key in used}))
+        parameters = inspect.signature(LOSSES[kind]).parameters
+        used = set(parameters) & set(options)
+        context = {"counts": counts} if "counts" in parameters else {}
+        if context and counts is None:
+            raise BadInput(f"loss {kind!r} needs counts, the training samples of each class")
+        parts.append(LOSSES[kind](**context, **{key: options[key] for key in used}))
         coefficients.append(_coefficient(term, number))
         unused -= used
     if unused:
