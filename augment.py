@@ -243,7 +243,7 @@ def jpeg_like(images: Tensor, step: Tensor) -> Tensor:
 
 
 def crop(images: Tensor, draws: Draws) -> Augmented:
-    """Shift by up to 1/8 of the image (4 of 32 pixels) with black borders, and horizontal flip: that of CIFAR papers."""
+    """Shift by up to 1/8 of the image (4 of 32 pixels) with black borders, and horizontal flip: as CIFAR papers."""
     return crop_and_flip(images, draws, min(images.shape[2:]) // 8, "black"), 1.0, 0.0
 
 

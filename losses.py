@@ -182,8 +182,8 @@ def logit_adjustment_loss(
     Source: Menon et al. 2020, arXiv:2007.07314; Balanced Softmax: Ren et al. 2020, arXiv:2007.10740.
 
     Args:
-        counts: (C,) training samples per class, >= 0, as they are drawn: a balanced sampler makes them equal. Only their
-            ratios matter. A class without samples gets the count of the smallest class that has some.
+        counts: (C,) training samples per class, >= 0, as they are drawn: a balanced sampler makes them equal. Only
+            their ratios matter. A class without samples gets the count of the smallest class that has some.
         tau: strength of the adjustment, >= 0. Others and errors as in `focal_loss`.
 
     >>> logits = torch.tensor([[0.0, 0.0]])

@@ -20,7 +20,8 @@ import math
 import re
 import sys
 import textwrap
-from collections.abc import Callable
+import types
+from collections.abc import Callable, Iterable
 from itertools import compress
 from pathlib import Path
 from typing import Any
@@ -146,13 +147,14 @@ def is_function(name: str) -> bool:
     return name.endswith(".py") or ".py:" in name
 
 
-def build_model(name: str, num_classes: int, size: Size = 224) -> nn.Module:
+def build_model(name: str, num_classes: int, size: Size = 224, head: str = "linear") -> nn.Module:
     """Build a classifier with random weights, and check with two images that it gives logits of shape (2, num_classes).
 
     name         one of list_names(), or FILE.py:FUNCTION, your own function: FUNCTION(num_classes) -> nn.Module.
     num_classes  outputs of the head, >= 1.
     size         side of the square images, or (H, W), in pixels. A ViT is built for this size (squares only). For
                  other networks it is only checked.
+    head         one of HEADS: "linear" keeps the network's own, "cosine" replaces it.
 
     Returns the model in training mode (modes that your own function sets are kept).
     No weights are read, neither from a file nor from the internet: see first_weights and load_weights.
@@ -169,6 +171,7 @@ def build_model(name: str, num_classes: int, size: Size = 224) -> nn.Module:
     else:
         close = ", ".join(difflib.get_close_matches(name.lower(), list_names(), n=5)) or "none"
         raise BadInput(f"unknown model {name!r}; close names: {close}; `python models.py` lists all names")
+    set_head(model, head)
     check_output(model, name, num_classes, size)
     return model
 
@@ -297,6 +300,42 @@ def find_head(model: nn.Module) -> str:
     return names[-1]
 
 
+class CosineHead(nn.Linear):
+    """A classifier layer with logits scale * cos(features, weight of the class): all classes have the same norm.
+
+    With plain logits, frequent classes get longer weight vectors, and so larger logits. LDAM (losses.ldam_loss) sets
+    its margins in units of this cosine. Shapes: (N, in_features) -> (N, out_features). There is no bias.
+    """
+
+    def __init__(self, in_features: int, out_features: int, scale: float = 30.0) -> None:
+        super().__init__(in_features, out_features, bias=False)
+        self.scale = scale
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.scale * F.linear(F.normalize(x), F.normalize(self.weight))
+
+
+HEADS: dict[str, Callable[[int, int], nn.Module] | None] = {"linear": None, "cosine": CosineHead}
+
+
+def set_head(model: nn.Module, head: str) -> None:
+    """Replaces the classifier layer by a new one of this kind, one of HEADS. "linear": the layer stays as it is.
+
+    BadInput for an unknown kind, or a network whose classifier layer is not an nn.Linear.
+    """
+    if head not in HEADS:
+        raise BadInput(f"unknown head {head!r}: choose from {', '.join(HEADS)}")
+    if HEADS[head] is None:
+        return
+    path, _, name = find_head(model).rpartition(".")
+    parent = model.get_submodule(path)
+    old = getattr(parent, name)
+    if not isinstance(old, nn.Linear):
+        found = f"{type(model).__name__} has {type(old).__name__}"
+        raise BadInput(f"head {head} needs a classifier layer of type nn.Linear: {found}")
+    setattr(parent, name, HEADS[head](old.in_features, old.out_features))
+
+
 def first_weights(name: str, weights: str | Path) -> dict[str, Tensor]:
     """The initial weights of a training as a state dict for load_weights: pretrained weights, or those of a FILE.
 
@@ -395,6 +434,67 @@ def _vit_size(state: dict[str, Tensor]) -> int | None:
         return None
     patches = max(0, state[POSITIONS].shape[1] - 1)  # without the class token
     return math.isqrt(patches) * state[PATCHES].shape[3]
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Fine-tuning: stages of a network, freezing
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def stages(model: nn.Module) -> list[list[str]]:
+    """The names of all parameters, stage by stage: the stem first, the head (see find_head) last.
+
+    A stage is a part of the network, such as layer1 of a ResNet or one block of a ViT. A part that has more than 80 %
+    of the parameters, without the module of the head, is divided into its own parts. A part without kernels or weight
+    matrices, such as a norm layer, belongs to the stage before it.
+    """
+    head = find_head(model)
+    parent, named = head.rpartition(".")[0] or head, dict(model.named_parameters())
+    of_head = [name for name in named if name.startswith(head + ".")]
+    sizes = {name: 0 if name.startswith(parent + ".") else named[name].numel() for name in named.keys() - of_head}
+    result: list[list[str]] = [[]]
+    for part in _parts(model, "", sizes):
+        if all(
+            any(named[name].ndim >= 2 and name.endswith("weight") for name in names) for names in (part, result[-1])
+        ):
+            result.append([])
+        result[-1] += part
+    return [*result, of_head]
+
+
+def _parts(module: nn.Module, prefix: str, sizes: dict[str, int]) -> list[list[str]]:
+    """Names of parameters, part by part, without the head."""
+    own = [prefix + name for name, _ in module.named_parameters(recurse=False)]
+    result = [[name for name in own if name in sizes]]
+    for child_name, child in module.named_children():
+        inner = f"{prefix}{child_name}."
+        names = [inner + name for name, _ in child.named_parameters() if inner + name in sizes]
+        is_most = sum(sizes[name] for name in names) > 0.8 * sum(sizes.values())
+        result += _parts(child, inner, sizes) if is_most and [*child.children()] else [names]
+    return [names for names in result if names]
+
+
+def freeze(model: nn.Module, names: Iterable[str]) -> None:
+    """Freezes these parameters, and makes all others trainable.
+
+    A module whose parameters are all frozen stays in eval mode, also after model.train(): BatchNorm's statistics do not
+    change, and its dropout is off.
+    """
+    names = set(names)
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(name not in names)
+    if names:
+        model.train = types.MethodType(_train_what_is_not_frozen, model)
+    model.train(model.training)
+
+
+def _train_what_is_not_frozen(model: nn.Module, mode: bool = True) -> nn.Module:
+    type(model).train(model, mode)
+    for module in model.modules():
+        parameters = [*module.parameters()]
+        if parameters and not any(parameter.requires_grad for parameter in parameters):
+            module.eval()
+    return model
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -17,6 +17,7 @@ its own warmup: `warmup` sets its length.
 from __future__ import annotations
 
 import inspect
+import itertools
 import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -34,23 +35,69 @@ class Recipe(NamedTuple):
     options: dict[str, Any]  # further arguments of the class
 
 
+class Ranger(torch.optim.RAdam):
+    """RAdam with gradient centralization and lookahead: the main parts of Ranger (L. Wright 2019).
+
+    Gradient centralization: the mean over all inputs of an output is subtracted from the gradient of a kernel (ndim >=
+    2; Yong et al. 2020, arXiv:2004.01461). Lookahead: after every `sync` updates, slow <- slow + alpha (fast - slow)
+    and fast <- slow (Zhang et al. 2019, arXiv:1907.08610). RAdam: Liu et al. 2019, arXiv:1908.03265.
+    Weight decay is decoupled, as in AdamW.
+    """
+
+    def __init__(self, params: Any, lr: float = 1e-3, sync: int = 6, alpha: float = 0.5, **options: Any) -> None:
+        super().__init__(params, lr=lr, decoupled_weight_decay=True, **options)
+        for group in self.param_groups:
+            group.update(sync=sync, alpha=alpha, updates=0)
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        trained = [p for group in self.param_groups for p in group["params"] if p.grad is not None]
+        for parameter in trained:
+            if parameter.ndim >= 2:
+                parameter.grad -= parameter.grad.mean(tuple(range(1, parameter.ndim)), keepdim=True)
+        first = {parameter: parameter.clone() for parameter in trained if parameter not in self.state}
+        super().step()
+        for parameter, weights in first.items():
+            self.state[parameter]["slow"] = weights
+        for group in self.param_groups:
+            group["updates"] += 1
+            if group["updates"] % group["sync"] == 0:
+                fast = [parameter for parameter in group["params"] if parameter in self.state]
+                slow = [self.state[parameter]["slow"] for parameter in fast]
+                torch._foreach_lerp_(slow, fast, group["alpha"])
+                torch._foreach_copy_(fast, slow)
+        return loss
+
+
 OPTIMIZERS = {
     "sgd": Recipe(torch.optim.SGD, 0.1, 5e-4, {"momentum": 0.9, "nesterov": True, "fused": True}),
     "adam": Recipe(torch.optim.Adam, 1e-3, 0.0, {"fused": True}),
     "adamw": Recipe(torch.optim.AdamW, 1e-3, 1e-2, {"fused": True}),
     "radam": Recipe(torch.optim.RAdam, 1e-3, 0.0, {"foreach": True}),
+    "ranger": Recipe(Ranger, 1e-3, 1e-2, {"foreach": True}),
 }
 
 
 def build_optimizer(
-    name: str, model: nn.Module, lr: float | None = None, weight_decay: float | None = None
+    name: str,
+    model: nn.Module,
+    lr: float | None = None,
+    weight_decay: float | None = None,
+    lr_factor: Callable[[str], float] = lambda name: 1.0,
 ) -> torch.optim.Optimizer:
     """An optimizer that applies weight decay only to weight matrices and convolution kernels.
 
     Those are the parameters that are named "weight" and have 2 or more dimensions. Weight decay pulls a parameter
     towards 0. For a bias, a norm layer's weight, a class token or a position embedding this only lowers accuracy.
 
-    Args: name, one of OPTIMIZERS; lr > 0 and weight_decay >= 0, by default those of OPTIMIZERS[name].
+    Args:
+        name: one of OPTIMIZERS.
+        lr, weight_decay: > 0 and >= 0, by default those of OPTIMIZERS[name].
+        lr_factor: the learning rate of a parameter is lr * lr_factor(its name). The groups with factor 1 come first.
     Raises: ValueError for an unknown name, a value out of range, or a model without trainable parameters.
     """
     if name not in OPTIMIZERS:
@@ -62,16 +109,18 @@ def build_optimizer(
         raise ValueError(f"lr must be > 0, got {lr}")
     if not 0 <= weight_decay < math.inf:
         raise ValueError(f"weight_decay must be >= 0, got {weight_decay}")
-    with_decay, without_decay = [], []
+    groups: dict[tuple[float, bool], list[nn.Parameter]] = {}
     for parameter_name, parameter in model.named_parameters():
         if parameter.requires_grad:
             is_kernel = parameter.ndim >= 2 and parameter_name.endswith("weight")
-            (with_decay if is_kernel else without_decay).append(parameter)
-    groups = [{"params": with_decay, "weight_decay": weight_decay}, {"params": without_decay, "weight_decay": 0.0}]
-    groups = [group for group in groups if group["params"]]
+            groups.setdefault((lr_factor(parameter_name), is_kernel), []).append(parameter)
     if not groups:
         raise ValueError("the model has no trainable parameters")
-    return recipe.optimizer(groups, lr=lr, **recipe.options)
+    order = sorted(groups, key=lambda key: (key[0] != 1, -key[0], not key[1]))  # with weight decay before without
+    parts = [
+        {"params": groups[key], "lr": lr * key[0], "weight_decay": weight_decay if key[1] else 0.0} for key in order
+    ]
+    return recipe.optimizer(parts, lr=lr, **recipe.options)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -110,6 +159,12 @@ def cosine(T: int, per_epoch: int, lr: float, warmup: int = 0, *, min_lr: float 
     """a + (1 - a) (1 + cos(pi t / T)) / 2, a = min_lr / lr (Loshchilov and Hutter 2016, arXiv:1608.03983)."""
     floor = min_lr / lr
     return lambda t: floor + (1 - floor) * (1 + math.cos(math.pi * min(t, T) / T)) / 2
+
+
+def linear(T: int, per_epoch: int, lr: float, warmup: int = 0, *, min_lr: float = 0.0) -> Factor:
+    """From 1 down to min_lr / lr in a straight line."""
+    floor = min_lr / lr
+    return lambda t: floor + (1 - floor) * (1 - min(t, T) / T)
 
 
 def restarts(
@@ -214,6 +269,7 @@ SCHEDULES: dict[str, Callable[..., Any]] = {
     "step": step,
     "multistep": multistep,
     "cosine": cosine,
+    "linear": linear,
     "plateau": Plateau,
     "restarts": restarts,
     "onecycle": onecycle,
@@ -263,7 +319,8 @@ def build_schedule(
         raise ValueError(f"warmup must be >= 0 and < epochs, got {warmup} with {epochs} epochs")
     for option, value in options.items():
         if option == "milestones":
-            if not all(0 < a < b for a, b in zip([1e-9, *value], value)) or not (value and value[-1] < epochs):
+            rises = all(low < high for low, high in itertools.pairwise([0, *value, epochs]))
+            if not (value and rises):
                 raise ValueError(f"milestones must rise, and be > 0 and < epochs, got {value} with {epochs} epochs")
             continue
         may_be_0 = option in ("min_lr", "plateau_patience")
