@@ -37,6 +37,7 @@ import torch
 import torch.nn.functional as F
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 from torch import Tensor
+from torchvision.transforms.v2 import functional as V
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # as pretrained weights expect
 FORMATS = ("JPEG", "PNG", "BMP", "GIF", "WEBP", "TIFF", "PPM")  # Pillow could also run Ghostscript for an EPS file
@@ -91,14 +92,18 @@ def _mix(x):
     return x ^ (x >> 16)
 
 
+FLIPS = ("random", "alternate")
+
+
 class Draws:
     """Independent uniform random numbers for every image of a batch: a hash of (seed, epoch, draw number, index).
 
     `first` is the number of the first draw. Two objects with distant values of `first` never share a draw number.
     """
 
-    def __init__(self, seed: int, epoch: int, index: Tensor, first: int = 0):
+    def __init__(self, seed: int, epoch: int, index: Tensor, first: int = 0, flips: str = "random"):
         self.key, self.index, self.drawn = _mix(seed) ^ _mix(epoch + 0x9E3779B9), index, first
+        self.seed, self.epoch, self.flips = seed, epoch, flips
 
     def uniform(self, low: float = 0.0, high: float = 1.0) -> Tensor:
         """(N,) float32 in [low, high). Every call is a new draw."""
@@ -106,6 +111,17 @@ class Draws:
         key = _mix(self.key + self.drawn)
         bits = _mix(_mix(self.index ^ key) + key) >> 8  # 24 bits: exact in a float32
         return bits.to(torch.float32) * (2**-24 * (high - low)) + low
+
+    def flip(self) -> Tensor:
+        """(N,) bool: which images are flipped horizontally.
+
+        "random": half of them. "alternate": a random half in one epoch and the other half in the next, so that an image
+        is seen from both sides equally often (K. Jordan 2024, arXiv:2404.00498).
+        """
+        drawn = self.uniform()
+        if self.flips == "random":
+            return drawn < 0.5
+        return (Draws(self.seed, 0, self.index, first=2000).uniform() < 0.5) ^ bool(self.epoch % 2)
 
     def integer(self, n: int) -> Tensor:
         """(N,) int64 in [0, n)."""
@@ -130,7 +146,7 @@ def crop_and_flip(images: Tensor, draws: Draws, pad: int, border: str = "mirror"
         border: pixels outside the image: "mirror", or "black", as torchvision's RandomCrop(padding=pad).
     """
     N, _, H, W = images.shape
-    dy, dx, flip = draws.integer(2 * pad + 1) - pad, draws.integer(2 * pad + 1) - pad, draws.uniform() < 0.5
+    dy, dx, flip = draws.integer(2 * pad + 1) - pad, draws.integer(2 * pad + 1) - pad, draws.flip()
     rows = torch.arange(H, device=images.device) + dy[:, None]  # (N, H)
     columns = torch.arange(W, device=images.device)
     columns = torch.where(flip[:, None], W - 1 - columns, columns) + dx[:, None]  # (N, W)
@@ -270,7 +286,7 @@ def strong(images: Tensor, draws: Draws) -> Augmented:
     width, height = (area * ratio).sqrt().clamp(max=1), (area / ratio).sqrt().clamp(max=1)
     maps = affine(30 * strength_of(1), 0.3 * strength_of(2), width, height, W / H)
     maps[:, 0, 2], maps[:, 1, 2] = draws.uniform(-1, 1) * (1 - width), draws.uniform(-1, 1) * (1 - height)
-    maps[:, :, 0] *= torch.where(draws.uniform() < 0.5, -1, 1)[:, None]
+    maps[:, :, 0] *= torch.where(draws.flip(), -1, 1)[:, None]
     x = warp(images, maps, "reflection")
     contrast, brightness = 1 + 0.7 * strength_of(4), 0.3 * strength_of(5)
     rows = torch.nonzero(operation == 3).squeeze(1)
@@ -303,7 +319,7 @@ def document(images: Tensor, draws: Draws) -> Augmented:
     rotations = torch.tensor([[1.0, 0, 0, 1], [0, -1, 1, 0], [-1, 0, 0, -1], [0, 1, -1, 0]], device=images.device)
     rotation = torch.eye(3, device=images.device).repeat(N, 1, 1)
     rotation[:, :2, :2] = rotations[draws.integer(4)].view(N, 2, 2)
-    rotation[:, :, 0] *= torch.where(draws.uniform() < 0.5, -1, 1)[:, None]
+    rotation[:, :, 0] *= torch.where(draws.flip(), -1, 1)[:, None]
     x = warp(images, rotation @ maps, "white")
     rows, sigma, largest = draws.chance(0.3), draws.uniform(0.3, min(H, W) / 120 + 0.3), min(H, W) / 120 + 0.3
     x[rows] = blur(x[rows], sigma[rows], largest)
@@ -322,6 +338,68 @@ def _light_field(draws: Draws, H: int, W: int) -> Tensor:
     return F.interpolate(corners, (H, W), mode="bilinear", align_corners=True)
 
 
+def rand(images: Tensor, draws: Draws) -> Augmented:
+    """The shift and flip of `light`, then two random operations per image: RandAugment.
+
+    Cubuk et al. 2019, arXiv:1909.13719, with the 14 operations and strengths of torchvision's RandAugment(num_ops=2,
+    magnitude=9).
+    """
+    x = crop_and_flip(images, draws, pad=min(images.shape[2:]) // 8)
+    for _ in range(2):
+        operation, is_negative = draws.integer(len(RAND_OPERATIONS)), draws.uniform() < 0.5
+        for number, (change, is_signed) in enumerate(RAND_OPERATIONS.values()):
+            for sign in (1, -1) if is_signed else (1,):
+                chosen = (operation == number) & (is_negative == (sign < 0) if is_signed else True)
+                rows = torch.nonzero(chosen).squeeze(1)
+                if len(rows):
+                    x[rows] = change(x[rows], sign)
+    return x, 1.0, 0.0
+
+
+def _sheared(x: Tensor, degrees_x: float, degrees_y: float) -> Tensor:
+    return V.affine(x, 0.0, [0, 0], 1.0, [degrees_x, degrees_y], center=[0, 0])
+
+
+def _translated(x: Tensor, right: float, down: float) -> Tensor:
+    """right and down: fractions of width and height."""
+    return V.affine(x, 0.0, [int(right * x.shape[3]), int(down * x.shape[2])], 1.0, [0.0, 0.0])
+
+
+_SHEAR, _SHIFT = math.degrees(math.atan(0.3 * 0.3)), 0.3 * 150 / 331  # magnitude 9 of 30: 0.3 of the largest strength
+RAND_OPERATIONS: dict[str, tuple[Callable[[Tensor, int], Tensor], bool]] = {  # change(images, sign), is it signed
+    "identity": (lambda x, sign: x, False),
+    "shear x": (lambda x, sign: _sheared(x, sign * _SHEAR, 0.0), True),
+    "shear y": (lambda x, sign: _sheared(x, 0.0, sign * _SHEAR), True),
+    "translate x": (lambda x, sign: _translated(x, sign * _SHIFT, 0.0), True),
+    "translate y": (lambda x, sign: _translated(x, 0.0, sign * _SHIFT), True),
+    "rotate": (lambda x, sign: V.rotate(x, sign * 0.3 * 30), True),
+    "brightness": (lambda x, sign: V.adjust_brightness(x, 1 + sign * 0.27), True),
+    "saturation": (lambda x, sign: V.adjust_saturation(x, 1 + sign * 0.27), True),
+    "contrast": (lambda x, sign: V.adjust_contrast(x, 1 + sign * 0.27), True),
+    "sharpness": (lambda x, sign: V.adjust_sharpness(x, 1 + sign * 0.27), True),
+    "posterize": (lambda x, sign: V.posterize(x, 7), False),
+    "solarize": (lambda x, sign: V.solarize(x, 0.7 * 255), False),
+    "autocontrast": (lambda x, sign: V.autocontrast(x), False),
+    "equalize": (lambda x, sign: V.equalize(x), False),
+}
+
+
+def cutout(images: Tensor, draws: Draws) -> Augmented:
+    """A grey square with half the side of the image, at a random centre; it may reach over the border.
+
+    DeVries and Taylor 2017, arXiv:1708.04552. Half the side: its choice for CIFAR-10. Grey: ImageNet's mean.
+    """
+    H, W = images.shape[2:]
+    side, inside = min(H, W) // 2, []
+    for size in (H, W):
+        start = (draws.uniform() * size).floor() - side // 2
+        position = torch.arange(size, device=images.device)
+        inside.append((position >= start[:, None]) & (position < start[:, None] + side))
+    box = (inside[0][:, :, None] & inside[1][:, None, :])[:, None]
+    colour = (torch.tensor(IMAGENET_MEAN, device=images.device).view(3, 1, 1) * 255).round()
+    return torch.where(box, colour.to(images.dtype), images), 1.0, 0.0
+
+
 def none(images: Tensor, draws: Draws) -> Augmented:
     """The images unchanged."""
     return images, 1.0, 0.0
@@ -332,8 +410,28 @@ AUGMENTS: dict[str, Callable[[Tensor, Draws], Augmented]] = {
     "crop": crop,
     "light": light,
     "strong": strong,
+    "rand": rand,
+    "cutout": cutout,
     "document": document,
 }
+
+
+def build_augment(name: str) -> Callable[[Tensor, Draws], Augmented]:
+    """An augmentation by name: one of AUGMENTS, or several in turn, such as "crop+cutout". BadInput if unknown."""
+    parts = name.split("+")
+    for part in parts:
+        if part not in AUGMENTS:
+            several = ", or several such as crop+cutout"
+            raise BadInput(f"unknown augmentation {part!r}: choose from {', '.join(AUGMENTS)}{several}")
+
+    def augment(images: Tensor, draws: Draws) -> Augmented:
+        contrast, brightness = 1.0, 0.0
+        for part in parts:
+            images, c, b = AUGMENTS[part](images, draws)
+            contrast, brightness = contrast * c, brightness * c + b
+        return images, contrast, brightness
+
+    return augment
 
 
 class Augment:
@@ -346,7 +444,8 @@ class Augment:
     `mix_targets` mixes the targets in the same way.
 
     Args:
-        name: a key of AUGMENTS, else BadInput.
+        name: see `build_augment`.
+        flips: one of FLIPS, see `Draws.flip`.
         mixup, cutmix: alpha >= 0, 0 for none. With both, each image gets one of them with probability 1/2.
         num_classes: needed for mixup and cutmix.
         overlap: 1 if each batch ends with the next image of the epoch. Mixing removes it from images and targets.
@@ -362,15 +461,16 @@ class Augment:
         cutmix: float = 0.0,
         num_classes: int = 0,
         overlap: int = 0,
+        flips: str = "random",
     ):
-        if name not in AUGMENTS:
-            raise BadInput(f"unknown augmentation {name!r}: choose from {', '.join(AUGMENTS)}")
+        if flips not in FLIPS:
+            raise ValueError(f"unknown flips {flips!r}: choose from {', '.join(FLIPS)}")
         for option, alpha in (("mixup", mixup), ("cutmix", cutmix)):
             if not 0 <= alpha < math.inf:
                 raise ValueError(f"{option} must be a number >= 0, got {alpha}")
         if (mixup or cutmix) and num_classes < 2:
             raise ValueError(f"mixup and cutmix need num_classes >= 2, got {num_classes}")
-        self.augment, self.seed, self.num_classes = AUGMENTS[name], seed, num_classes
+        self.augment, self.seed, self.num_classes, self.flips = build_augment(name), seed, num_classes, flips
         self.mixup, self.cutmix, self.overlap = mixup, cutmix, overlap
         self.mean, self.std = _tensor(mean), _tensor(std)
 
@@ -380,7 +480,7 @@ class Augment:
         Mixing with an overlap returns (N - overlap, 3, H, W).
         """
         self.mean, self.std = self.mean.to(images.device), self.std.to(images.device)
-        images, contrast, brightness = self.augment(images, Draws(self.seed, epoch, index))
+        images, contrast, brightness = self.augment(images, Draws(self.seed, epoch, index, flips=self.flips))
         x = normalize(images, self.mean, self.std, contrast, brightness)
         if self.mixup or self.cutmix:
             keep = self._keep(index, epoch, *x.shape[2:])

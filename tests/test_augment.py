@@ -139,7 +139,9 @@ def test_integers_cover_their_range():
 
 
 def test_an_unknown_name_is_an_error():
-    with pytest.raises(BadInput, match="unknown augmentation 'lots': choose from none, light, strong, document"):
+    with pytest.raises(
+        BadInput, match="unknown augmentation 'lots': choose from none, crop, light, strong, rand, cutout, document"
+    ):
         Augment("lots")
 
 
@@ -168,7 +170,8 @@ def test_every_augmentation_draws_by_image_whatever_the_batching(name):
     assert torch.allclose(whole[order], augment(x[order], index[order], epoch=2), atol=1e-4)
     if name != "none":
         for other in (augment(x, index, epoch=3), Augment(name, seed=4)(x, index, epoch=2)):
-            assert ((whole - other).abs().amax((1, 2, 3)) > 0.01).all()
+            changed = (whole - other).abs().amax((1, 2, 3)) > 0.01
+            assert changed.all() if name != "crop" else changed.float().mean() > 0.9  # crop: only 98 different draws
 
 
 @pytest.mark.parametrize("name", ["light", "strong", "document"])
@@ -578,3 +581,108 @@ def test_a_bug_of_our_own_keeps_its_traceback(tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["augment.py", "a.png"])
     with pytest.raises(ValueError, match="a bug"):
         augment.main()
+
+
+# --- rand, cutout, several in turn, alternating flips ----------------------------------------------------------------
+
+
+OPERATIONS = {
+    "identity": "Identity",
+    "shear x": "ShearX",
+    "shear y": "ShearY",
+    "translate x": "TranslateX",
+    "translate y": "TranslateY",
+    "rotate": "Rotate",
+    "brightness": "Brightness",
+    "saturation": "Color",
+    "contrast": "Contrast",
+    "sharpness": "Sharpness",
+    "posterize": "Posterize",
+    "solarize": "Solarize",
+    "autocontrast": "AutoContrast",
+    "equalize": "Equalize",
+}
+
+
+@pytest.mark.parametrize("name", OPERATIONS)
+def test_operations_of_rand_are_those_of_torchvisions_randaugment(name):
+    from torchvision.transforms import InterpolationMode, RandAugment
+    from torchvision.transforms.autoaugment import _apply_op
+
+    x, (change, is_signed) = images(3, 40, 32), augment.RAND_OPERATIONS[name]
+    magnitudes, signed = RandAugment()._augmentation_space(31, (40, 32))[OPERATIONS[name]]
+    assert is_signed == signed and list(OPERATIONS) == list(augment.RAND_OPERATIONS)
+    for sign in (1, -1) if signed else (1,):
+        magnitude = sign * float(magnitudes[9]) if magnitudes.ndim else 0.0
+        expected = torch.stack([_apply_op(i, OPERATIONS[name], magnitude, InterpolationMode.NEAREST, None) for i in x])
+        assert (change(x, sign).int() - expected.int()).abs().max() <= 1
+        assert name in ("identity", "autocontrast") or not torch.equal(expected, x)
+
+
+def test_rand_draws_two_operations_per_image_all_equally_often():
+    x, draws = images(14_000, 8, 8), Draws(0, 1, torch.arange(14_000))
+    drawn = {name: 0 for name in augment.RAND_OPERATIONS}
+    original = dict(augment.RAND_OPERATIONS)
+
+    def counted(name):
+        def change(rows, sign):
+            drawn[name] += len(rows)
+            return rows
+
+        return change
+
+    try:
+        augment.RAND_OPERATIONS.update({name: (counted(name), original[name][1]) for name in original})
+        augment.rand(x, draws)
+    finally:
+        augment.RAND_OPERATIONS.update(original)
+    assert sum(drawn.values()) == 2 * 14_000
+    assert all(1800 < count < 2200 for count in drawn.values()), drawn
+
+
+def test_cutout_greys_a_square_of_half_the_side_that_may_reach_over_the_border():
+    x = torch.zeros(4000, 3, 32, 32, dtype=torch.uint8).contiguous(memory_format=torch.channels_last)
+    grey = (augment.cutout(x, Draws(0, 1, torch.arange(4000)))[0][:, 0] > 0).float()
+    assert set(grey.sum((1, 2)).int().tolist()) <= {a * b for a in range(8, 17) for b in range(8, 17)}
+    assert grey.sum((1, 2)).max() == 16 * 16 and grey.sum((1, 2)).min() < 100
+    hit = grey.mean(0)  # how often each pixel is grey: half of the time in the middle, less in the corners
+    assert abs(hit[16, 16] - 0.25) < 0.03 and hit[0, 0] < 0.1
+
+
+def test_several_augmentations_in_turn():
+    x, index = images(50, 32, 32), torch.arange(50)
+    both, draws = augment.build_augment("light+cutout")(x, Draws(0, 1, index)), Draws(0, 1, index)
+    first, contrast, brightness = augment.light(x, draws)
+    second, _, _ = augment.cutout(first, draws)
+    assert torch.equal(both[0], second) and torch.equal(both[1], contrast) and torch.equal(both[2], brightness)
+    assert not torch.equal(both[0], first)
+    with pytest.raises(BadInput, match="unknown augmentation 'cutuot': choose from none, .*or several such as"):
+        augment.Augment("crop+cutuot")
+
+
+@pytest.mark.parametrize("name", ["crop", "light", "strong", "rand", "document"])
+def test_alternating_flips_show_both_sides_in_two_epochs(name):
+    index = torch.arange(2000)
+    flipped = [Draws(3, epoch, index, flips="alternate").flip() for epoch in range(6)]
+    assert 0.45 < flipped[0].float().mean() < 0.55
+    for epoch in range(5):
+        assert torch.equal(flipped[epoch], ~flipped[epoch + 1])
+    free = [Draws(3, epoch, index).flip() for epoch in range(2)]
+    assert 0.4 < (free[0] == free[1]).float().mean() < 0.6  # random flips: half of the images keep their side
+    # images are equal exactly where the drawn sides are equal: nothing else of the augmentation changes
+    x, drawn = images(64, 16, 16), {}
+    for flips in ("random", "alternate"):
+        sides, flip = [], Draws.flip
+        Draws.flip = lambda self, sides=sides, flip=flip: sides.append(flip(self)) or sides[-1]
+        try:
+            drawn[flips] = AUGMENTS[name](x, Draws(3, 1, torch.arange(64), flips=flips))[0], sides[0]
+        finally:
+            Draws.flip = flip
+    (a, side_a), (b, side_b) = drawn.values()
+    equal = (a == b).flatten(1).all(1)
+    assert torch.equal(equal, side_a == side_b) and 10 < int(equal.sum()) < 54
+
+
+def test_unknown_flips_are_refused():
+    with pytest.raises(ValueError, match="unknown flips 'both': choose from random, alternate"):
+        augment.Augment("light", flips="both")
