@@ -356,15 +356,14 @@ def _ldam(logits: Tensor, targets: Tensor, margin: Tensor, weight: Optional[Tens
         lowered = logits.scatter_add(1, targets.unsqueeze(1), -margin.index_select(0, targets).unsqueeze(1))
         _, ce = _nll_and_ce(lowered, targets, 0.0, weight)  # (N,)
     else:  # (N, C): column c as if c were the true class
-        lowered = logits - margin
-        ce = torch.logaddexp(_log_sum_of_others(logits), lowered) - lowered
+        ce = F.softplus(_log_sum_of_others(logits) - (logits - margin))  # log(1 + exp(others - own))
         ce = ce if weight is None else ce * weight
     return _reduce(ce, targets, weight, reduction)
 
 
 def _log_sum_of_others(logits: Tensor) -> Tensor:
     """(N, C): column c is log sum_k exp(z_k) over k != c. Exact also for a class that has almost the whole sum."""
-    is_top = torch.zeros_like(logits, dtype=torch.bool).scatter(1, logits.argmax(1, keepdim=True), True)
+    is_top = torch.arange(logits.shape[1], device=logits.device) == logits.argmax(1, keepdim=True)  # (N, C)
     without_top = logits.masked_fill(is_top, -math.inf).logsumexp(1, keepdim=True)  # (N, 1)
     log_p = logits.log_softmax(1).masked_fill(is_top, -math.inf)  # at most log 1/2: 1 - p is exact
     return torch.where(is_top, without_top, logits.logsumexp(1, keepdim=True) + torch.log1p(-log_p.exp()))

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 
 import losses
-from losses import build_loss, class_weights, cross_entropy_loss, f1_loss, focal_loss, label_smoothing_loss
+from losses import class_weights, cross_entropy_loss, f1_loss, focal_loss, label_smoothing_loss
 
 NAMES = list(losses.LOSSES) + ["ce+f1", "focal:0.6+f1:0.4"]
 ADDITIVE = [name for name in NAMES if "f1" not in name]
@@ -24,6 +24,16 @@ def batch(N=7, C=5, seed=0, dtype=torch.float64, scale=2.0):
     soft = torch.rand(N, C, generator=g, dtype=torch.float64).softmax(1).to(dtype)
     weight = torch.rand(C, generator=g, dtype=torch.float64).to(dtype) + 0.5
     return logits, targets, soft, weight
+
+
+def counts_of(C):
+    """Long-tailed counts: 1000 images of the first class, 1 of the last."""
+    return torch.logspace(3, 0, C, dtype=torch.float64).round()
+
+
+def build_loss(name, C=5, **options):
+    """A loss by name, with the counts that long-tail losses need."""
+    return losses.build_loss(name, counts_of(C), **options)
 
 
 def value_and_gradient(loss, logits):
@@ -235,7 +245,7 @@ def test_L6_finite_with_finite_gradients_at_logits_of_200(name, kind, dtype):
         logits.requires_grad_()
         targets = torch.tensor([0, 1, 2, 0, 1, 3])
         t = targets if kind == "indices" else F.one_hot(targets, 4).to(dtype)
-        value, gradient = value_and_gradient(lambda x, t=t: build_loss(name)(x, t), logits)
+        value, gradient = value_and_gradient(lambda x, t=t: build_loss(name, C=4)(x, t), logits)
         assert value.isfinite() and gradient.isfinite().all()
         assert value.dtype == torch.float32 and gradient.dtype == dtype
 
@@ -267,7 +277,7 @@ def test_L7_L8_every_registered_loss_trains_end_to_end(name):
     model = torch.nn.Linear(4, 3)
     x, targets = torch.randn(60, 4), torch.arange(60) % 3
     x[:, 0] += targets * 2
-    criterion, optimizer = build_loss(name), torch.optim.Adam(model.parameters(), 0.05)
+    criterion, optimizer = build_loss(name, C=3), torch.optim.Adam(model.parameters(), 0.05)
     first = criterion(model(x), targets).item()
     for _ in range(50):
         optimizer.zero_grad()
@@ -285,7 +295,7 @@ def test_L12_the_default_label_smoothing_is_not_cross_entropy():
 @pytest.mark.parametrize("name", NAMES)
 def test_L14_any_number_of_classes(name, C):
     logits, targets, _, _ = batch(N=40, C=C)
-    assert build_loss(name)(logits, targets).isfinite()
+    assert build_loss(name, C)(logits, targets).isfinite()
 
 
 def test_L15_a_class_absent_from_the_batch_does_not_count():
@@ -557,5 +567,180 @@ def test_a_sum_is_the_sum_of_its_parts():
 @pytest.mark.parametrize("name", NAMES)
 def test_second_derivatives_are_right(name, weighted):
     logits, targets, _, weight = batch(N=4, C=3)
-    criterion = build_loss(name, **({"smoothing": 0.1} if name == "focal" else {"weight": weight} if weighted else {}))
+    criterion = build_loss(
+        name, 3, **({"smoothing": 0.1} if name == "focal" else {"weight": weight} if weighted else {})
+    )
     assert torch.autograd.gradgradcheck(lambda x: criterion(x, targets), logits)
+
+
+# --- long-tail losses ------------------------------------------------------------------------------------------------
+
+
+def prior_reference(z, y, n, tau):
+    """-log of Menon et al.'s softmax with prior, sample by sample."""
+    pi = n / n.sum()
+    return torch.stack([-(z[i, c] + tau * pi[c].log()) + (z[i] + tau * pi.log()).logsumexp(0) for i, c in enumerate(y)])
+
+
+def balanced_softmax_reference(z, y, n):
+    """Ren et al.: p_y = n_y exp(z_y) / sum_k n_k exp(z_k)."""
+    return torch.stack([-(n[c] * z[i, c].exp() / (n * z[i].exp()).sum()).log() for i, c in enumerate(y)])
+
+
+def ldam_reference(z, y, n, max_m, scale):
+    """Cao et al., equation 13, with z = scale * cosine."""
+    margin = n**-0.25 * (max_m / (n**-0.25).max())
+    rows = []
+    for i, c in enumerate(y):
+        true = (scale * (z[i, c] / scale - margin[c])).exp()
+        rest = sum(z[i, k].exp() for k in range(len(n)) if k != c)
+        rows.append(-(true / (true + rest)).log())
+    return torch.stack(rows)
+
+
+def label_aware_reference(z, y, n, head, tail):
+    """Zhong et al.: eps_y from the tail to the head along a quarter of a sine."""
+    rows = []
+    for i, c in enumerate(y):
+        eps = tail + (head - tail) * math.sin(math.pi * float(n[c] - n.min()) / (2 * float(n.max() - n.min())))
+        q = torch.full_like(n, eps / len(n))
+        q[c] += 1 - eps
+        rows.append(-(q * z[i].log_softmax(0)).sum())
+    return torch.stack(rows)
+
+
+LONG_TAIL = {
+    "logit_adjustment": (losses.logit_adjustment_loss, {"tau": 1.5}, lambda z, y, n: prior_reference(z, y, n, 1.5)),
+    "balanced_softmax": (losses.logit_adjustment_loss, {}, balanced_softmax_reference),
+    "ldam": (
+        losses.ldam_loss,
+        {"max_m": 0.3, "scale": 20.0},
+        lambda z, y, n: ldam_reference(z, y, n, 0.3, 20.0),
+    ),
+    "label_aware_smoothing": (
+        losses.label_aware_smoothing_loss,
+        {"smoothing": 0.4, "smoothing_tail": 0.1},
+        lambda z, y, n: label_aware_reference(z, y, n, 0.4, 0.1),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", LONG_TAIL)
+@pytest.mark.parametrize("weighted", (False, True))
+@pytest.mark.parametrize("reduction", REDUCTIONS)
+def test_long_tail_losses_are_their_papers_formulas(name, weighted, reduction):
+    function, options, reference = LONG_TAIL[name]
+    logits, y, soft, weight = batch(N=20)
+    n, w = counts_of(5), weight if weighted else None
+
+    def expected(z):
+        each = reference(z, y, n) * (weight[y] if weighted else 1)
+        if name == "label_aware_smoothing" and weighted:  # as in torch, the smooth part has the weights of all classes
+            eps = losses.smoothing_of_classes(n, 0.4, 0.1)[y]
+            log_p = z.log_softmax(1)
+            each = -(1 - eps) * weight[y] * log_p[torch.arange(20), y] - eps / 5 * (weight * log_p).sum(1)
+        divisor = weight[y].sum() if weighted else 20
+        return {"none": each, "sum": each.sum(), "mean": each.sum() / divisor}[reduction]
+
+    def ours(z, **more):
+        return function(z, y, n, **options | more, weight=w, reduction=reduction)
+
+    assert same(value_and_gradient(ours, logits), value_and_gradient(expected, logits), 1e-10)
+    wrong = {next(iter(options), "tau"): 0.2}
+    assert not same(value_and_gradient(lambda z: ours(z, **wrong), logits), value_and_gradient(expected, logits), 1e-3)
+    module = losses.build_loss(name, n, **options, weight=w, reduction=reduction)
+    assert same(value_and_gradient(lambda z: module(z, y), logits), value_and_gradient(expected, logits), 1e-5)
+    assert module.double()(logits, soft).allclose(function(logits, soft, n, **options, weight=w, reduction=reduction))
+
+
+IDENTITIES = {
+    "tau 0": lambda z, t: losses.logit_adjustment_loss(z, t, counts_of(5), tau=0.0),
+    "tau 1, equal counts": lambda z, t: losses.logit_adjustment_loss(z, t, [7] * 5),
+    "margin 0": lambda z, t: losses.ldam_loss(z, t, counts_of(5), max_m=0.0),
+    "margin 0, scale 1": lambda z, t: losses.ldam_loss(z, t, counts_of(5), max_m=0.0, scale=1.0),
+    "smoothing 0": lambda z, t: losses.label_aware_smoothing_loss(z, t, counts_of(5), 0.0),
+    "tail smoothing 0, equal counts": lambda z, t: losses.label_aware_smoothing_loss(z, t, [7] * 5, 0.3),
+    "effective weights, beta 0": lambda z, t: cross_entropy_loss(
+        z, t, weight=class_weights(counts_of(5), "effective", beta=0.0).double()
+    ),
+}
+
+
+@pytest.mark.parametrize("identity", IDENTITIES)
+@pytest.mark.parametrize("kind", ("indices", "probabilities"))
+def test_long_tail_losses_become_cross_entropy(identity, kind):
+    logits, targets, soft, _ = batch(N=20)
+    t = targets if kind == "indices" else soft
+    expected = value_and_gradient(lambda z: F.cross_entropy(z, t), logits)
+    assert same(value_and_gradient(lambda z: IDENTITIES[identity](z, t), logits), expected, 1e-6)
+
+
+@pytest.mark.parametrize("name", ("logit_adjustment", "ldam"))
+def test_without_the_identity_they_are_not_cross_entropy(name):
+    logits, targets, _, _ = batch(N=20)
+    assert not build_loss(name)(logits, targets).allclose(F.cross_entropy(logits, targets), rtol=1e-2)
+
+
+@pytest.mark.parametrize("name", LONG_TAIL)
+def test_only_the_ratios_of_counts_matter(name):
+    logits, targets, _, _ = batch(N=20)
+    function, options, _ = LONG_TAIL[name]
+    counts = torch.tensor([500, 100, 20, 5, 0])  # also with a class that has no sample
+    once, tenfold, other = (function(logits, targets, n, **options) for n in (counts, 10 * counts, counts**2 + 1))
+    assert once.allclose(tenfold, rtol=1e-12) and once.isfinite()
+    assert not once.allclose(other, rtol=1e-6)
+    assert once.allclose(function(logits, targets, [500, 100, 20, 5, 5], **options))  # the smallest class that has some
+
+
+def test_a_class_order_does_not_matter():
+    logits, targets, _, _ = batch(N=20)
+    order = torch.tensor([3, 1, 4, 0, 2])
+    for name, (function, options, _) in LONG_TAIL.items():
+        turned = function(logits[:, order], order.argsort()[targets], counts_of(5)[order], **options)
+        assert turned.allclose(function(logits, targets, counts_of(5), **options)), name
+
+
+@pytest.mark.parametrize("gap", (5.0, 15.0, 16.0, 20.0, 40.0))
+def test_ldam_of_soft_targets_is_exact_where_p_is_almost_1(gap):
+    logits = torch.tensor([[gap, 0.0, -1.0]])
+    hard, soft = (losses.ldam_loss(logits, t, [100, 10, 1]) for t in (torch.tensor([0]), torch.tensor([[1.0, 0, 0]])))
+    exact = losses.ldam_loss(logits.double(), torch.tensor([0]), [100, 10, 1])
+    assert hard.item() == pytest.approx(exact.item(), rel=1e-5, abs=1e-7)
+    assert soft.item() == pytest.approx(exact.item(), rel=1e-5, abs=1e-7)
+
+
+def test_a_sum_gives_counts_to_the_parts_that_need_them():
+    logits, targets, _, _ = batch(N=20)
+    total = losses.build_loss("logit_adjustment+f1:0.5", counts_of(5), tau=2.0)
+    parts = losses.logit_adjustment_loss(logits, targets, counts_of(5), 2.0) + 0.5 * f1_loss(logits, targets)
+    assert total(logits, targets).allclose(parts, rtol=1e-5)
+    assert not total.additive and losses.build_loss("ce+ldam", counts_of(5)).additive
+
+
+@pytest.mark.parametrize(
+    "call, message",
+    [
+        (lambda x, t: losses.build_loss("ldam"), "loss 'ldam' needs counts"),
+        (lambda x, t: losses.build_loss("ce+logit_adjustment"), "loss 'logit_adjustment' needs counts"),
+        (lambda x, t: build_loss("logit_adjustment", tau=-1.0), "tau must be >= 0, got -1"),
+        (lambda x, t: build_loss("ldam", max_m=math.nan), "max_m must be >= 0, got nan"),
+        (lambda x, t: build_loss("ldam", scale=0.0), "scale must be > 0, got 0"),
+        (lambda x, t: build_loss("label_aware_smoothing", smoothing_tail=2.0), "smoothing_tail must be in [0, 1]"),
+        (lambda x, t: build_loss("ce", tau=1.0), "loss 'ce' does not take tau"),
+        (lambda x, t: build_loss("ldam", C=4)(x, t), "counts must be one number for each of the 5 classes"),
+        (lambda x, t: losses.ldam_loss(x, t, [1, 2]), "counts must be one number for each of the 5 classes"),
+        (lambda x, t: losses.build_loss("ldam", [0, 0]), "counts must be one number >= 0"),
+        (lambda x, t: losses.build_loss("ldam", [3, -1]), "counts must be one number >= 0"),
+        (lambda x, t: losses.build_loss("ldam", [3, math.nan]), "counts must be one number >= 0"),
+    ],
+)
+def test_bad_input_of_long_tail_losses_is_an_error_that_names_it(call, message):
+    logits, targets, _, _ = batch()
+    with pytest.raises(ValueError) as error:
+        call(logits, targets)
+    assert message in str(error.value)
+
+
+def test_counts_without_a_loss_that_needs_them_change_nothing():
+    logits, targets, _, _ = batch()
+    assert torch.equal(build_loss("focal")(logits, targets), losses.build_loss("focal")(logits, targets))
