@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import difflib
 import functools
+import inspect
 import itertools
 import math
 import os
@@ -120,8 +121,9 @@ def make_parser(description: str | None = None) -> Parser:
     )
     add(
         "--weights",
+        "--init",
         default="none",
-        help="initial weights: none (random), DEFAULT (pretrained, downloaded), or a checkpoint (default none)",
+        help="initial weights: none (random), DEFAULT (pretrained, downloaded), a checkpoint or a run (default none)",
     )
     add("--size", type=int, nargs="+", metavar="PIXELS", help="image side, or height and width (default 224; demo 48)")
     add("--epochs", type=int, default=15, help="passes over the training images (default 15)")
@@ -198,9 +200,15 @@ def make_parser(description: str | None = None) -> Parser:
     )
     add(
         "--augment",
-        choices=augment.AUGMENTS,
         default="none",
-        help="augmentation: light or strong for photos, document for scans (default none)",
+        help=f"augmentation: {', '.join(augment.AUGMENTS)}, or several such as crop+cutout; light, strong or rand for "
+        "photos, document for scans (default none)",
+    )
+    add(
+        "--flips",
+        choices=augment.FLIPS,
+        default="random",
+        help="horizontal flips: random, or alternate, each image from both sides in two epochs (default random)",
     )
     add(
         "--transform",
@@ -209,17 +217,53 @@ def make_parser(description: str | None = None) -> Parser:
     )
     add("--mixup", type=float, default=0.0, metavar="ALPHA", help="mixup, e.g. 0.2 (default 0: off)")
     add("--cutmix", type=float, default=0.0, metavar="ALPHA", help="CutMix, e.g. 1 (default 0: off)")
+    add("--mix-off-last", type=int, metavar="EPOCHS", help="no mixup and no CutMix in the last epochs (default 0)")
+    add(
+        "--mean-std",
+        type=float,
+        nargs="+",
+        metavar="X",
+        help="mean and std of pixels in [0, 1]: 2 numbers, or 3 + 3 (default: a timm model's own, else ImageNet's)",
+    )
     add("--preview", metavar="FILE.png", help="write a picture of augmented training images with labels, then stop")
+
+    group = parser.add_argument_group("fine-tuning", "e.g. --weights DEFAULT --freeze-epochs 2 --layer-decay 0.7")
+    add = group.add_argument
+    add(
+        "--head",
+        choices=models.HEADS,
+        help="classifier layer: linear = the network's own, cosine = normalized features and weights (default linear; "
+        "cosine for the loss ldam)",
+    )
+    add("--fresh-head", action="store_true", help="start the head of --weights at random, also if it fits")
+    add("--freeze", metavar="STAGES", help="do not train backbone (all but the head), or the first N stages")
+    add("--freeze-epochs", type=int, help="freeze only in the first N epochs (default: --freeze holds for all epochs)")
+    add("--layer-decay", type=float, help="each stage below the head learns X times as fast as the one above, e.g. 0.7")
+    add("--head-lr", type=float, help="peak learning rate of the head (default: --lr)")
 
     group = parser.add_argument_group("loss", "e.g. --loss focal:0.6+f1:0.4 --gamma 1 --class-weights effective")
     add = group.add_argument
     add("--gamma", type=float, help="focusing parameter of focal (default 2)")
-    add("--smoothing", type=float, help="label smoothing (default 0 for ce and focal, 0.1 for label_smoothing)")
+    add(
+        "--smoothing",
+        type=float,
+        help="label smoothing (default 0 for ce and focal, 0.1 for label_smoothing; label_aware_smoothing: of the "
+        "largest class, 0.3)",
+    )
+    add("--smoothing-tail", type=float, help="label_aware_smoothing: of the smallest class (default 0)")
+    add("--tau", type=float, help="logit_adjustment: strength (default 1)")
+    add("--max-m", type=float, help="ldam: margin of the smallest class (default 0.5)")
     add(
         "--class-weights",
         choices=("none", *losses.WEIGHTINGS),
         default="none",
         help="class weights from the training counts (default none)",
+    )
+    add(
+        "--drw",
+        type=float,
+        metavar="SHARE",
+        help="deferred re-weighting: class-balanced weights after this share of the epochs, e.g. 0.8 (default: off)",
     )
 
     group = parser.add_argument_group("optimization", "e.g. --optimizer sgd --lr 0.1 --scheduler cosine --warmup 1")
@@ -247,6 +291,12 @@ def make_parser(description: str | None = None) -> Parser:
     add("--t0", type=int, help="restarts: epochs of the first cycle (default 10)")
     add("--t-mult", type=int, help="restarts: each cycle is N times as long as the one before (default 2)")
     add("--clip", type=float, help="gradient clipping: largest norm (default: off)")
+    add(
+        "--sam",
+        type=float,
+        metavar="RHO",
+        help="sharpness-aware minimization, e.g. 0.05; twice the time (default: off)",
+    )
     add("--amp", choices=AMP_TYPES, help="mixed precision (default fp16 on CUDA, else off)")
     add(
         "--ema",
@@ -337,7 +387,7 @@ def stored(folder: Path) -> argparse.Namespace:
             continue
         if action.nargs == 0 and value is True:
             words.append(flag)
-        elif action.nargs == "+" and isinstance(value, list) and all(type(number) is int for number in value):
+        elif action.nargs == "+" and isinstance(value, list) and all(type(number) in (int, float) for number in value):
             words += [flag, *map(str, value)]
         else:
             words.append(f"{flag}={value}")
@@ -366,6 +416,8 @@ def resolve(options: argparse.Namespace) -> None:
         options.lr = 5e-3 if is_demo and options.optimizer == "adamw" else defaults.lr
     if options.weight_decay is None:
         options.weight_decay = defaults.weight_decay
+    is_ldam = "ldam" in re.split("[+:]", options.loss)
+    options.head = options.head or ("cosine" if is_ldam else "linear")
     options.min_delta = options.min_delta or 0.0
     options.amp = options.amp or ("fp16" if options.device.startswith("cuda") else "off")
     options.cache = os.path.expanduser(options.cache)
@@ -444,18 +496,25 @@ def _note_not_stored(folder: Path, options: argparse.Namespace, typed: set[str])
 
 def may_grow(options: dict[str, Any]) -> bool:
     """Whether --epochs can grow when resuming: the learning rates of the finished epochs do not depend on it."""
-    return options["scheduler"] in ("none", "plateau", "restarts") or bool(options["step_epochs"])
+    if options.get("drw") or options.get("mix_off_last"):  # their first epoch depends on the number of epochs
+        return False
+    return options["scheduler"] in ("none", "plateau", "restarts") or bool(
+        options["step_epochs"] or options.get("milestones")
+    )
 
 
 AT_LEAST = {
     **dict.fromkeys(("epochs", "batch_size", "accum", "patience", "threads", "samples_per_class"), 1),
     **dict.fromkeys(("save_every", "save_top", "step_epochs", "t0", "t_mult", "imbalance"), 1),
     **dict.fromkeys(("seed", "skip_nonfinite", "weight_decay", "warmup", "min_lr", "plateau_patience"), 0),
-    **dict.fromkeys(("gamma", "mixup", "cutmix"), 0),
+    **dict.fromkeys(("gamma", "mixup", "cutmix", "tau", "max_m", "mix_off_last"), 0),
+    "freeze_epochs": 1,
     **dict.fromkeys(("folds", "num_classes"), 2),
 }
-ABOVE_0 = ("lr", "clip")
-BETWEEN_0_AND_1 = ("ema", "val_frac", "lr_decay")
+ABOVE_0 = ("lr", "clip", "head_lr", "sam")
+BETWEEN_0_AND_1 = ("ema", "val_frac", "lr_decay", "drw")
+FROM_0_TO_1 = ("smoothing", "smoothing_tail")
+LOSS_OPTIONS = ("gamma", "smoothing", "smoothing_tail", "tau", "max_m")
 
 
 def _check_ranges(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
@@ -474,7 +533,9 @@ def _check_ranges(parser: argparse.ArgumentParser, options: argparse.Namespace) 
         check(name, lambda value: value > 0, "greater than 0")
     for name in BETWEEN_0_AND_1:
         check(name, lambda value: 0 < value < 1, "between 0 and 1")
-    check("smoothing", lambda value: 0 <= value <= 1, "from 0 to 1")
+    for name in FROM_0_TO_1:
+        check(name, lambda value: 0 <= value <= 1, "from 0 to 1")
+    check("layer_decay", lambda value: 0 < value <= 1, "above 0 and at most 1")
     check("seed", lambda value: value < 2**63, "less than 2^63")
     check("min_delta", lambda value: True, "a finite number")
     sides = [options.size] if isinstance(options.size, int) else options.size
@@ -494,6 +555,21 @@ def _check_combinations(parser: argparse.ArgumentParser, options: argparse.Names
         parser.error(f"--min-delta {options.min_delta:g} has no effect without --patience: add --patience")
     if options.samples_per_class and options.sampler != "balanced":
         parser.error(f"--samples-per-class needs --sampler balanced, got --sampler {options.sampler}")
+    if options.drw and options.class_weights != "none":
+        parser.error(f"--drw {options.drw:g} sets class weights itself: remove --class-weights {options.class_weights}")
+    if options.freeze and not re.fullmatch("backbone|[1-9][0-9]{0,3}", options.freeze):
+        parser.error(f"--freeze must be backbone or a number of stages, got {options.freeze!r}")
+    for name in ("freeze_epochs", "mix_off_last"):
+        if (getattr(options, name) or 0) >= options.epochs:
+            number = getattr(options, name)
+            parser.error(
+                f"{flag_of(name)} {number} must be less than the {options.epochs} epochs of the run (--epochs)"
+            )
+    if options.fresh_head and options.weights == "none":
+        parser.error("--fresh-head has no effect without --weights: add --weights")
+    numbers = options.mean_std
+    if numbers and (len(numbers) not in (2, 6) or min(numbers[len(numbers) // 2 :]) <= 0):
+        parser.error("--mean-std must be a mean and a std, or 3 means and 3 stds, with each std greater than 0")
     try:
         re.compile(options.group_regex or "")
     except re.error as error:
@@ -505,9 +581,10 @@ def _check_combinations(parser: argparse.ArgumentParser, options: argparse.Names
         except ValueError as error:  # an unknown name, or an option that it does not take
             parser.error(f"{flag}: {error}")
 
-    check("--loss", lambda: losses.build_loss(options.loss))
-    for name, value in given(options, "gamma", "smoothing").items():
-        check(flag_of(name), lambda name=name, value=value: losses.build_loss(options.loss, **{name: value}))
+    check("--loss", lambda: losses.build_loss(options.loss, [2, 1]))
+    check("--augment", lambda: augment.build_augment(options.augment))
+    for name, value in given(options, *LOSS_OPTIONS).items():
+        check(flag_of(name), lambda name=name, value=value: losses.build_loss(options.loss, [2, 1], **{name: value}))
     optimizer = torch.optim.SGD([torch.zeros(1)], lr=options.lr)
     for name, value in given(options, *SCHEDULE_OPTIONS).items():
         check(
@@ -676,6 +753,7 @@ def print_start(
     H, W = models.sides(options.size)
     changes = [options.transform, f"augment {options.augment}"]
     changes += [f"{name} {getattr(options, name):g}" for name in ("mixup", "cutmix") if getattr(options, name)]
+    changes += [f"{options.flips} flips"] if options.flips != "random" else []
     lines = {
         "data": f"{table.layout}: {len(table):,} images, {len(table.classes)} classes",
         "classes": f"largest {table.classes[largest]} ({counts[largest]:,} training images), "
@@ -689,12 +767,13 @@ def print_start(
         "images": f"{H} x {W} pixels, {options.fit}, {', '.join(filter(None, changes))}",
         "sampler": describe_sampler(options, facts),
         "model": f"{options.model}, {models.count_parameters(state.model) / 1e6:.2f} M parameters, "
-        f"initial weights {options.weights}",
-        "loss": f"{criterion}, class weights {options.class_weights}",
+        f"initial weights {options.weights}{describe_fine_tuning(options)}",
+        "loss": describe_loss(options, criterion, facts),
         "batch": f"batch size {options.batch_size} x accum {options.accum} = effective batch "
         f"{options.batch_size * options.accum}; updates per epoch: {facts['updates_an_epoch']:,}, "
         f"epochs: {options.epochs}",
-        "optim": f"{options.optimizer}, lr {options.lr:g}, weight decay {options.weight_decay:g}, {schedule}",
+        "optim": f"{options.optimizer}, lr {options.lr:g}, weight decay {options.weight_decay:g}, {schedule}"
+        + (f", SAM rho {options.sam:g}" if options.sam else ""),
         "device": f"{options.device}, threads {torch.get_num_threads()}, amp {options.amp}, seed {options.seed}",
         "run": str(folder),
     }
@@ -714,6 +793,37 @@ def print_start(
 
 def print_note(text: str, label: str = "note") -> None:
     print(coloured(f"{label:<9}", YELLOW) + wrapped(printable(text), 9), flush=True)
+
+
+def describe_loss(options: argparse.Namespace, criterion: Any, facts: dict[str, Any]) -> str:
+    """The loss with what it knows of the classes: weights, and the class prior."""
+    weights = f"class weights {options.class_weights}"
+    if options.drw:
+        first = math.floor(options.drw * options.epochs) + 1
+        weights = f"class-balanced weights from epoch {first} on (DRW)"
+    needs = {
+        "counts" in inspect.signature(losses.LOSSES[part]).parameters
+        for part in re.findall("[a-z_0-9]+", options.loss)
+        if part in losses.LOSSES
+    }
+    drawn = np.array(facts["drawn_counts"])
+    prior = f", class prior in the loss {_shares(drawn[drawn > 0])}" if True in needs else ""
+    return f"{criterion}, {weights}{prior}"
+
+
+def describe_fine_tuning(options: argparse.Namespace) -> str:
+    frozen = options.freeze or (options.freeze_epochs and "backbone")
+    if frozen and frozen != "backbone":
+        frozen = f"the first {frozen} stages"
+    parts = [f"{options.head} head"] if options.head != "linear" else []
+    parts += ["fresh head"] if options.fresh_head else []
+    if frozen:
+        parts.append(
+            f"{frozen} frozen" + (f" in the first {options.freeze_epochs} epochs" if options.freeze_epochs else "")
+        )
+    parts += [f"layer decay {options.layer_decay:g}"] if options.layer_decay else []
+    parts += [f"head lr {options.head_lr:g}"] if options.head_lr else []
+    return "".join(f", {part}" for part in parts)
 
 
 def describe_sampler(options: argparse.Namespace, facts: dict[str, Any]) -> str:

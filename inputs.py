@@ -8,7 +8,8 @@ from __future__ import annotations
 import argparse
 import functools
 import os
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -188,10 +189,16 @@ def check_split(options: argparse.Namespace, table: data.ImageTable, split: Spli
             split.notes.append(
                 f"classes without {where} images, whose F1 is 0: {len(names)} ({', '.join(names[:10])}{more})"
             )
-    if options.sampler != "shuffle" and options.class_weights != "none":
+    weights = f"--class-weights {options.class_weights}" if options.class_weights != "none" else ""
+    weights = weights or (f"--drw {options.drw:g}" if options.drw else "")
+    prior = re.search("logit_adjustment|balanced_softmax", options.loss)
+    before = (
+        f"--sampler {options.sampler}" if options.sampler != "shuffle" else f"--loss {options.loss}" if prior else ""
+    )
+    if weights and before:
         split.notes.append(
-            f"--sampler {options.sampler} and --class-weights {options.class_weights} both favour rare classes. "
-            "Together they correct the imbalance twice: see the effective class prior"
+            f"{before} and {weights} both favour rare classes. Together they correct the imbalance twice: see the "
+            "effective class prior"
         )
 
 
@@ -295,16 +302,86 @@ def listed_pairs(pairs: list[leaks.Pair]) -> str:
 # ---------------------------------------------------------------------------------------------------------------------
 
 
-def make_criterion(options: argparse.Namespace, train_counts: np.ndarray, device: torch.device) -> nn.Module:
-    more = cli.given(options, "gamma", "smoothing")
-    if options.class_weights != "none":
-        more["weight"] = losses.class_weights(train_counts.tolist(), options.class_weights)
-    return losses.build_loss(options.loss, **more).to(device)
+@dataclass
+class Recipe:
+    """What an epoch is trained with. It depends on the options and the epoch alone, so that a resumed run is exact."""
+
+    options: argparse.Namespace
+    train_counts: np.ndarray  # training images per class
+    drawn_counts: np.ndarray  # images per class and epoch, after sampling: the class prior of the loss
+    device: torch.device
+    mean: Sequence[float] = augment.IMAGENET_MEAN
+    std: Sequence[float] = augment.IMAGENET_STD
+
+    def criterion(self, epoch: int) -> nn.Module:
+        """The loss of an epoch: with --drw, class weights from a part of the epochs on."""
+        options, more = self.options, cli.given(self.options, *cli.LOSS_OPTIONS)
+        counts = self.train_counts.tolist()
+        if options.class_weights != "none":
+            more["weight"] = losses.class_weights(counts, options.class_weights)
+        elif options.drw and epoch > options.drw * options.epochs:
+            more["weight"] = losses.class_weights(counts, "effective", beta=0.9999)
+        return losses.build_loss(options.loss, self.drawn_counts.tolist(), **more).to(self.device)
+
+    @property
+    def judge(self) -> nn.Module:
+        """The loss of validation: that of the last epoch, so that the validation losses of all epochs compare."""
+        return self.criterion(self.options.epochs)
+
+    def augment(self, epoch: int) -> augment.Augment:
+        """The augmentation of an epoch: without mixing in the last --mix-off-last epochs."""
+        options = self.options
+        is_mixed = epoch <= options.epochs - (options.mix_off_last or 0)
+        mixing = {"mixup": options.mixup, "cutmix": options.cutmix, "num_classes": len(self.train_counts)}
+        return augment.Augment(
+            options.augment,
+            options.seed,
+            self.mean,
+            self.std,
+            **(mixing if is_mixed else {}),
+            overlap=1 if is_mixed and (options.mixup or options.cutmix) else 0,
+            flips=options.flips,
+        )
+
+    def freeze(self, model: nn.Module, epoch: int) -> None:
+        """Freezes the parameters that --freeze and --freeze-epochs keep as they are in this epoch."""
+        options = self.options
+        if not (options.freeze or options.freeze_epochs):
+            return
+        with cli.blaming("--freeze"):
+            stages = models.stages(model)
+            n = len(stages) - 1 if options.freeze in (None, "backbone") else int(options.freeze)
+            if n >= len(stages):
+                raise models.BadInput(
+                    f"{options.model} has {len(stages) - 1} stages below its head: choose at most that"
+                )
+        is_over = options.freeze_epochs and epoch > options.freeze_epochs
+        models.freeze(model, [] if is_over else [name for stage in stages[:n] for name in stage])
 
 
-def make_augment(options: argparse.Namespace, num_classes: int) -> augment.Augment:
-    mixing = {"mixup": options.mixup, "cutmix": options.cutmix, "num_classes": num_classes, "overlap": 1}
-    return augment.Augment(options.augment, options.seed, **mixing)
+def drawn_counts(batches: pixels.Batches, num_classes: int, epochs: int = 10) -> np.ndarray:
+    """float64 (C,): images per class in an epoch after sampling, the mean over some epochs (a sampler draws anew)."""
+    targets, now, total = batches.images.targets.cpu().numpy(), batches.epoch, np.zeros(num_classes)
+    for batches.epoch in range(1, epochs + 1):
+        total += np.bincount(targets[batches.numbers() % len(targets)], minlength=num_classes)
+    batches.epoch = now
+    return total / epochs
+
+
+def mean_std(options: argparse.Namespace, model: nn.Module) -> tuple[list[float], list[float]]:
+    """Mean and standard deviation of the pixels for this network: --mean-std, or the model's own, or ImageNet's.
+
+    A model's own are those of timm: `model.pretrained_cfg`, with "mean" and "std".
+    """
+    numbers = options.mean_std
+    if numbers:
+        return [numbers[0]] * 3 if len(numbers) == 2 else numbers[:3], [numbers[-1]] * 3 if len(
+            numbers
+        ) == 2 else numbers[3:]
+    config = getattr(model, "pretrained_cfg", None)
+    config = config if isinstance(config, Mapping) else {}
+    mean, std = config.get("mean", augment.IMAGENET_MEAN), config.get("std", augment.IMAGENET_STD)
+    return list(mean), list(std)
 
 
 def make_batches(
@@ -317,10 +394,7 @@ def make_batches(
     if options.transform:
         with cli.blaming("--transform"):
             transform = augment.as_transform(models.load_function(options.transform, "transform"))
-    overlap = 1 if options.mixup or options.cutmix else 0  # the last image of a batch is mixed with the next one
-    train = pixels.Batches(
-        images, split.train, options.batch_size, True, options.seed, device, sampler, transform, overlap
-    )
+    train = pixels.Batches(images, split.train, options.batch_size, True, options.seed, device, sampler, transform)
     return train, pixels.Batches(images, split.val, options.batch_size, device=device)
 
 
@@ -333,10 +407,9 @@ def make_state(
 ) -> runs.State:
     """A new model, optimizer, schedule, scaler and EMA."""
     with cli.blaming("--model"):
-        model = models.build_model(options.model, num_classes, options.size)
+        model = models.build_model(options.model, num_classes, options.size, options.head)
     if first_weights and options.weights != "none":
-        with cli.blaming("--weights"):
-            models.load_weights(model, first_weights(), options.model, options.weights)
+        load_weights(options, model, first_weights())
     if options.batch_size == 1:  # BatchNorm may not accept one image
         with cli.blaming("--batch-size"):
             models.check_output(model, options.model, num_classes, options.size, batch=1)
@@ -344,7 +417,8 @@ def make_state(
     with cli.blaming("--model"):
         if not any(parameter.requires_grad for parameter in model.parameters()):
             raise models.BadInput(f"{options.model} has no parameter to train")
-        optimizer = optim.build_optimizer(options.optimizer, model, options.lr, options.weight_decay)
+        factor = lr_factor(options, model)
+        optimizer = optim.build_optimizer(options.optimizer, model, options.lr, options.weight_decay, factor)
     schedule = optim.build_schedule(
         options.scheduler,
         optimizer,
@@ -357,6 +431,40 @@ def make_state(
     scaler = torch.amp.GradScaler(device.type, enabled=options.amp == "fp16")
     ema = models.EMA(model, options.ema) if options.ema else loop.NOTHING
     return runs.State(model, optimizer, schedule, scaler, ema)
+
+
+def load_weights(options: argparse.Namespace, model: nn.Module, weights: dict[str, Tensor]) -> list[str]:
+    """Loads the initial weights. Returns the names of those of the head that start random."""
+    with cli.blaming("--weights"):
+        return models.load_weights(model, weights, options.model, options.weights, not options.fresh_head)
+
+
+def lr_factor(options: argparse.Namespace, model: nn.Module) -> Callable[[str], float]:
+    """From the name of a parameter to its learning rate / --lr, with --head-lr and --layer-decay."""
+    factors: dict[str, float] = {}
+    if options.layer_decay or options.head_lr:
+        *stages, head = models.stages(model)
+        factors = dict.fromkeys(head, (options.head_lr or options.lr) / options.lr)
+        for depth, names in enumerate(reversed(stages), start=1):
+            factors |= dict.fromkeys(names, (options.layer_decay or 1.0) ** depth)
+    return lambda name: factors.get(name, 1.0)
+
+
+def about(options: argparse.Namespace, table: data.ImageTable, recipe: Recipe) -> dict[str, Any]:
+    """The entries of every checkpoint, beside its weights: what predict.py needs."""
+    return {
+        "model_name": options.model,
+        "head": options.head,
+        "size": options.size,
+        "fit": options.fit,
+        "mean": list(recipe.mean),
+        "std": list(recipe.std),
+        "classes": table.classes,
+        "labels": table.labels,
+        "all_classes": table.all_classes,
+        "all_labels": table.all_labels,
+        "train_counts": recipe.train_counts.tolist(),
+    }
 
 
 def facts(table: data.ImageTable, split: Split, batches: pixels.Batches, updates: int) -> dict[str, Any]:
@@ -375,7 +483,7 @@ def facts(table: data.ImageTable, split: Split, batches: pixels.Batches, updates
 
 def write_preview(path: str, batches: pixels.Batches, transform: augment.Augment, classes: list[str]) -> None:
     """Writes a picture of the first batch of epoch 1, after augmentation, with its labels."""
-    batches.epoch = 1
+    batches.epoch, batches.overlap = 1, transform.overlap
     numbers, images, targets = next(iter(batches.indexed()))
     shares = transform.mix_targets(targets, numbers, batches.epoch, images.shape[2:])
     used = shares.sum(0).nonzero() if shares.dim() == 2 else targets.unique()

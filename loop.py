@@ -193,6 +193,7 @@ def train_epoch(
     describe: Callable[[list[Batch]], str] = lambda window: "",
     check: Callable[[], None] = lambda: None,
     after_window: Callable[[dict[str, float]], None] = lambda numbers: None,
+    backward: Callable[..., tuple[Tensor, Tensor]] | None = None,
 ) -> dict[str, float]:
     """One update per window of `accum` micro-batches. An interrupted epoch (state.progress) continues with `batches`.
 
@@ -200,6 +201,7 @@ def train_epoch(
     - skip_nonfinite: number of NaN or infinite windows to skip. describe(window) is added to the message about them.
     - check: called before each micro-batch. If it raises, the window is undone.
     - after_window: called with {"lr", "loss", "grad_norm", "outcome"} after each window, see `judge_window`.
+    - backward: what adds a window's gradient: `backward_window` (default), or around it, such as sam.SAM.
 
     Returns lr (of the first update), train_loss, train_ce (plain cross-entropy), skipped_steps (by the scaler),
     nonfinite_steps, images_per_second. Raises NonFinite before weights are changed.
@@ -216,7 +218,7 @@ def train_epoch(
     for window in windows(batches, accum, device):
         before = WindowStart(model) if accum > 1 or skip_nonfinite else NOTHING
         try:
-            loss, logits = backward_window(model, forward, criterion, window, scaler)
+            loss, logits = (backward or backward_window)(model, forward, criterion, window, scaler)
             if not progress["update"] and not hasattr(criterion, "weight_of"):
                 _check_divisor(criterion, torch.cat([batch[-1] for batch in window]), loss, logits)
         except BaseException:

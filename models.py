@@ -370,6 +370,8 @@ def read_state_dict(file: str | Path) -> dict[str, Tensor]:
     read (weights_only=True), so that no code of the file runs.
     BadInput: the file is missing, needs pickled Python objects, or has no state dict.
     """
+    if Path(file).is_dir():
+        file = Path(file) / "best_f1.pt"
     if not Path(file).is_file():
         raise BadInput(f"there is no file {file}; valid are none, DEFAULT and the path of a state dict")
     try:
@@ -391,16 +393,23 @@ def read_state_dict(file: str | Path) -> dict[str, Tensor]:
 
 
 def load_weights(
-    model: nn.Module, state: dict[str, Tensor], name: str = "the model", source: str | Path = "the state dict"
+    model: nn.Module,
+    state: dict[str, Tensor],
+    name: str = "the model",
+    source: str | Path = "the state dict",
+    keep_head: bool = True,
 ) -> list[str]:
     """Load a state dict into the model: everything, or everything but the head if only the head does not fit.
 
     name, source  names of the model and of the state dict, for messages.
+    keep_head     False: the head is not loaded, also if it fits.
 
     Returns the names of the head's weights that were not loaded and keep their random values: [] if all were loaded.
     BadInput, with up to five keys of each kind, if anything else is missing, unexpected or of a different shape. The
     model is then unchanged. (strict=False would hide a wrong checkpoint.)
     """
+    if not keep_head:
+        state = {key: value for key, value in state.items() if not key.startswith(find_head(model) + ".")}
     own = model.state_dict()  # it has the version numbers of layers, which MNASNet needs and a plain dict lacks
     problems = {
         "missing": [key for key in own if key not in state],
@@ -475,16 +484,17 @@ def _parts(module: nn.Module, prefix: str, sizes: dict[str, int]) -> list[list[s
 
 
 def freeze(model: nn.Module, names: Iterable[str]) -> None:
-    """Freezes these parameters, and makes all others trainable.
+    """Freezes these parameters, and makes those trainable again that an earlier call froze.
 
     A module whose parameters are all frozen stays in eval mode, also after model.train(): BatchNorm's statistics do not
-    change, and its dropout is off.
+    change, and its dropout is off. Parameters that were never trainable stay as they are.
     """
-    names = set(names)
-    for name, parameter in model.named_parameters():
-        parameter.requires_grad_(name not in names)
-    if names:
-        model.train = types.MethodType(_train_what_is_not_frozen, model)
+    names, before = set(names), getattr(model, "frozen_names", set())
+    parameters = dict(model.named_parameters())
+    model.frozen_names = {name for name in names if parameters[name].requires_grad or name in before}
+    for name in before | model.frozen_names:
+        parameters[name].requires_grad_(name not in model.frozen_names)
+    model.train = types.MethodType(_train_what_is_not_frozen, model)
     model.train(model.training)
 
 
@@ -492,7 +502,7 @@ def _train_what_is_not_frozen(model: nn.Module, mode: bool = True) -> nn.Module:
     type(model).train(model, mode)
     for module in model.modules():
         parameters = [*module.parameters()]
-        if parameters and not any(parameter.requires_grad for parameter in parameters):
+        if model.frozen_names and parameters and not any(parameter.requires_grad for parameter in parameters):
             module.eval()
     return model
 

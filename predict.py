@@ -170,7 +170,7 @@ def load_predictor(path: Path, device: torch.device, functions: Sequence[str] = 
             f"If you trust the file, add: --model {shlex.quote(name)}"
         )
     saved["size"] = saved["size"] if isinstance(saved["size"], int) else tuple(saved["size"])
-    net = models.build_model(name, len(saved["classes"]), saved["size"])
+    net = models.build_model(name, len(saved["classes"]), saved["size"], saved.get("head", "linear"))
     try:
         net.load_state_dict(saved.pop("model"))
     except RuntimeError as error:

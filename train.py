@@ -29,7 +29,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from tqdm import tqdm
 
 import augment
@@ -43,6 +43,7 @@ import models
 import pixels
 import report
 import runs
+import sam
 from stopping import SIGNALS, Stopped
 
 
@@ -89,7 +90,8 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
         with cli.blaming("--transform"):
             next(iter(batches))
     if options.preview:
-        inputs.write_preview(options.preview, batches, inputs.make_augment(options, len(table.classes)), table.classes)
+        recipe = inputs.Recipe(options, *[data.counts(table, splits[0].train)] * 2, device)
+        inputs.write_preview(options.preview, batches, recipe.augment(1), table.classes)
         return {"preview": options.preview}
 
     folder = Path(options.out)
@@ -121,15 +123,15 @@ def rehearse(
 
     Returns a function that loads the initial weights (--weights) once for all folds. A resumed training needs none.
     """
-    num_classes = len(table.classes)
-    inputs.make_criterion(options, data.counts(table, splits[0].train), device)
-    inputs.make_augment(options, num_classes)
-    state = inputs.make_state(options, num_classes, 1, device)
+    counts = data.counts(table, splits[0].train)
+    recipe = inputs.Recipe(options, counts, counts, device)
+    recipe.criterion(1), recipe.judge, recipe.augment(1)
+    state = inputs.make_state(options, len(counts), 1, device)
+    recipe.freeze(state.model, 1)
     first_weights = functools.cache(lambda: models.first_weights(options.model, options.weights))
     folders = [folder_of(Path(options.resume), split, splits) for split in splits] if options.resume else []
     if options.weights != "none" and not (folders and all(map(runs.has_last, folders))):
-        with cli.blaming("--weights"):
-            fresh = models.load_weights(state.model, first_weights(), options.model, options.weights)
+        fresh = inputs.load_weights(options, state.model, first_weights())
         if fresh and options.weights != "DEFAULT":
             table.notes.append(f"{options.weights}: loaded all but {', '.join(fresh)}, which start random")
     return first_weights
@@ -147,18 +149,15 @@ def train_fold(
     """Trains on one split, from the start or from last.pt. Returns the best row of log.csv and its confusion matrix."""
     torch.manual_seed(options.seed)
     is_resumed = bool(options.resume) and runs.has_last(folder)
-    train_counts = data.counts(table, split.train)
-    criterion = inputs.make_criterion(options, train_counts, device)
     batches = inputs.make_batches(options, images, split, device)
     updates = math.ceil(len(batches[0]) / options.accum)
     state = inputs.make_state(options, len(table.classes), updates, device, None if is_resumed else first_weights)
-    facts = inputs.facts(table, split, batches[0], updates)
+    counts, drawn = data.counts(table, split.train), inputs.drawn_counts(batches[0], len(table.classes))
+    recipe = inputs.Recipe(options, counts, drawn, device, *inputs.mean_std(options, state.model))
+    about, facts = inputs.about(options, table, recipe), inputs.facts(table, split, batches[0], updates)
     with cli.blaming("--resume" if options.resume else "--out"):
         digest = data.digest(table, split.train, split.val)
         config = runs.write_config(folder, vars(options), table.classes, digest, facts)
-    about = {"model_name": options.model, "classes": table.classes, "size": options.size, "fit": options.fit}
-    about |= {"mean": list(augment.IMAGENET_MEAN), "std": list(augment.IMAGENET_STD), "labels": table.labels}
-    about |= {"train_counts": train_counts.tolist(), "all_classes": table.all_classes, "all_labels": table.all_labels}
     if is_resumed:
         with cli.blaming("--resume"):
             runs.load_last(folder, state)
@@ -167,11 +166,11 @@ def train_fold(
         runs.remove_unfinished(folder, state.epoch)
     if split.leaks:
         runs.write_leaks(folder, split.leaks)
-    print_epoch = cli.print_start(options, table, split, facts, state, criterion, folder)
+    print_epoch = cli.print_start(options, table, split, facts, state, recipe.judge, folder)
     logs = loggers.Loggers(folder, config, state.log, options.tensorboard, options.wandb)
     with SIGNALS.stopping(at_once=False), cli.clear_errors(options, folder, state):
         try:
-            train_epochs(options, table, split, folder, state, criterion, batches, about, logs, print_epoch)
+            train_epochs(options, table, split, folder, state, recipe, batches, about, logs, print_epoch)
         except Stopped:
             runs.save_last(folder, state, about)
             n = updates if state.trained else state.progress.get("windows", 0)
@@ -193,26 +192,26 @@ def train_epochs(
     split: inputs.Split,
     folder: Path,
     state: runs.State,
-    criterion: nn.Module,
+    recipe: inputs.Recipe,
     batches: tuple[pixels.Batches, pixels.Batches],
     about: dict[str, Any],
     logs: loggers.Loggers,
     print_epoch: Callable[[], None],
 ) -> None:
     """Trains and validates each epoch, until --epochs or --patience ends the run."""
-    (train_batches, val_batches), plain = batches, augment.Augment("none")
-    augmented, amp = inputs.make_augment(options, len(table.classes)), cli.AMP_TYPES[options.amp]
+    (train_batches, val_batches), amp = batches, cli.AMP_TYPES[options.amp]
+    plain, judge = augment.Augment("none", mean=recipe.mean, std=recipe.std), recipe.judge
     while state.epoch < options.epochs and not (
         options.patience and state.epochs_without_improvement >= options.patience
     ):
         train_batches.epoch, start = state.epoch + 1, time.perf_counter()
         if not state.trained:  # otherwise the run was stopped during validation
-            state.trained = train_epoch(options, folder, state, criterion, train_batches, augmented, about)
+            state.trained = train_epoch(options, folder, state, recipe, train_batches, about)
         with SIGNALS.stopping(at_once=True):
             scores, logits, targets = loop.evaluate(
                 state.eval_model,
                 val_batches.indexed(),
-                criterion,
+                judge,
                 lambda numbers, images: state.eval_model(plain(images, numbers, 0)),
                 amp,
             )
@@ -244,12 +243,14 @@ def train_epoch(
     options: argparse.Namespace,
     folder: Path,
     state: runs.State,
-    criterion: nn.Module,
+    recipe: inputs.Recipe,
     batches: pixels.Batches,
-    augmented: augment.Augment,
     about: dict[str, Any],
 ) -> dict[str, float]:
     """loop.train_epoch on augmented images, with a progress bar. last.pt is saved every --save-every updates."""
+    criterion, augmented = recipe.criterion(batches.epoch), recipe.augment(batches.epoch)
+    recipe.freeze(state.model, batches.epoch)
+    batches.overlap = augmented.overlap  # mixing needs the next image of the epoch too
     first = state.progress.get("windows", 0) * options.accum  # micro-batches done before an interruption
     bar = tqdm(total=len(batches), initial=first, desc=f"epoch {batches.epoch}", leave=False, disable=None)
 
@@ -281,6 +282,7 @@ def train_epoch(
             describe=functools.partial(cli.describe_window, batches),
             check=SIGNALS.check,
             after_window=after_window,
+            backward=sam.SAM(loop.backward_window, options.sam) if options.sam else loop.backward_window,
         )
 
 
