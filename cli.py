@@ -931,13 +931,18 @@ def describe_resumed(options: argparse.Namespace, split: Any, state: runs.State,
     return wrapped(printable(f"{text}. {advice}"))
 
 
-def print_summary(folder: Path, best: dict[str, Any], matrix: metrics.ConfusionMatrix, classes: list[str]) -> None:
+def print_summary(
+    folder: Path, best: dict[str, Any], matrix: metrics.ConfusionMatrix, classes: list[str], counts: np.ndarray
+) -> None:
     low, high = matrix.f1_interval()
     worst, worst_f1 = matrix.worst_class()
     score = coloured(f"best macro F1 {best['val_f1']:.4f}", BOLD)
     print(f"\n{score} (95 % interval {low:.4f} to {high:.4f}) in epoch {best['epoch']}")
     print(f"macro F1 of the classes present {best['val_f1_present']:.4f}, accuracy {best['val_accuracy']:.4f}")
     support = int(matrix.support()[worst])
+    for row in matrix.by_frequency(counts):
+        of = f"{len(row['classes'])} classes of {row['fewest']:,} to {row['most']:,} training images"
+        print(f"{row['group']:<7} F1 {row['f1']:.4f}, accuracy {row['accuracy']:.4f} ({of})")
     print(wrapped(printable(f"worst class: {classes[worst]}: F1 {worst_f1:.4f}, validation images {support}")))
     confused = matrix.most_confused(5)
     if confused:

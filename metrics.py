@@ -118,6 +118,27 @@ def _class_ids(preds: Array, targets: Array, num_classes: int | None = None) -> 
     return preds.long(), targets.long()
 
 
+def frequency_groups(counts: Sequence[int], many: int = 100, few: int = 20) -> dict[str, list[int]]:
+    """Ids of the head, medium and tail classes by training samples; {} if the classes are not long-tailed.
+
+    Head: more than `many` samples, tail: fewer than `few` (Liu et al. 2019, arXiv:1904.05160). If one of the groups
+    would be empty: thirds of the classes, by samples. Long-tailed: 3 classes or more, the largest at least 5 times as
+    large as the smallest.
+
+    >>> frequency_groups([500, 50, 5]), frequency_groups([5000, 300, 200]), frequency_groups([10, 9, 8])
+    ({'head': [0], 'medium': [1], 'tail': [2]}, {'head': [0], 'medium': [1], 'tail': [2]}, {})
+    """
+    if len(counts) < 3 or max(counts) < 5 * max(min(counts), 1):
+        return {}
+    order = sorted(range(len(counts)), key=lambda c: -counts[c])  # on a tie the lower id first
+    head = [c for c in order if counts[c] > many]
+    tail = [c for c in order if counts[c] < few]
+    medium = [c for c in order if few <= counts[c] <= many]
+    if not (head and medium and tail):
+        head, medium, tail = (part.tolist() for part in np.array_split(order, 3))
+    return {"head": head, "medium": medium, "tail": tail}
+
+
 class ConfusionMatrix:
     """Counts `cm[target, pred]` over an epoch, and computes scores from the counts.
 
@@ -211,6 +232,22 @@ class ConfusionMatrix:
         columns = self.precision("none"), self.recall("none"), self.f1("none"), self.support()
         rows = zip(range(self.num_classes), *(column.tolist() for column in columns))
         return [dict(zip(("class", "precision", "recall", "f1", "support"), row)) for row in rows]
+
+    def by_frequency(self, counts: Array) -> list[dict[str, Any]]:
+        """Scores of frequent and rare classes: one row per group of `frequency_groups`; [] if there are no groups.
+
+        Each row: {"group", "classes" (ids), "fewest", "most" (training samples of a class), "accuracy" (mean recall of
+        its classes, as in papers on long tails), "f1" (mean F1)}.
+
+        Args: counts (C,), training samples per class.
+        """
+        counts, recall, f1 = [int(n) for n in _tensor(counts)], self.recall("none"), self.f1("none")
+        rows = []
+        for name, ids in frequency_groups(counts).items():
+            of_group = [counts[c] for c in ids]
+            scores = {"accuracy": recall[ids].mean().item(), "f1": f1[ids].mean().item()}
+            rows.append({"group": name, "classes": ids, "fewest": min(of_group), "most": max(of_group), **scores})
+        return rows
 
     def worst_class(self) -> tuple[int, float]:
         """(class, F1) of the class with the lowest F1 among those that occur in targets; on a tie, the lowest class."""

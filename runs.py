@@ -63,6 +63,7 @@ LOG_COLUMNS = (
     "val_ce",
     "val_f1",
     "val_f1_present",
+    "val_f1_raw",
     "val_accuracy",
     "skipped_steps",
     "nonfinite_steps",
@@ -100,9 +101,9 @@ class State(loop.State):
     PLAIN = ("epoch", "trained", "updates", "best", "best_counts", "epochs_without_improvement", "top", "log")
 
     @property
-    def eval_model(self) -> torch.nn.Module:
-        """The model that is evaluated and saved as best: the EMA, if there is one."""
-        return getattr(self.ema, "model", self.model)
+    def candidates(self) -> list[torch.nn.Module]:
+        """The models that are evaluated after an epoch: the EMA, if there is one, and the raw weights."""
+        return [self.ema.model, self.model] if hasattr(self.ema, "model") else [self.model]
 
     def state_dict(self) -> dict[str, Any]:
         return super().state_dict() | {name: getattr(self, name) for name in self.PLAIN}
@@ -116,6 +117,8 @@ class State(loop.State):
         super().load_state_dict(saved | {"progress": progress})
         for name in self.PLAIN:
             setattr(self, name, saved[name] if name in saved else getattr(self, name))
+        for row in self.log:
+            row.setdefault("val_f1_raw", row["val_f1"])
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -346,6 +349,7 @@ def end_epoch(
     state: State,
     row: dict[str, Any],
     counts: torch.Tensor,
+    weights: dict[str, torch.Tensor],
     about: dict[str, Any],
     monitor: str = "f1",
     mode: str = "max",
@@ -359,6 +363,7 @@ def end_epoch(
 
     Args:
         counts: the confusion matrix of the epoch.
+        weights: the state dict that was evaluated: of the EMA or the raw weights, whichever is better.
         about: entries of every checkpoint.
         mode: "max" if a larger val_MONITOR is better, else "min".
     """
@@ -366,7 +371,7 @@ def end_epoch(
     state.log.append(row)
     state.schedule.epoch_end(row[f"val_{monitor}"])
     scores = {key: value for key, value in row.items() if key.startswith("val_")}
-    for_prediction = about | {"model": state.eval_model.state_dict(), "epoch": state.epoch, "scores": scores}
+    for_prediction = about | {"model": weights, "epoch": state.epoch, "scores": scores}
     if row["val_f1"] > state.best["f1"]:
         state.best |= {"f1": row["val_f1"], "epoch": state.epoch}
         state.best_counts = counts
@@ -507,6 +512,8 @@ def _read_one(folder: Path) -> Run:
         if (folder / "log.csv").is_file():
             with open(folder / "log.csv", newline="", encoding="utf-8") as file:
                 log = [{key: float(value) for key, value in row.items()} for row in csv.DictReader(file)]
+        for row in log:
+            row.setdefault("val_f1_raw", row.get("val_f1"))  # an older version did not write it
     except (ValueError, TypeError, OSError, csv.Error) as error:
         raise BadInput(f"{folder / 'log.csv'} is damaged: {error}") from error
     missing = set(LOG_COLUMNS) - set(log[0] if log else LOG_COLUMNS)

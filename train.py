@@ -2,10 +2,9 @@
 
     python train.py --loss focal --accum 4        # the demo: no download
     python train.py --data FOLDER --weights DEFAULT --lr 1e-4 --augment light
-    python train.py --help                        # every option, grouped
+    python train.py --help
 
-FOLDER is an image folder, a competition folder with a train.csv, or a folder in
-the layout of the mask competition: see data.read.
+FOLDER is an image folder, or a competition folder with a train.csv: see data.read.
 
 A run is a folder. config.json has its options, log.csv one row per epoch.
 best_f1.pt and best_loss.pt are the best epochs. last.pt is written after every
@@ -29,7 +28,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from tqdm import tqdm
 
 import augment
@@ -125,7 +124,7 @@ def rehearse(
     """
     counts = data.counts(table, splits[0].train)
     recipe = inputs.Recipe(options, counts, counts, device)
-    recipe.criterion(1), recipe.judge, recipe.augment(1)
+    recipe.criterion(1), recipe.augment(1)
     state = inputs.make_state(options, len(counts), 1, device)
     recipe.freeze(state.model, 1)
     first_weights = functools.cache(lambda: models.first_weights(options.model, options.weights))
@@ -182,7 +181,7 @@ def train_fold(
     write_report(folder)
     best_row, best_matrix = state.log[int(state.best["epoch"]) - 1], metrics.ConfusionMatrix(len(table.classes))
     best_matrix.counts = state.best_counts
-    cli.print_summary(folder, best_row, best_matrix, table.classes)
+    cli.print_summary(folder, best_row, best_matrix, table.classes, counts)
     return best_row, best_matrix
 
 
@@ -200,7 +199,7 @@ def train_epochs(
 ) -> None:
     """Trains and validates each epoch, until --epochs or --patience ends the run."""
     (train_batches, val_batches), amp = batches, cli.AMP_TYPES[options.amp]
-    plain, judge = augment.Augment("none", mean=recipe.mean, std=recipe.std), recipe.judge
+    plain, criterion = augment.Augment("none", mean=recipe.mean, std=recipe.std), recipe.judge
     while state.epoch < options.epochs and not (
         options.patience and state.epochs_without_improvement >= options.patience
     ):
@@ -208,25 +207,16 @@ def train_epochs(
         if not state.trained:  # otherwise the run was stopped during validation
             state.trained = train_epoch(options, folder, state, recipe, train_batches, about)
         with SIGNALS.stopping(at_once=True):
-            scores, logits, targets = loop.evaluate(
-                state.eval_model,
-                val_batches.indexed(),
-                judge,
-                lambda numbers, images: state.eval_model(plain(images, numbers, 0)),
-                amp,
-            )
-            matrix = metrics.ConfusionMatrix(len(table.classes), logits.device).update(logits, targets)
-        scores |= {
-            "val_f1": matrix.f1(),
-            "val_f1_present": matrix.f1("macro_present"),
-            "val_accuracy": matrix.accuracy(),
-        }
+            judged = [judge(model, val_batches, criterion, plain, amp) for model in state.candidates]
+        scores, matrix, logits, model = max(judged, key=lambda one: one[0]["val_f1"])  # on a tie the first: the EMA
+        scores["val_f1_raw"] = judged[-1][0]["val_f1"]
         row = {"epoch": state.epoch + 1, **state.trained, **scores, "seconds": time.perf_counter() - start}
         runs.end_epoch(
             folder,
             state,
             row,
             matrix.counts.cpu(),
+            model.state_dict(),
             about,
             options.monitor,
             cli.MONITORS[options.monitor],
@@ -237,6 +227,18 @@ def train_epochs(
         print_epoch()
         logs.row(row)
         SIGNALS.check()
+
+
+def judge(
+    model: nn.Module, batches: pixels.Batches, criterion: nn.Module, plain: augment.Augment, amp: torch.dtype
+) -> tuple[dict[str, float], metrics.ConfusionMatrix, Tensor, nn.Module]:
+    """Validation scores, confusion matrix and logits (N, C) of a model, and the model."""
+    scores, logits, targets = loop.evaluate(
+        model, batches.indexed(), criterion, lambda numbers, images: model(plain(images, numbers, 0)), amp
+    )
+    matrix = metrics.ConfusionMatrix(logits.shape[1], logits.device).update(logits, targets)
+    scores |= {"val_f1": matrix.f1(), "val_f1_present": matrix.f1("macro_present"), "val_accuracy": matrix.accuracy()}
+    return scores, matrix, logits, model
 
 
 def train_epoch(

@@ -164,7 +164,9 @@ def test_M6_D9_best_f1_holds_the_weights_of_the_best_epoch_and_best_loss_of_its_
         with torch.no_grad():
             state.model[1].bias.fill_(epoch)
         row = dict.fromkeys(runs.LOG_COLUMNS, 0.0) | {"epoch": epoch, "val_f1": f1, "val_loss": loss}
-        runs.end_epoch(tmp_path, state, row, torch.zeros(7, 7), {"classes": ["a"]}, "f1", "max", min_delta=0.15)
+        runs.end_epoch(
+            tmp_path, state, row, torch.zeros(7, 7), model.state_dict(), {"classes": ["a"]}, "f1", "max", min_delta=0.15
+        )
         assert (state.best["epoch"] == epoch) == (epoch in (1, 2, 4)) and state.epoch == epoch
         waited.append(state.epochs_without_improvement)
     best_f1, best_loss, last = (checkpoint.load(tmp_path / f"{name}.pt") for name in ("best_f1", "best_loss", "last"))
