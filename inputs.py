@@ -409,7 +409,7 @@ def make_state(
     with cli.blaming("--model"):
         model = models.build_model(options.model, num_classes, options.size, options.head)
     if first_weights and options.weights != "none":
-        load_weights(options, model, first_weights())
+        load_weights(options, model, first_weights)
     if options.batch_size == 1:  # BatchNorm may not accept one image
         with cli.blaming("--batch-size"):
             models.check_output(model, options.model, num_classes, options.size, batch=1)
@@ -433,10 +433,12 @@ def make_state(
     return runs.State(model, optimizer, schedule, scaler, ema)
 
 
-def load_weights(options: argparse.Namespace, model: nn.Module, weights: dict[str, Tensor]) -> list[str]:
+def load_weights(
+    options: argparse.Namespace, model: nn.Module, first_weights: Callable[[], dict[str, Tensor]]
+) -> list[str]:
     """Loads the initial weights. Returns the names of those of the head that start random."""
     with cli.blaming("--weights"):
-        return models.load_weights(model, weights, options.model, options.weights, not options.fresh_head)
+        return models.load_weights(model, first_weights(), options.model, options.weights, not options.fresh_head)
 
 
 def lr_factor(options: argparse.Namespace, model: nn.Module) -> Callable[[str], float]:

@@ -130,7 +130,7 @@ def rehearse(
     first_weights = functools.cache(lambda: models.first_weights(options.model, options.weights))
     folders = [folder_of(Path(options.resume), split, splits) for split in splits] if options.resume else []
     if options.weights != "none" and not (folders and all(map(runs.has_last, folders))):
-        fresh = inputs.load_weights(options, state.model, first_weights())
+        fresh = inputs.load_weights(options, state.model, first_weights)
         if fresh and options.weights != "DEFAULT":
             table.notes.append(f"{options.weights}: loaded all but {', '.join(fresh)}, which start random")
     return first_weights

@@ -23,7 +23,13 @@ import optim
 import pixels
 
 ROOT = Path(loop.__file__).parent
-LOSS_NAMES = [*(name for name in losses.LOSSES if name != "cross_entropy"), "ce+f1", "focal:0.6+f1:0.4"]
+COUNTS = [40, 20, 10, 5, 2]  # of the classes, for losses with a class prior
+LOSS_NAMES = [
+    *(name for name in losses.LOSSES if name != "cross_entropy"),
+    "ce+f1",
+    "focal:0.6+f1:0.4",
+    "logit_adjustment+f1:0.5",
+]
 
 
 # --- the window ------------------------------------------------------------------------------------------------------
@@ -53,7 +59,7 @@ def gradient_errors(name, weighted, dtype, sizes, naive=False):
     features = torch.randn(40, 3, dtype=dtype)
     model = torch.nn.Linear(3, C).to(dtype)
     weight = torch.tensor([0.3, 1.0, 2.0, 0.7, 4.0], dtype=dtype)
-    criterion = losses.build_loss(name, **({"weight": weight} if weighted else {}))
+    criterion = losses.build_loss(name, COUNTS, **({"weight": weight} if weighted else {}))
 
     def forward(index, _):
         return model(features[index])
@@ -143,7 +149,7 @@ def test_gradient_caching_draws_the_same_masks_and_moves_batchnorm_once():
 def test_the_reported_loss_is_the_big_batchs_loss():
     images = image_array()
     for name in LOSS_NAMES:
-        criterion, model = losses.build_loss(name), Stochastic().eval()
+        criterion, model = losses.build_loss(name, COUNTS), Stochastic().eval()
         window = next(loop.windows(pixels.Batches(images, np.arange(22), 5).indexed(), 5))
         loss, logits = loop.backward_window(model, lambda _, x: model(x.float() / 255), criterion, window)  # noqa: B023
         assert torch.allclose(loss, criterion(logits, images.targets[:22]), atol=1e-6)

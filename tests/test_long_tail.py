@@ -1,0 +1,286 @@
+"""Runs with the options for long-tailed data: what they set in which epoch, and that a cut run ends as an uncut one."""
+
+import csv
+import json
+import math
+from argparse import Namespace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from test_train import NETS, image_folder, refused, run
+
+import augment
+import checkpoint
+import cli
+import inputs
+import losses
+import models
+import pixels
+import predict
+import train
+
+
+@pytest.fixture
+def workspace(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    image_folder(tmp_path / "d")
+    (tmp_path / "nets.py").write_text(NETS)
+    return tmp_path
+
+
+def recipe(*words, counts=(40, 20, 4), drawn=None):
+    options = cli.parse_options(["--data", "d", "--size", "16", "--model", "resnet8", *map(str, words)])
+    counts = np.array(counts)
+    return inputs.Recipe(options, counts, np.array(drawn or counts), torch.device("cpu"))
+
+
+# --- the loss of an epoch --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("loss", ["ce", "focal", "ldam", "logit_adjustment", "ce+f1"])
+def test_drw_weights_begin_after_its_share_of_the_epochs(loss):
+    made = recipe("--loss", loss, "--drw", 0.8, "--epochs", 10)
+    logits, targets = torch.randn(12, 3, generator=torch.Generator().manual_seed(0)), torch.arange(12) % 3
+    weight = losses.class_weights([40, 20, 4], "effective", beta=0.9999)
+    plain, weighted = (
+        losses.build_loss(loss, [40, 20, 4], **more)(logits, targets) for more in ({}, {"weight": weight})
+    )
+    assert not plain.allclose(weighted, rtol=1e-3)
+    for epoch in range(1, 11):
+        expected = weighted if epoch > 8 else plain
+        assert torch.equal(made.criterion(epoch)(logits, targets), expected), epoch
+    assert torch.equal(made.judge(logits, targets), weighted)  # validation losses of all epochs compare
+
+
+def test_without_drw_every_epoch_has_the_same_loss():
+    made = recipe("--class-weights", "sqrt", "--epochs", 3)
+    weights = [made.criterion(epoch).weight for epoch in (1, 2, 3)]
+    assert all(torch.equal(weight, losses.class_weights([40, 20, 4], "sqrt")) for weight in weights)
+
+
+@pytest.mark.parametrize(
+    "sampler, expected", [("shuffle", [24, 12, 6]), ("oversample", [24, 24, 24]), ("weighted", None)]
+)
+def test_the_class_prior_of_the_loss_is_that_of_the_sampler(sampler, expected):
+    targets = np.repeat([0, 1, 2], [24, 12, 6])
+    images = pixels.ImageArray(np.zeros((42, 8, 8, 3), np.uint8), targets, [f"{i}" for i in range(42)])
+    batches = pixels.Batches(images, np.arange(42), 4, True, sampler=lambda rng: pixels.SAMPLERS[sampler](targets, rng))
+    drawn = inputs.drawn_counts(batches, 3)
+    assert batches.epoch == 0
+    assert drawn.tolist() == expected if expected else abs(drawn - 14).max() < 3 and drawn.sum() == 42
+    made = recipe("--loss", "logit_adjustment", counts=(24, 12, 6), drawn=drawn.tolist())
+    prior = torch.tensor(drawn / drawn.sum()).log().float()
+    assert torch.allclose(made.criterion(1).adjustment, prior)
+
+
+def test_weights_beside_a_prior_in_the_loss_are_noted(workspace, capsys):
+    run("--loss", "logit_adjustment", "--class-weights", "sqrt", epochs=1)
+    said = " ".join(capsys.readouterr().out.split())
+    assert "--loss logit_adjustment and --class-weights sqrt both favour rare classes" in said
+    run("--sampler", "weighted", "--loss", "logit_adjustment", out="b", epochs=1)
+    said = " ".join(capsys.readouterr().out.split())
+    assert "both favour rare classes" not in said and "class prior in the loss" in said
+
+
+# --- the augmentation of an epoch ------------------------------------------------------------------------------------
+
+
+def test_mixing_is_off_in_the_last_epochs():
+    made = recipe("--mixup", 0.4, "--mix-off-last", 2, "--epochs", 5, "--augment", "light")
+    for epoch in range(1, 6):
+        transform = made.augment(epoch)
+        assert (transform.mixup, transform.overlap) == ((0.4, 1) if epoch <= 3 else (0.0, 0))
+
+
+def test_mean_and_std_are_those_of_the_option_the_model_or_imagenet(workspace):
+    (workspace / "timm_like.py").write_text(
+        "import models\n"
+        "def make(num_classes):\n"
+        "    net = models.build_model('resnet8', num_classes, 16)\n"
+        "    net.pretrained_cfg = {'mean': (0.5, 0.5, 0.5), 'std': (0.25, 0.25, 0.25)}\n"
+        "    return net\n"
+    )
+    found = {}
+    for name, words in {
+        "imagenet": [],
+        "own": ["--model", "timm_like.py:make"],
+        "typed": ["--model", "timm_like.py:make", "--mean-std", 0.4, 0.2],
+        "six": ["--mean-std", 0.1, 0.2, 0.3, 0.4, 0.5, 0.6],
+    }.items():
+        run(*words, out=name, epochs=1)
+        saved = checkpoint.load(f"{name}/best_f1.pt")
+        found[name] = saved["mean"], saved["std"]
+    assert found == {
+        "imagenet": (list(augment.IMAGENET_MEAN), list(augment.IMAGENET_STD)),
+        "own": ([0.5] * 3, [0.25] * 3),
+        "typed": ([0.4] * 3, [0.2] * 3),
+        "six": ([0.1, 0.2, 0.3], [0.4, 0.5, 0.6]),
+    }
+
+
+# --- fine-tuning -----------------------------------------------------------------------------------------------------
+
+
+def test_a_frozen_backbone_is_bitwise_that_of_init_after_the_run(workspace):
+    run("--epochs", 2, out="first")
+    run("--init", "first", "--freeze", "backbone", "--fresh-head", "--sampler", "balanced", "--ema", 0.9, out="crt")
+    before, after = (checkpoint.load(f"{name}/best_f1.pt")["model"] for name in ("first", "crt"))
+    last = checkpoint.load("crt/last.pt")["model"]
+    for key, value in before.items():
+        is_head = key.startswith("linear.")
+        assert torch.equal(value, last[key]) != is_head and torch.equal(value, after[key]) != is_head, key
+    run("--init", "first", "--sampler", "balanced", out="free", epochs=1)  # control: without --freeze all of it moves
+    free = checkpoint.load("free/last.pt")["model"]
+    assert not any(torch.equal(value, free[key]) for key, value in before.items() if "running" in key or "conv" in key)
+
+
+def test_freeze_epochs_trains_the_head_first_and_then_all(workspace):
+    run("--epochs", 1, out="first")
+    run("--init", "first", "--freeze-epochs", 1, "--save-top", 9, out="two", epochs=2)
+    start, first, second = (
+        checkpoint.load(path)["model"] for path in ("first/best_f1.pt", *sorted(map(str, Path("two").glob("0*.pt"))))
+    )
+    same = [torch.equal(start[key], first[key]) for key in start if not key.startswith("linear.")]
+    assert all(same) and not torch.equal(start["linear.weight"], first["linear.weight"])
+    assert not torch.equal(first["conv1.weight"], second["conv1.weight"])
+
+
+def test_layer_decay_and_head_lr_set_the_rate_of_each_stage():
+    options = Namespace(lr=0.1, layer_decay=0.5, head_lr=0.3)
+    model = models.build_model("resnet8", 3, 16)
+    factor = inputs.lr_factor(options, model)
+    names = ["linear.weight", "layer3.0.conv1.weight", "layer2.0.bn1.bias", "layer1.0.conv2.weight", "conv1.weight"]
+    assert [factor(name) for name in names] == pytest.approx([3.0, 0.5, 0.25, 0.125, 0.0625])
+    assert inputs.lr_factor(Namespace(lr=0.1, layer_decay=None, head_lr=None), model)("conv1.weight") == 1.0
+
+
+def test_a_cosine_head_comes_with_ldam_and_predict_rebuilds_it(workspace, capsys):
+    run("--loss", "ldam", "--drw", 0.5, out="ldam")
+    assert "cosine head" in capsys.readouterr().out
+    saved = checkpoint.load("ldam/best_f1.pt")
+    assert saved["head"] == "cosine" and "linear.bias" not in saved["model"]
+    predict.main(["ldam", "--data", "d", "--out", "s.csv"])
+    with open("s.csv", newline="") as file:
+        assert len(list(csv.DictReader(file))) == 42
+    run("--loss", "ldam", "--head", "linear", out="linear", epochs=1)
+    assert "linear.bias" in checkpoint.load("linear/best_f1.pt")["model"]
+
+
+# --- EMA, groups of classes ------------------------------------------------------------------------------------------
+
+
+def test_the_better_of_ema_and_raw_weights_is_saved(workspace):
+    log = run("--ema", 0.999, "--lr", 0.02, out="slow", epochs=4)  # an EMA so slow that the raw weights win
+    log = [{key: float(row[key]) for key in ("val_f1", "val_f1_raw", "epoch")} for row in log]
+    assert all(row["val_f1"] >= row["val_f1_raw"] for row in log)
+    best = max(log, key=lambda row: row["val_f1"])
+    weights, last = checkpoint.load("slow/best_f1.pt")["model"], checkpoint.load("slow/last.pt")
+    if best["epoch"] == 4:
+        is_raw = best["val_f1"] == best["val_f1_raw"]
+        saved = last["model"] if is_raw else last["ema"]["model"]
+        assert all(torch.equal(weights[key], saved[key]) for key in weights)
+    plain = run(out="plain")
+    assert all(row["val_f1"] == row["val_f1_raw"] for row in plain)
+
+
+# --- a cut run -------------------------------------------------------------------------------------------------------
+
+
+CASES = {
+    "drw": "--loss ldam --drw 0.4 --accum 2",
+    "sam": "--sam 0.1 --accum 3 --mixup 0.3",
+    "ranger": "--optimizer ranger --lr 0.01 --accum 2",
+    "freeze epochs": "--freeze-epochs 2 --layer-decay 0.7 --head-lr 0.01 --accum 2",
+    "mix off": "--mixup 0.5 --cutmix 0.5 --mix-off-last 2 --augment rand+cutout --flips alternate",
+    "logit adjustment": "--loss logit_adjustment+f1:0.5 --sampler weighted --ema 0.8 --accum 2",
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_a_resumed_run_ends_bitwise_as_one_that_was_not_cut(workspace, monkeypatch, case):
+    words = [*CASES[case].split(), "--save-every", "1", "--threads", "1"]
+    run(*words, out="whole", epochs=4)
+    for cut in (1, 6, 11):  # in the first epoch, in the second or third, near the end
+        calls, save = [], train.runs.save_last
+
+        def dying(*arguments, save=save, calls=calls, cut=cut):
+            save(*arguments)
+            calls.append(1)
+            if len(calls) == cut:
+                raise KeyboardInterrupt
+
+        monkeypatch.setattr(train.runs, "save_last", dying)
+        out = f"cut{cut}"
+        with pytest.raises(KeyboardInterrupt):
+            run(*words, out=out, epochs=4)
+        monkeypatch.setattr(train.runs, "save_last", save)
+        train.main(["--resume", out, "--cache", "cache"])
+        whole, other = (checkpoint.load(f"{name}/last.pt") for name in ("whole", out))
+        for part in ("model", "ema"):
+            mine, its = (saved[part].get("model", saved[part]) for saved in (whole, other))
+            assert mine.keys() == its.keys() and all(
+                torch.equal(torch.as_tensor(mine[k]), torch.as_tensor(its[k])) for k in mine
+            )
+        logs = [
+            [{k: v for k, v in row.items() if k not in ("seconds", "images_per_second")} for row in saved["log"]]
+            for saved in (whole, other)
+        ]
+        assert logs[0] == logs[1]
+
+
+def test_the_cases_differ_from_a_plain_run(workspace):
+    plain = run(epochs=4)
+    for case, words in CASES.items():
+        log = run(*words.split(), out=case.replace(" ", "-"), epochs=4)
+        assert log[-1]["val_ce"] != plain[-1]["val_ce"], case
+
+
+# --- bad input -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "words, message",
+    [
+        ("--drw 1.5", "--drw must be between 0 and 1, got 1.5"),
+        ("--drw 0.8 --class-weights sqrt", "--drw 0.8 sets class weights itself: remove --class-weights sqrt"),
+        ("--tau 2", "--tau: loss 'ce' does not take tau"),
+        ("--loss ldam --max-m -1", "--max-m must be at least 0, got -1"),
+        ("--freeze backbon", "--freeze must be backbone or a number of stages, got 'backbon'"),
+        ("--freeze 9", "--freeze: resnet8 has 4 stages below its head: choose at most that"),
+        ("--freeze-epochs 3", "--freeze-epochs 3 must be less than the 3 epochs of the run (--epochs)"),
+        ("--mix-off-last 3", "--mix-off-last 3 must be less than the 3 epochs of the run (--epochs)"),
+        ("--fresh-head", "--fresh-head has no effect without --weights: add --weights"),
+        ("--layer-decay 2", "--layer-decay must be above 0 and at most 1, got 2"),
+        ("--head-lr 0", "--head-lr must be greater than 0, got 0"),
+        ("--sam 0", "--sam must be greater than 0, got 0"),
+        ("--mean-std 0.5", "--mean-std must be a mean and a std, or 3 means and 3 stds"),
+        (
+            "--mean-std 0.5 0",
+            "--mean-std must be a mean and a std, or 3 means and 3 stds, with each std greater than 0",
+        ),
+        ("--augment crop+cutuot", "--augment: unknown augmentation 'cutuot'"),
+        ("--scheduler multistep --milestones 2 1", "--milestones: milestones must rise"),
+        ("--model squeezenet1_0 --size 32 --head cosine", "head cosine needs a classifier layer of type nn.Linear"),
+        ("--init nowhere", "--weights: there is no file nowhere"),
+    ],
+)
+def test_bad_input_is_one_line_that_names_its_flag(workspace, capsys, words, message):
+    rest = ["--data", "d", "--size", 16, "--model", "resnet8", "--epochs", 3, "--cache", "cache", "--out", "bad"]
+    assert message in refused(capsys, *rest, *words.split())
+    assert not Path("bad").exists()
+
+
+def test_more_epochs_are_refused_where_an_option_depends_on_their_number(workspace, capsys):
+    run("--scheduler", "none", "--drw", 0.5, epochs=2)
+    said = refused(capsys, "--resume", "run", "--epochs", 4)
+    assert "--epochs 4: cannot change --epochs 2 when resuming" in said
+
+
+def test_config_json_takes_the_options_back(workspace):
+    run("--scheduler", "multistep", "--milestones", 1.5, "--mean-std", 0.5, 0.25, epochs=2)
+    options = json.loads(Path("run/config.json").read_text())["options"]
+    assert options["milestones"] == [1.5] and options["mean_std"] == [0.5, 0.25]
+    stored = cli.stored(Path("run"))
+    assert stored.milestones == [1.5] and stored.mean_std == [0.5, 0.25] and math.isclose(stored.lr, options["lr"])
