@@ -135,7 +135,22 @@ def classes(run: runs.Run) -> Html:
         caption, x_label = "F1 of each class by its number of training images", "training images"
         about = "Each dot is a class. Point at a dot to see its name."
         charts.append(page.line_chart(caption, series, x_label, log_x=log, about=about))
-    return page.join([tag("div", *charts, class_="grid2"), class_table(predictions, names, train, sampled)])
+    tables = [frequency_table(predictions, train), class_table(predictions, names, train, sampled)]
+    return page.join([tag("div", *charts, class_="grid2"), *filter(None, tables)])
+
+
+def frequency_table(predictions: runs.Predictions, train: list[float] | None) -> Html | None:
+    """Scores of head, medium and tail classes; None if the classes are not long-tailed."""
+    rows = predictions.matrix.by_frequency(train) if train else []
+    if not rows:
+        return None
+    lines = [
+        [row["group"], f"{row['f1']:.4f}", f"{row['accuracy']:.4f}", f"{len(row['classes'])}"]
+        + [f"{row['fewest']:,} to {row['most']:,}"]
+        for row in rows
+    ]
+    head = ["classes", "macro F1", "mean recall", "number", "training images of a class"]
+    return page.table(head, lines, "Head, medium and tail: classes with many, some and few training images")
 
 
 def class_table(

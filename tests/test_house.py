@@ -25,7 +25,7 @@ def imports(name):
 
 
 def test_the_house_has_the_modules_it_should():
-    expected = "augment checkpoint data demo leaks loggers loop losses metrics models optim page pixels stopping"
+    expected = "augment checkpoint data demo leaks loggers loop losses metrics models optim page pixels sam stopping"
     assert MODULES == expected.split()
 
 
@@ -36,7 +36,7 @@ def test_no_module_imports_a_sibling_or_anything_but_the_runtime_packages(name):
     assert outside <= {"torch", "torchvision", "numpy", "PIL", "tqdm"} | asked_for
 
 
-@pytest.mark.parametrize("name", ["loop", "losses", "metrics", "models", "optim", "demo", "page", "loggers"])
+@pytest.mark.parametrize("name", ["loop", "losses", "metrics", "models", "optim", "demo", "page", "loggers", "sam"])
 def test_each_module_alone_in_an_empty_folder_prints_its_table(name, tmp_path):
     shutil.copy(ROOT / f"{name}.py", tmp_path)
     more = ["--people", "20"] if name == "demo" else []

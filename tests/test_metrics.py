@@ -744,3 +744,27 @@ def test_runs_alone_in_an_empty_folder(tmp_path):
     )
     assert run.returncode == 0, run.stderr
     assert "macro_present" in run.stdout
+
+
+# --- head, medium and tail -------------------------------------------------------------------------------------------
+
+
+def test_scores_by_frequency_are_means_over_the_classes_of_a_group():
+    g = torch.Generator().manual_seed(0)
+    preds, targets = torch.randint(0, 6, (2, 300), generator=g)
+    matrix, counts = ConfusionMatrix(6).update(preds, targets), [500, 120, 100, 20, 19, 3]
+    f1, recall = matrix.f1("none"), matrix.recall("none")
+    rows = {row["group"]: row for row in matrix.by_frequency(counts)}
+    assert {name: row["classes"] for name, row in rows.items()} == {"head": [0, 1], "medium": [2, 3], "tail": [4, 5]}
+    for row in rows.values():
+        assert row["f1"] == pytest.approx(f1[row["classes"]].mean().item())
+        assert row["accuracy"] == pytest.approx(recall[row["classes"]].mean().item())
+    assert (rows["medium"]["fewest"], rows["medium"]["most"]) == (20, 100)
+    assert rows["head"]["f1"] != pytest.approx(rows["tail"]["f1"])
+
+
+def test_groups_are_thirds_if_one_would_be_empty_and_none_if_the_classes_are_balanced():
+    groups = metrics.frequency_groups([5000, 2997, 1796, 1077, 645, 387, 232, 139, 83, 50])  # CIFAR-10-LT
+    assert groups == {"head": [0, 1, 2, 3], "medium": [4, 5, 6], "tail": [7, 8, 9]}
+    assert metrics.frequency_groups([100, 90, 80, 70]) == {} and metrics.frequency_groups([100, 1]) == {}
+    assert ConfusionMatrix(3).update([0, 1, 2], [0, 1, 2]).by_frequency(np.array([9, 9, 9])) == []
