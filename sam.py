@@ -85,7 +85,9 @@ def main() -> None:
         for inputs, targets in window:
             (F.cross_entropy(model(inputs), targets) * len(targets) / n).backward()
 
-    def gradient(*windows: list[tuple[Tensor, Tensor]], add: Callable[..., Any] = SAM(backward, rho=0.5)) -> Tensor:
+    sam = SAM(backward, rho=0.5)
+
+    def gradient(add: Callable[..., Any], *windows: list[tuple[Tensor, Tensor]]) -> Tensor:
         total = torch.zeros(45).double()
         for part in windows:
             model.zero_grad()
@@ -93,12 +95,12 @@ def main() -> None:
             total += torch.cat([parameter.grad.flatten() for parameter in model.parameters()]) / len(windows)
         return total
 
-    big = gradient([(x, y)])
+    big = gradient(sam, [(x, y)])
     print("relative error of the gradient of SAM, compared with one big batch of 32\n")
     found = {
-        "one window of 4 x 8": gradient(window),
-        "SAM in each micro-batch": gradient(*([part] for part in window)),
-        "no SAM": gradient(window, add=backward),
+        "one window of 4 x 8": gradient(sam, window),
+        "SAM in each micro-batch": gradient(sam, *([part] for part in window)),
+        "no SAM": gradient(backward, window),
     }
     for name, other in found.items():
         print(f"{name:<25}{((other - big).norm() / big.norm()).item():>10.0e}")
