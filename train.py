@@ -4,7 +4,7 @@
     python train.py --data FOLDER --weights DEFAULT --lr 1e-4 --augment light
     python train.py --help
 
-FOLDER is an image folder, or a competition folder with a train.csv: see data.read.
+FOLDER is an image folder, or a folder with a train.csv: see data.read.
 
 A run is a folder. config.json has its options, log.csv one row per epoch.
 best_f1.pt and best_loss.pt are the best epochs. last.pt is written after every

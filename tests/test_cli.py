@@ -143,7 +143,7 @@ def test_E9_an_error_line_is_cut_and_keeps_its_ends(capsys, flag, value):
     said = refused(capsys, flag, value)
     assert len(said) < 620 and said.startswith("train.py: error: ") and " ... " in said
     assert said.endswith(
-        ("nor the name of a torchvision data set", "document)", "lists the options", "'document')", "xxx'")
+        ("nor the name of a torchvision data set", "document)", "lists the options", "such as crop+cutout", "xxx'")
     )
     assert cli.printable("a" * 600) == "a" * 600  # negative control: what fits is not cut
     assert len(cli.printable("\n" * 100_000)) < 200
@@ -314,5 +314,5 @@ def test_D2_the_summary_finds_the_worst_files_of_class_names_that_are_not_text(m
     run = runs.read(folder)
     text = (folder / "val_predictions.csv").read_bytes().replace(b"\xb0\xa1", b"renamed")
     (folder / "val_predictions.csv").write_bytes(text)  # only numbers are compared
-    cli.print_summary(folder, run.log[-1] | {"epoch": 5}, run.predictions.matrix, names)
+    cli.print_summary(folder, run.log[-1] | {"epoch": 5}, run.predictions.matrix, names, run.config["train_counts"])
     assert r"b -> \udcb0\udca1  images/3.jpg (0.6000)" in capsys.readouterr().out

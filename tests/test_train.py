@@ -259,7 +259,7 @@ def test_names_of_the_bootcamp_baseline_are_understood():
 def test_A5_D3_every_option_is_used():
     used = set(re.findall(r"options\.(\w+)", SOURCE.split("def given")[1]))
     used |= set(re.findall(r'"(\w+)"', " ".join(re.findall(r"given\(([^)]*)\)", SOURCE)))) | set(cli.SCHEDULE_OPTIONS)
-    used |= {"only", "merge"}  # read by name in inputs.read_table
+    used |= {"only", "merge", *cli.LOSS_OPTIONS}  # read by name in inputs
     assert set(vars(options_of())) - used == set()
 
 
@@ -291,7 +291,7 @@ def test_defaults_of_the_demo_and_of_real_data_differ_and_are_resolved():
             "--val-frac: 0.3 has no effect because the validation",
         ),
         (["--size", "4"], "--size must be one side, or height and width, each at least 8 pixels; got 4"),
-        (["--augment", "lots"], "argument --augment: invalid choice: 'lots' (choose from"),
+        (["--augment", "lots"], "--augment: unknown augmentation 'lots': choose from none, crop, light"),
         (["--loss", "focall"], "--loss: unknown loss 'focall': choose from ce"),
         (["--loss", "ce", "--gamma", "2"], "--gamma: loss 'ce' does not take gamma"),
         (["--loss", "focal", "--gamma", "-1"], "--gamma must be at least 0, got -1"),
@@ -630,7 +630,9 @@ def test_M8_the_loss_under_mixing_is_against_the_mixed_labels():
     batches = pixels.Batches(images, np.arange(8), 8)
     batches.epoch = 1
     logits = state_model(mixed(images.gather(torch.arange(8)), torch.arange(8), 1)).detach()
-    scores = train.train_epoch(options_of(), Path("no folder"), state, losses.build_loss("ce"), batches, mixed, {})
+    options, counts = options_of("--mixup", "1"), np.bincount(images.targets, minlength=5)
+    recipe = inputs.Recipe(options, counts, counts, torch.device("cpu"))
+    scores = train.train_epoch(options, Path("no folder"), state, recipe, batches, {})
     assert scores["train_ce"] == pytest.approx(float(F.cross_entropy(logits, targets)), rel=1e-5)
     assert scores["train_ce"] != pytest.approx(float(F.cross_entropy(logits, images.targets)), rel=1e-3)
 
@@ -797,7 +799,7 @@ def test_rows_stand_under_their_heads_whatever_their_size(capsys):
 
 def test_every_group_of_the_help_has_an_example_that_parses():
     groups = cli.make_parser()._action_groups[2:]  # after argparse's own two
-    assert len(groups) == 8
+    assert len(groups) == 9
     for group in groups:
         assert group.description.startswith("e.g. --")
         cli.make_parser().parse_args(group.description.removeprefix("e.g. ").split())
