@@ -567,8 +567,11 @@ def _check_combinations(parser: argparse.ArgumentParser, options: argparse.Names
             )
     if options.fresh_head and options.weights == "none":
         parser.error("--fresh-head has no effect without --weights: add --weights")
-    numbers = options.mean_std
-    if numbers and (len(numbers) not in (2, 6) or min(numbers[len(numbers) // 2 :]) <= 0):
+    if options.mix_off_last and not (options.mixup or options.cutmix):
+        parser.error(f"--mix-off-last {options.mix_off_last} has no effect without --mixup or --cutmix")
+    numbers = options.mean_std or [0.0, 1.0]
+    is_valid = len(numbers) in (2, 6) and all(map(math.isfinite, numbers)) and min(numbers[len(numbers) // 2 :]) > 0
+    if not is_valid:
         parser.error("--mean-std must be a mean and a std, or 3 means and 3 stds, with each std greater than 0")
     try:
         re.compile(options.group_regex or "")

@@ -375,13 +375,11 @@ def mean_std(options: argparse.Namespace, model: nn.Module) -> tuple[list[float]
     """
     numbers = options.mean_std
     if numbers:
-        return [numbers[0]] * 3 if len(numbers) == 2 else numbers[:3], [numbers[-1]] * 3 if len(
-            numbers
-        ) == 2 else numbers[3:]
+        half = len(numbers) // 2  # one number is for all three channels
+        return numbers[:half] * (3 // half), numbers[half:] * (3 // half)
     config = getattr(model, "pretrained_cfg", None)
     config = config if isinstance(config, Mapping) else {}
-    mean, std = config.get("mean", augment.IMAGENET_MEAN), config.get("std", augment.IMAGENET_STD)
-    return list(mean), list(std)
+    return list(config.get("mean", augment.IMAGENET_MEAN)), list(config.get("std", augment.IMAGENET_STD))
 
 
 def make_batches(

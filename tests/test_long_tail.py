@@ -251,6 +251,8 @@ def test_the_cases_differ_from_a_plain_run(workspace):
         ("--freeze 9", "--freeze: resnet8 has 4 stages below its head: choose at most that"),
         ("--freeze-epochs 3", "--freeze-epochs 3 must be less than the 3 epochs of the run (--epochs)"),
         ("--mix-off-last 3", "--mix-off-last 3 must be less than the 3 epochs of the run (--epochs)"),
+        ("--mix-off-last 1", "--mix-off-last 1 has no effect without --mixup or --cutmix"),
+        ("--mean-std nan 1", "--mean-std must be a mean and a std"),
         ("--fresh-head", "--fresh-head has no effect without --weights: add --weights"),
         ("--layer-decay 2", "--layer-decay must be above 0 and at most 1, got 2"),
         ("--head-lr 0", "--head-lr must be greater than 0, got 0"),
