@@ -455,6 +455,7 @@ def about(options: argparse.Namespace, table: data.ImageTable, recipe: Recipe) -
     return {
         "model_name": options.model,
         "head": options.head,
+        "loss": options.loss,
         "size": options.size,
         "fit": options.fit,
         "mean": list(recipe.mean),

@@ -127,6 +127,11 @@ ENTRIES: dict[str, tuple[str, Callable[[Any, dict[str, Any]], bool]]] = {
         "one side, or height and width, in pixels, from 8 to 10000",
         lambda value, saved: _are_numbers([value, value] if isinstance(value, int) else value, 2, 8, 10_000, int),
     ),
+    "head": (
+        f"one of {', '.join(models.HEADS)}",
+        lambda value, saved: isinstance(value, str) and value in models.HEADS,
+    ),
+    "loss": ("a text", lambda value, saved: isinstance(value, str)),
     "fit": (f"one of {', '.join(pixels.FITS)}", lambda value, saved: isinstance(value, str) and value in pixels.FITS),
     "mean": ("3 finite numbers", lambda value, saved: _are_numbers(value, 3, -1e6, 1e6)),
     "std": ("3 finite numbers above 0", lambda value, saved: _are_numbers(value, 3, 1e-6, 1e6)),
@@ -145,6 +150,7 @@ def load_entries(path: Path) -> dict[str, Any]:
     saved = checkpoint.load(path)
     for name in ("classes", "labels"):  # an older version did not store all_classes and all_labels
         saved.setdefault(f"all_{name}", saved.get(name))
+    saved = {"head": "linear", "loss": ""} | saved
     missing = {name for name in ENTRIES if saved.get(name) is None}
     if missing:
         missing -= {"all_classes", "all_labels"}
@@ -170,7 +176,7 @@ def load_predictor(path: Path, device: torch.device, functions: Sequence[str] = 
             f"If you trust the file, add: --model {shlex.quote(name)}"
         )
     saved["size"] = saved["size"] if isinstance(saved["size"], int) else tuple(saved["size"])
-    net = models.build_model(name, len(saved["classes"]), saved["size"], saved.get("head", "linear"))
+    net = models.build_model(name, len(saved["classes"]), saved["size"], saved["head"])
     try:
         net.load_state_dict(saved.pop("model"))
     except RuntimeError as error:
@@ -606,7 +612,7 @@ def weigh(
     arguments: list[str],
     probs: np.ndarray,
     common: runs.Predictions | None,
-    train_counts: list[int],
+    saved: dict[str, Any],
     blend: bool = False,
     prior_adjust: float | None = None,
     tune: bool = False,
@@ -630,6 +636,8 @@ def weigh(
     probs = np.tensordot(weights, probs, 1)
     val = replace(common, probs=np.tensordot(weights, common.probs, 1)) if common else None
     if prior_adjust is not None:
+        warn_of_prior(prior_adjust, saved["loss"])
+        train_counts = saved["train_counts"]
         name, use = f"--prior-adjust {prior_adjust:g}", True
         if val:
             after = adjust_prior(val.probs, train_counts, prior_adjust)
@@ -640,6 +648,16 @@ def weigh(
         bias = tune_bias(val.probs, val.targets, force)
         probs, val = add_bias(probs, bias), replace(val, probs=add_bias(val.probs, bias))
     return probs, val
+
+
+def warn_of_prior(prior_adjust: float, loss: str) -> None:
+    """A loss with a class prior has already done what --prior-adjust does."""
+    if prior_adjust and ("logit_adjustment" in loss or "balanced_softmax" in loss):
+        print(
+            f"warning: --prior-adjust {prior_adjust:g}: the loss of the training already corrected the class prior, so "
+            "this corrects it twice",
+            file=sys.stderr,
+        )
 
 
 def refined_classes(
@@ -906,7 +924,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
         tta = choose_tta(options.tta, groups, *work, options.force)
     with blaming("--data"):
         probs = predict_probs(groups, tta, *work, template.images)  # (A, N, C)
-    probs, val = weigh(options.runs, probs, common, saved["train_counts"], *changes[:3], options.force)  # (N, C)
+    probs, val = weigh(options.runs, probs, common, saved, *changes[:3], options.force)  # (N, C)
     if options.refine:
         with blaming("--refine"):
             predict_child = functools.partial(predict_probs, children, "none", *work)

@@ -168,6 +168,28 @@ def test_a_cosine_head_comes_with_ldam_and_predict_rebuilds_it(workspace, capsys
     assert "linear.bias" in checkpoint.load("linear/best_f1.pt")["model"]
 
 
+def test_a_prior_that_the_loss_has_corrected_is_not_corrected_again_in_silence(workspace, capsys):
+    run("--loss", "logit_adjustment", out="prior", epochs=1)
+    run(out="plain", epochs=1)
+    for name in ("prior", "plain"):
+        capsys.readouterr()
+        predict.main([name, "--data", "d", "--out", "s.csv", "--prior-adjust", "1"])
+        assert ("this corrects it twice" in capsys.readouterr().err) == (name == "prior")
+
+
+@pytest.mark.parametrize("entry, value", [("head", ["cosine"]), ("head", "cosin"), ("loss", 3)])
+def test_a_head_or_loss_that_is_not_valid_is_one_line(workspace, capsys, entry, value):
+    run(out="run", epochs=1)
+    saved = checkpoint.load("run/best_f1.pt")
+    checkpoint.save(Path("bad.pt"), saved | {entry: value})
+    with pytest.raises(SystemExit) as stop:
+        predict.main(["bad.pt", "--data", "d", "--out", "s.csv"])
+    assert stop.value.code == 2 and f"bad.pt cannot be used: its {entry} must be" in capsys.readouterr().err
+    without = {key: entry for key, entry in saved.items() if key not in ("head", "loss")}  # of an older version
+    checkpoint.save(Path("old.pt"), without)
+    predict.main(["old.pt", "--data", "d", "--out", "s.csv"])
+
+
 # --- EMA, groups of classes ------------------------------------------------------------------------------------------
 
 
