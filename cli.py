@@ -416,7 +416,7 @@ def resolve(options: argparse.Namespace) -> None:
         options.lr = 5e-3 if is_demo and options.optimizer == "adamw" else defaults.lr
     if options.weight_decay is None:
         options.weight_decay = defaults.weight_decay
-    is_ldam = "ldam" in re.split("[+:]", options.loss)
+    is_ldam = losses.LDAMLoss in losses.loss_classes(options.loss)
     options.head = options.head or ("cosine" if is_ldam else "linear")
     options.min_delta = options.min_delta or 0.0
     options.amp = options.amp or ("fp16" if options.device.startswith("cuda") else "off")
@@ -804,13 +804,9 @@ def describe_loss(options: argparse.Namespace, criterion: Any, facts: dict[str, 
     if options.drw:
         first = math.floor(options.drw * options.epochs) + 1
         weights = f"class-balanced weights from epoch {first} on (DRW)"
-    needs = {
-        "counts" in inspect.signature(losses.LOSSES[part]).parameters
-        for part in re.findall("[a-z_0-9]+", options.loss)
-        if part in losses.LOSSES
-    }
+    needs = any("counts" in inspect.signature(part).parameters for part in losses.loss_classes(options.loss))
     drawn = np.array(facts["drawn_counts"])
-    prior = f", class prior in the loss {_shares(drawn[drawn > 0])}" if True in needs else ""
+    prior = f", class prior in the loss {_shares(drawn[drawn > 0])}" if needs else ""
     return f"{criterion}, {weights}{prior}"
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 import argparse
 import functools
 import os
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -191,7 +190,7 @@ def check_split(options: argparse.Namespace, table: data.ImageTable, split: Spli
             )
     weights = f"--class-weights {options.class_weights}" if options.class_weights != "none" else ""
     weights = weights or (f"--drw {options.drw:g}" if options.drw else "")
-    prior = re.search("logit_adjustment|balanced_softmax", options.loss)
+    prior = any(part.corrects_prior for part in losses.loss_classes(options.loss))
     before = (
         f"--sampler {options.sampler}" if options.sampler != "shuffle" else f"--loss {options.loss}" if prior else ""
     )

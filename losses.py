@@ -469,6 +469,7 @@ class ClassificationLoss(nn.Module):
     """Base of all losses: the class weight is a buffer (moved and saved with the module), and `weight_of`."""
 
     additive = True  # the loss is a sum over samples / weight_of(targets), so that micro-batches can be combined
+    corrects_prior = False  # whether the logits are already corrected for the class prior
 
     def __init__(self, weight: Optional[Tensor] = None):
         super().__init__()
@@ -558,6 +559,8 @@ class LabelAwareSmoothingLoss(ClassificationLoss):
 
 class LogitAdjustmentLoss(ClassificationLoss):
     """`logit_adjustment_loss` as a module."""
+
+    corrects_prior = True
 
     def __init__(self, counts: Counts, tau: float = 1.0, weight: Optional[Tensor] = None, reduction: str = "mean"):
         super().__init__(weight)
@@ -663,6 +666,16 @@ def build_loss(name: str, counts: Optional[Counts] = None, **options: object) ->
     if unused:
         raise BadInput(f"loss {name!r} does not take {', '.join(sorted(unused))}")
     return parts[0] if len(parts) == 1 and coefficients == [1.0] else SumLoss(parts, coefficients)
+
+
+def loss_classes(name: str) -> Sequence[type]:
+    """The module classes of the parts of a name of `build_loss`, without building them. Unknown parts are left out.
+
+    >>> [part.__name__ for part in loss_classes("logit_adjustment+f1:0.5")]
+    ['LogitAdjustmentLoss', 'F1Loss']
+    """
+    kinds = (term.partition(":")[0] for term in name.split("+"))
+    return [LOSSES[kind] for kind in kinds if kind in LOSSES]
 
 
 def _coefficient(term: str, number: str) -> float:

@@ -45,6 +45,7 @@ import augment
 import checkpoint
 import cli
 import data
+import losses
 import metrics
 import models
 import pixels
@@ -652,7 +653,7 @@ def weigh(
 
 def warn_of_prior(prior_adjust: float, loss: str) -> None:
     """A loss with a class prior has already done what --prior-adjust does."""
-    if prior_adjust and ("logit_adjustment" in loss or "balanced_softmax" in loss):
+    if prior_adjust and any(part.corrects_prior for part in losses.loss_classes(loss)):
         print(
             f"warning: --prior-adjust {prior_adjust:g}: the loss of the training already corrected the class prior, so "
             "this corrects it twice",
