@@ -184,7 +184,7 @@ def make_parser(description: str | None = None) -> Parser:
         "--imbalance",
         type=float,
         metavar="FACTOR",
-        help="make a balanced training set long-tailed: largest / smallest class, e.g. 100",
+        help="make the training set long-tailed, the rarest class last: largest / smallest class, e.g. 100",
     )
     add(
         "--sampler",

@@ -988,10 +988,10 @@ def _class_numbers(table: ImageTable, chosen: str) -> list[int]:
 
 
 def long_tail(table: ImageTable, rows: np.ndarray, factor: float, seed: int = 0) -> np.ndarray:
-    """Random rows such that class i keeps int(n_max * (1 / factor) ** (i / (C - 1))) images.
+    """Random rows such that the i-th largest class keeps int(n_max * (1 / factor) ** (i / (C - 1))) images.
 
-    This is the exponential profile of long-tailed CIFAR (Cui et al. 2019, arXiv:1901.05555) for a balanced training
-    set. n_max is the size of the largest class.
+    i counts from 0, equally large classes are in their own order, n_max is the size of the largest class. In a balanced
+    set this is the exponential profile of long-tailed CIFAR (Cui et al. 2019, arXiv:1901.05555).
 
     Args:
         rows: training rows to choose from.
@@ -1002,8 +1002,8 @@ def long_tail(table: ImageTable, rows: np.ndarray, factor: float, seed: int = 0)
         raise BadInput(f"the imbalance factor must be at least 1, got {factor}")
     have, C, rng = counts(table, rows), len(table.classes), np.random.default_rng(seed)
     kept = []
-    for c in range(C):
-        n = int(have.max() * (1 / factor) ** (c / (C - 1)))
+    for i, c in enumerate(np.argsort(-have, kind="stable")):
+        n = int(have.max() * (1 / factor) ** (i / (C - 1)))
         if not 1 <= n <= have[c]:
             what = f"class {table.classes[c]!r} has {have[c]} training images"
             raise BadInput(f"{what}, and with imbalance {factor:g} it would have {n}: choose a different factor")

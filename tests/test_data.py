@@ -560,8 +560,10 @@ def test_the_long_tail_has_the_exponential_profile():
     assert data.counts(table, rows).tolist() == [500, 299, 179, 107, 64, 38, 23, 13, 8, 5]
     assert len(set(rows)) == len(rows) and set(rows) != set(data.long_tail(table, np.arange(5000), 100, seed=1))
     assert data.counts(table, data.long_tail(table, np.arange(5000), 1)).tolist() == [500] * 10
-    with pytest.raises(BadInput, match="class '1' has 20 training images, and with imbalance 100 it would have 50"):
-        data.long_tail(table_of(np.repeat([0, 1, 2], [500, 20, 500])), np.arange(1020), 100)
+    uneven = table_of(np.repeat([0, 1, 2], [500, 20, 300]))  # the rarest class is the tail
+    assert data.counts(uneven, data.long_tail(uneven, np.arange(820), 100)).tolist() == [500, 5, 50]
+    with pytest.raises(BadInput, match="class '1' has 4 training images, and with imbalance 100 it would have 5"):
+        data.long_tail(table_of(np.repeat([0, 1, 2], [500, 4, 300])), np.arange(804), 100)
     with pytest.raises(BadInput, match="imbalance factor must be at least 1, got 0.5"):
         data.long_tail(table, np.arange(5000), 0.5)
 
