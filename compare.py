@@ -8,6 +8,7 @@
   options after a space. An empty value leaves the option out. Several --vary
   are combined.
 - Options of train.py after -- are used in all runs.
+- {seed} is the seed of the run: --vary "init=,runs/first/loss=ce/seed{seed}".
 - The same command again skips finished runs, resumes stopped runs, and prints
   the tables.
 
@@ -220,7 +221,8 @@ def make_combinations(
             )
         combination = Combination(name, [])
         for seed in seeds:
-            argv = [*shared, *itertools.chain(*parts), "--seed", str(seed), "--out", str(folder / f"seed{seed}")]
+            words = [word.replace("{seed}", str(seed)) for word in (*shared, *itertools.chain(*parts))]
+            argv = [*words, "--seed", str(seed), "--out", str(folder / f"seed{seed}")]
             options = cli.parse_options(argv)
             combination.jobs.append(Job(seed, folder / f"seed{seed}", vars(options), argv))
         combinations.append(combination)

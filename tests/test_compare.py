@@ -51,6 +51,15 @@ def test_a_value_may_bring_options_and_an_empty_one_leaves_the_option_out():
     assert found[0].name == "loss=ce clip=(default)"
 
 
+def test_a_value_may_name_the_run_of_the_same_seed():
+    found = combinations_of("--vary", "init=,runs/a/seed{seed} --freeze backbone", "--seeds", "3,5")
+    assert [[job.options["weights"] for job in combination.jobs] for combination in found] == [
+        ["none", "none"],
+        ["runs/a/seed3", "runs/a/seed5"],
+    ]
+    assert found[1].name == "init=runs/a/seed{seed} --freeze backbone"
+
+
 @pytest.mark.parametrize(
     "argv, message",
     [
