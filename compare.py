@@ -398,6 +398,8 @@ def times_drawn(path: str) -> np.ndarray:
 
 
 SCORES = ("f1", "best_loss_f1", "last_f1", "minutes", "images_per_second")
+GROUPS = ("head", "medium", "tail")
+GROUP_SCORES = tuple(f"{group}_{score}" for score in ("f1", "accuracy") for group in GROUPS)
 
 
 @dataclass
@@ -406,7 +408,7 @@ class Result:
 
     run: runs.Run  # without its folds and probabilities
     predictions: Predictions
-    scores: dict[str, float]  # by SCORES
+    scores: dict[str, float]  # by SCORES, and by GROUP_SCORES if the classes are long-tailed
     curve: list[float]  # macro F1 of each epoch, mean over the folds
 
 
@@ -423,8 +425,10 @@ def make_result(run: runs.Run) -> Result:
         sum(row["seconds"] for part in parts for row in part.log) / 60,
         statistics.mean(row["images_per_second"] for part in parts for row in part.log),
     )
+    groups = stored.matrix.by_frequency(run.train_counts() or [])
+    of_groups = {f"{row['group']}_{score}": row[score] for row in groups for score in ("f1", "accuracy")}
     small = replace(run, folds=[])  # a new Run that has not loaded the probabilities
-    return Result(small, predictions, dict(zip(SCORES, scores, strict=True)), curve)
+    return Result(small, predictions, dict(zip(SCORES, scores, strict=True)) | of_groups, curve)
 
 
 @dataclass
@@ -501,6 +505,7 @@ HEAD = (
     "minutes",
     "images/s",
 )
+GROUP_HEAD = ("combination", *(f"{group} {score}" for score in ("F1", "accuracy") for group in GROUPS))
 TEXT_COLUMNS = ("combination", "95 % interval", "verdict")  # left-aligned
 NOTES = (
     "macro F1: the best epoch of each run, mean over the seeds. The best epoch was chosen on the same validation "
@@ -510,18 +515,25 @@ NOTES = (
     "new seeds and new images of the same kind. Within noise: the interval contains 0, so these runs do not show "
     "a difference. If 20 combinations are equal to the baseline, about one gets a wrong verdict by chance.",
 )
+GROUP_NOTE = (
+    "head, medium and tail: classes with many, some and few training images (more than 100, fewer than 20; if a group "
+    "would be empty, thirds of the classes). F1 and accuracy (recall) are means over the classes of a group."
+)
 
 
 def table(combinations: list[Combination]) -> list[dict[str, Any]]:
     """One dict per combination. A value that is not known yet is None.
 
-    combination: its name; seeds: how many runs are finished; f1, best_loss_f1, last_f1, minutes, images_per_second:
-    means over these runs; std: standard deviation of f1 (n - 1); difference, low, high, verdict: see Difference.
+    combination: its name; seeds: how many runs are finished; f1, best_loss_f1, last_f1, minutes, images_per_second,
+    and GROUP_SCORES where the classes are long-tailed: means over these runs; std: standard deviation of f1 (n - 1);
+    difference, low, high, verdict: see Difference.
     """
     lines, baseline = [], {seed: result.predictions for seed, result in combinations[0].results.items()}
     for combination in combinations:
         scores = [result.scores for result in combination.results.values()]
-        mean = {key: statistics.mean(score[key] for score in scores) if scores else None for key in SCORES}
+        keys = (*SCORES, *GROUP_SCORES)
+        values = {key: [score[key] for score in scores if key in score] for key in keys}
+        mean = {key: statistics.mean(values[key]) if values[key] else None for key in keys}
         std = statistics.stdev(score["f1"] for score in scores) if len(scores) > 1 else None
         line = {"combination": combination.name, "seeds": len(scores), "f1": mean.pop("f1"), "std": std}
         change = {"difference": None, "low": None, "high": None, "verdict": ""}
@@ -544,22 +556,40 @@ def cells(line: dict[str, Any]) -> list[str]:
     return [*left, line["verdict"], *(text[key] for key in SCORES[1:])]
 
 
+def group_cells(lines: list[dict[str, Any]]) -> list[list[str]]:
+    """All lines of `table` as text, by GROUP_HEAD. [] if no combination is long-tailed."""
+    rows = [[line[key] for key in GROUP_SCORES] for line in lines]
+    if all(value is None for row in rows for value in row):
+        return []
+    text = [["" if value is None else f"{value:.4f}" for value in row] for row in rows]
+    return [[line["combination"], *row] for line, row in zip(lines, text, strict=True)]
+
+
 def write_tables(combinations: list[Combination], out: Path, title: str, command: str) -> None:
     """Writes compare.csv, runs.csv, compare.md and compare.html with the finished runs."""
     finished = [(c.name, seed, result) for c in combinations for seed, result in c.results.items()]
     if not finished:
         return
     lines = table(combinations)
-    rows = [cells(line) for line in lines]
-    runs.write_csv(out / "compare.csv", HEAD, rows)
-    each = ([name, seed, *result.scores.values(), result.run.folder] for name, seed, result in finished)
-    runs.write_csv(out / "runs.csv", ("combination", "seed", *SCORES, "folder"), each)
+    rows, groups = [cells(line) for line in lines], group_cells(lines)
+    wide = [[*row, *more] for row, (_, *more) in zip(rows, groups, strict=True)] if groups else rows
+    runs.write_csv(out / "compare.csv", (*HEAD, *(GROUP_HEAD[1:] if groups else ())), wide)
+    keys = (*SCORES, *(GROUP_SCORES if groups else ()))
+    each = (
+        [name, seed, *(result.scores.get(key) for key in keys), result.run.folder] for name, seed, result in finished
+    )
+    runs.write_csv(out / "runs.csv", ("combination", "seed", *keys, "folder"), each)
     versions = ", ".join(f"{name} {version}" for name, version in finished[0][2].run.config["versions"].items())
     text = [f"# {title}", "", "```", command, "```", ""]
-    text += [f"| {' | '.join(row)} |" for row in (HEAD, ["---"] * len(HEAD), *rows)]
-    text += ["", *(f"- {note}" for note in NOTES), f"- {versions}"]
+    text += markdown(HEAD, rows)
+    text += [*markdown(GROUP_HEAD, groups), f"- {GROUP_NOTE}"] if groups else []
+    text += [*(f"- {note}" for note in NOTES), f"- {versions}"]
     checkpoint.write_text(out / "compare.md", "\n".join(text) + "\n")
     checkpoint.write_text(out / "compare.html", make_page(combinations, lines, out, title, command))
+
+
+def markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    return [*(f"| {' | '.join(row)} |" for row in (head, ["---"] * len(head), *rows)), ""]
 
 
 def mean_curve(combination: Combination) -> page.Series:
@@ -595,8 +625,11 @@ def make_page(combinations: list[Combination], lines: list[dict[str, Any]], out:
             each.append([combination.name, str(seed), *numbers, f"{result.scores['minutes']:.1f}", link])
     names = ["combination", "seed", "macro F1", "best-loss model", "last epoch", "minutes", "page"]
     curves = [mean_curve(combination) for combination in finished]
+    groups, of_groups = group_cells(lines), []
+    if groups:
+        of_groups = [page.table(GROUP_HEAD, groups, "Frequent and rare classes"), page.tag("p", GROUP_NOTE)]
     sections = [
-        ("Differences", page.join([page.table(head, rows, "Mean over the seeds"), notes])),
+        ("Differences", page.join([page.table(head, rows, "Mean over the seeds"), notes, *of_groups])),
         ("Curves", page.line_chart("Validation macro F1, mean over the seeds", curves, "epoch")),
         ("Runs", page.table(names, each, "All runs")),
         ("Command", page.tag("pre", command)),
@@ -613,13 +646,22 @@ def command_line(
 
 
 def print_table(lines: list[dict[str, Any]]) -> None:
-    rows = [list(HEAD), *map(cells, lines)]
+    groups, notes = group_cells(lines), NOTES
+    print_columns(HEAD, [*map(cells, lines)])
+    if groups:
+        print_columns(GROUP_HEAD, groups)
+        notes = (*NOTES, GROUP_NOTE)
+    print("\n".join(notes))
+
+
+def print_columns(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    rows = [list(head), *rows]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for row in rows:
-        columns = zip(HEAD, row, widths, strict=True)
+        columns = zip(head, row, widths, strict=True)
         aligned = (f"{cell:{'<' if name in TEXT_COLUMNS else '>'}{width}}" for name, cell, width in columns)
         print("  ".join(aligned).rstrip())
-    print("\n" + "\n".join(NOTES))
+    print()
 
 
 def main(argv: Sequence[str] | None = None) -> list[dict[str, Any]]:

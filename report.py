@@ -109,15 +109,9 @@ def epochs_table(run: runs.Run) -> Html:
 # ---------------------------------------------------------------------------------------------------------------------
 
 
-def train_counts(run: runs.Run, key: str = "train_counts") -> list[float] | None:
-    """Training images of each class, or those sampled in one epoch (mean over the folds). None in an older run."""
-    parts = [part.config.get(key) for part in run.folds or [run]]
-    return np.mean(parts, axis=0).tolist() if all(parts) else None
-
-
 def classes(run: runs.Run) -> Html:
     predictions, names = run.predictions, run.config["classes"]
-    train, sampled = train_counts(run), train_counts(run, "drawn_counts")
+    train, sampled = run.train_counts(), run.train_counts("drawn_counts")
     sampled = sampled if sampled != train else None  # the same if every image is sampled once
     charts = []
     if train:

@@ -491,6 +491,11 @@ class Run:
             return (self.folder / "folds.csv").exists()
         return len(self.log) >= self.options["epochs"]
 
+    def train_counts(self, key: str = "train_counts") -> list[float] | None:
+        """Training images per class, or with "drawn_counts" those of one epoch; mean over folds. None in an old run."""
+        parts = [part.config.get(key) for part in self.folds or [self]]
+        return np.mean(parts, axis=0).tolist() if all(parts) else None
+
     def best(self, column: str = "val_f1", mode: str = "max") -> dict[str, float]:
         """The row of the best epoch by a column; on a tie, the first."""
         return (max if mode == "max" else min)(self.log, key=lambda row: row[column])

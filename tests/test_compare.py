@@ -310,6 +310,11 @@ def test_the_table_has_means_over_the_seeds_and_differences_to_the_baseline():
     assert other["difference"] == pytest.approx(other["f1"] - first["f1"]) and other["verdict"] == "better"
     assert compare.cells(other)[4:7] == [f"{change.mean:+.4f}", f"{change.low:+.4f} to {change.high:+.4f}", "better"]
     assert compare.cells(empty) == ["c", "0", *[""] * 9] and len(compare.HEAD) == 11
+    assert compare.group_cells([first, other, empty]) == []  # not long-tailed
+    for seed, result in combinations[1].results.items():
+        result.scores |= {key: seed + i for i, key in enumerate(compare.GROUP_SCORES)}
+    rows = compare.group_cells(compare.table(combinations))
+    assert rows == [["a", *[""] * 6], ["b", *(f"{2 + i:.4f}" for i in range(6))], ["c", *[""] * 6]]
 
 
 # --- the whole -------------------------------------------------------------------------------------------------------
@@ -518,6 +523,24 @@ with compare.launch(sleep, Path({str(output)!r})) as process:
         except runs.BadInput:
             time.sleep(0.1)
     pytest.fail("still locked")
+
+
+def test_head_medium_and_tail_are_those_of_the_training_images(images):
+    out = images / "tail"
+    argv = arguments(images, out, "--vary", "loss=ce", "--seeds", "0", more=["--epochs", "1", "--imbalance", "8"])
+    (line,) = compare.main(argv)
+    run = runs.read(out / "loss=ce" / "seed0")
+    assert run.train_counts() == [16, 5, 2]
+    f1, recall = run.predictions.matrix.f1("none").tolist(), run.predictions.matrix.recall("none").tolist()
+    assert [line[key] for key in compare.GROUP_SCORES] == pytest.approx([*f1, *recall])
+    with open(out / "compare.csv", newline="") as file:
+        (row,) = csv.DictReader(file)
+    assert row["head F1"] == f"{f1[0]:.4f}" and row["tail accuracy"] == f"{recall[2]:.4f}"
+    with open(out / "runs.csv", newline="") as file:
+        (row,) = csv.DictReader(file)
+    assert float(row["medium_accuracy"]) == pytest.approx(recall[1])
+    assert "| loss=ce | " + " | ".join(f"{n:.4f}" for n in (*f1, *recall)) in (out / "compare.md").read_text("utf-8")
+    checked((out / "compare.html").read_text("utf-8"))
 
 
 def test_several_folds_are_one_run(images, tmp_path):
