@@ -50,6 +50,7 @@ import metrics
 import models
 import optim
 import pixels
+import sam
 
 Times = dict[str, list[float]]  # seconds per call of each row of a table, one number per round
 
@@ -162,6 +163,8 @@ def bench_losses(device: str, rounds: int) -> list[str]:
         x = torch.randn(N, C, device=device, requires_grad=True)
         t = torch.randint(0, C, (N,), device=device)
         weight = torch.rand(C, device=device) + 0.5
+        of_counts = losses.LogitAdjustmentLoss, losses.LDAMLoss, losses.LabelAwareSmoothingLoss
+        adjusted, ldam, aware = (loss(counts=torch.arange(C) + 5).to(device) for loss in of_counts)
         contestants = {
             "F.cross_entropy": lambda x=x, t=t: F.cross_entropy(x, t),
             "F.cross_entropy again": lambda x=x, t=t: F.cross_entropy(x, t),
@@ -171,6 +174,9 @@ def bench_losses(device: str, rounds: int) -> list[str]:
             "kit focal, smoothing": lambda x=x, t=t: losses.focal_loss(x, t, smoothing=0.1),
             "kit label smoothing": lambda x=x, t=t: losses.label_smoothing_loss(x, t),
             "kit soft F1": lambda x=x, t=t: losses.f1_loss(x, t),
+            "kit logit adjustment": lambda x=x, t=t, f=adjusted: f(x, t),
+            "kit LDAM": lambda x=x, t=t, f=ldam: f(x, t),
+            "kit label-aware smoothing": lambda x=x, t=t, f=aware: f(x, t),
             "F.cross_entropy(label_smoothing=0.1)": lambda x=x, t=t: F.cross_entropy(x, t, label_smoothing=0.1),
             "the usual focal": lambda x=x, t=t: usual_focal(x, t),
             "the usual focal, weighted": lambda x=x, t=t, w=weight: usual_focal(x, t, w),
@@ -264,7 +270,12 @@ def usual_epoch(model: nn.Module, optimizer: torch.optim.Optimizer, loader: Data
 
 
 def kit_epochs(
-    model: nn.Module, images: pixels.ImageArray, batch_size: int, augmentation: str, device: str
+    model: nn.Module,
+    images: pixels.ImageArray,
+    batch_size: int,
+    augmentation: str,
+    device: str,
+    backward: Callable = loop.backward_window,
 ) -> Callable[[], None]:
     """A call that trains one epoch with the kit's loop."""
     optimizer = optim.build_optimizer("sgd", model, lr=0.01)
@@ -277,7 +288,7 @@ def kit_epochs(
 
     def epoch() -> None:
         batches.epoch += 1
-        loop.train_epoch(state, batches.indexed(), criterion, forward)
+        loop.train_epoch(state, batches.indexed(), criterion, forward, backward=backward)
 
     return epoch
 
@@ -327,6 +338,9 @@ def bench_loop(device: str, rounds: int) -> list[str]:
             contestants = {
                 "bare step on one resident batch": bare_epochs(fresh(), augment.normalize(x), targets, len(batches)),
                 "kit train_epoch, light augmentation": kit_epochs(fresh(), images, 128, "light", device),
+                "the same with SAM": kit_epochs(
+                    fresh(), images, 128, "light", device, sam.SAM(loop.backward_window, 0.05)
+                ),
                 "ImageFolder + DataLoader(2) + Pillow": usual_epochs(fresh(), folder, 128, per_image, device),
             }
             times = race(contestants, rounds, 0.0, device)
