@@ -359,12 +359,15 @@ class Recipe:
 
 
 def drawn_counts(batches: pixels.Batches, num_classes: int, epochs: int = 10) -> np.ndarray:
-    """float64 (C,): images per class in an epoch after sampling, the mean over some epochs (a sampler draws anew)."""
-    targets, now, total = batches.images.targets.cpu().numpy(), batches.epoch, np.zeros(num_classes)
+    """int64 (C,): images per class in an epoch after sampling, the mean over some epochs (a sampler draws anew).
+
+    A class that was drawn at all has at least 1.
+    """
+    targets, now, total = batches.images.targets.cpu().numpy(), batches.epoch, np.zeros(num_classes, dtype=np.int64)
     for batches.epoch in range(1, epochs + 1):
         total += np.bincount(targets[batches.numbers() % len(targets)], minlength=num_classes)
     batches.epoch = now
-    return total / epochs
+    return np.maximum(np.rint(total / epochs).astype(np.int64), total > 0)
 
 
 def mean_std(options: argparse.Namespace, model: nn.Module) -> tuple[list[float], list[float]]:
@@ -467,12 +470,13 @@ def about(options: argparse.Namespace, table: data.ImageTable, recipe: Recipe) -
     }
 
 
-def facts(table: data.ImageTable, split: Split, batches: pixels.Batches, updates: int) -> dict[str, Any]:
-    """Further entries of config.json. drawn_counts: images per class in an epoch, after sampling. pixels: a hash."""
-    drawn = np.bincount(table.targets[batches.numbers() % len(table)], minlength=len(table.classes))
+def facts(
+    table: data.ImageTable, split: Split, recipe: Recipe, batches: pixels.Batches, updates: int
+) -> dict[str, Any]:
+    """Further entries of config.json. drawn_counts: images per class and epoch, after sampling. pixels: a hash."""
     return {
-        "train_counts": data.counts(table, split.train).tolist(),
-        "drawn_counts": drawn.tolist(),
+        "train_counts": recipe.train_counts.tolist(),
+        "drawn_counts": recipe.drawn_counts.tolist(),
         "val_counts": data.counts(table, split.val).tolist(),
         "updates_an_epoch": updates,
         "pixels": batches.images.digest,

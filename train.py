@@ -153,7 +153,7 @@ def train_fold(
     state = inputs.make_state(options, len(table.classes), updates, device, None if is_resumed else first_weights)
     counts, drawn = data.counts(table, split.train), inputs.drawn_counts(batches[0], len(table.classes))
     recipe = inputs.Recipe(options, counts, drawn, device, *inputs.mean_std(options, state.model))
-    about, facts = inputs.about(options, table, recipe), inputs.facts(table, split, batches[0], updates)
+    about, facts = inputs.about(options, table, recipe), inputs.facts(table, split, recipe, batches[0], updates)
     with cli.blaming("--resume" if options.resume else "--out"):
         digest = data.digest(table, split.train, split.val)
         config = runs.write_config(folder, vars(options), table.classes, digest, facts)

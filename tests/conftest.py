@@ -9,6 +9,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # one test process per core, see 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
@@ -88,3 +89,46 @@ def image_array(N=40, C=5, size=8, seed=0):
     values, targets = rng.integers(0, 256, (N, size, size, 3), dtype=np.uint8), rng.integers(0, C, N)
     targets[:C] = np.arange(C)
     return pixels.ImageArray(values, targets, [f"{i:02d}.jpg" for i in range(N)])
+
+
+def image_folder(root, per_class=(24, 12, 6), size=16, seed=0):
+    """Classes told apart by their colour, with enough noise that a first epoch is not perfect."""
+    rng = np.random.default_rng(seed)
+    for c, n in enumerate(per_class):
+        folder = root / f"class{c}"
+        folder.mkdir(parents=True)
+        for i in range(n):
+            pixels = rng.integers(0, 120, (size, size, 3))
+            pixels[:, :, c % 3] += 60
+            Image.fromarray(pixels.astype(np.uint8)).save(folder / f"{i:02d}.png")
+    return root
+
+
+NETS = """
+import torch
+from torch import nn
+
+def plain(num_classes):
+    "no BatchNorm, no dropout: accumulation can be exact"
+    return nn.Sequential(nn.Conv2d(3, 8, 3, 2), nn.ReLU(), nn.Flatten(), nn.LazyLinear(num_classes))
+
+def exits(num_classes):
+    raise SystemExit(0)
+
+class Poisoned(nn.Module):
+    "logits turn into NaN at the fourth micro-batch; the first forward is the check before the run"
+    def __init__(self, num_classes):
+        super().__init__()
+        self.net, self.calls = plain(num_classes), 0
+    def forward(self, x):
+        self.calls += self.training
+        return self.net(x) * (float("nan") if self.calls == 5 and self.training else 1.0)
+"""
+
+
+@pytest.fixture
+def workspace(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    image_folder(tmp_path / "d")
+    (tmp_path / "nets.py").write_text(NETS)
+    return tmp_path

@@ -11,8 +11,9 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from conftest import image_folder
 from PIL import Image, ImageFont
-from test_train import base_words, image_folder, refused, run, start, workspace  # noqa: F401
+from test_train import base_words, refused, run, start
 
 import augment
 import cli

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import image_array
+from conftest import image_array, image_folder
 from PIL import Image
 
 import augment
@@ -35,49 +35,6 @@ LOSS_NAMES = [*(name for name in losses.LOSSES if name != "cross_entropy"), "ce+
 
 
 # --- small data ------------------------------------------------------------------------------------------------------
-
-
-def image_folder(root, per_class=(24, 12, 6), size=16, seed=0):
-    """Classes told apart by their colour, with enough noise that a first epoch is not perfect."""
-    rng = np.random.default_rng(seed)
-    for c, n in enumerate(per_class):
-        folder = root / f"class{c}"
-        folder.mkdir(parents=True)
-        for i in range(n):
-            pixels = rng.integers(0, 120, (size, size, 3))
-            pixels[:, :, c % 3] += 60
-            Image.fromarray(pixels.astype(np.uint8)).save(folder / f"{i:02d}.png")
-    return root
-
-
-NETS = """
-import torch
-from torch import nn
-
-def plain(num_classes):
-    "no BatchNorm, no dropout: accumulation can be exact"
-    return nn.Sequential(nn.Conv2d(3, 8, 3, 2), nn.ReLU(), nn.Flatten(), nn.LazyLinear(num_classes))
-
-def exits(num_classes):
-    raise SystemExit(0)
-
-class Poisoned(nn.Module):
-    "logits turn into NaN at the fourth micro-batch; the first forward is the check before the run"
-    def __init__(self, num_classes):
-        super().__init__()
-        self.net, self.calls = plain(num_classes), 0
-    def forward(self, x):
-        self.calls += self.training
-        return self.net(x) * (float("nan") if self.calls == 5 and self.training else 1.0)
-"""
-
-
-@pytest.fixture
-def workspace(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    image_folder(tmp_path / "d")
-    (tmp_path / "nets.py").write_text(NETS)
-    return tmp_path
 
 
 def run(*more, out="run", epochs=2):
