@@ -103,10 +103,17 @@ def with_hyphens(words: Sequence[str]) -> list[str]:
     return words
 
 
+# what to begin with for imbalanced classes; results/long-tail.md justifies each part
+PRESETS = {
+    "scratch": "--loss logit_adjustment --optimizer sgd --lr 0.1 --weight-decay 5e-4 --warmup 1 --augment crop+cutout",
+    "finetune": "--weights DEFAULT --loss logit_adjustment --lr 1e-3 --layer-decay 0.9 --augment light --ema 0.98",
+}
+
+
 def make_parser(description: str | None = None) -> Parser:
     parser = Parser(prog="train.py", usage="python train.py [OPTION ...]", description=description, add_help=False)
     group = parser.add_argument_group(
-        "the ten most used options", "e.g. --data FOLDER --model efficientnet_b3 --lr 1e-4"
+        "the most used options", "e.g. --data FOLDER --model efficientnet_b3 --lr 1e-4"
     )
     add = group.add_argument
     add("--data", default="demo", help="a folder, 'demo', or a torchvision data set such as CIFAR10 (default demo)")
@@ -130,6 +137,11 @@ def make_parser(description: str | None = None) -> Parser:
     add("--batch-size", type=int, default=32, help="images per micro-batch, limited by memory (default 32)")
     add("--lr", type=float, help="peak learning rate (default 0.1 for sgd, else 1e-3; 5e-3 for the demo)")
     add("--loss", "--criterion", default="ce", help=f"{', '.join(losses.LOSSES)}, or a sum such as ce+f1 (default ce)")
+    add(
+        "--preset",
+        choices=PRESETS,
+        help="options to begin with: scratch = random weights, finetune = pretrained weights; typed options win",
+    )
     add("--resume", metavar="RUN", help="continue an interrupted run, with the options that it was started with")
 
     group = parser.add_argument_group("data", "e.g. --label-col label --group-col person --fit pad")
@@ -355,6 +367,8 @@ def parse_options(argv: Sequence[str] | None = None, description: str | None = N
     """The options, checked and with all defaults; with --resume, the options of the resumed run."""
     parser, argv = make_parser(description), with_hyphens(sys.argv[1:] if argv is None else argv)
     options = parser.parse_args(argv)
+    if options.preset:
+        options = parser.parse_args([*PRESETS[options.preset].split(), *argv])
     flags = {word.partition("=")[0] for word in argv}
     typed = {action.dest for action in parser._actions if flags & set(action.option_strings)}
     resolve(options)
@@ -780,6 +794,7 @@ def print_start(
         "device": f"{options.device}, threads {torch.get_num_threads()}, amp {options.amp}, seed {options.seed}",
         "run": str(folder),
     }
+    lines |= {"preset": f"{options.preset} = {PRESETS[options.preset]}"} if options.preset else {}
     for label, text in lines.items():
         print(coloured(f"{label:<9}", DIM) + wrapped(printable(text), 9))
     for label in ("warning", "note"):

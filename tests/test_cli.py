@@ -317,3 +317,26 @@ def test_D2_the_summary_finds_the_worst_files_of_class_names_that_are_not_text(m
     (folder / "val_predictions.csv").write_bytes(text)  # only numbers are compared
     cli.print_summary(folder, run.log[-1] | {"epoch": 5}, run.predictions.matrix, names, run.config["train_counts"])
     assert r"b -> \udcb0\udca1  images/3.jpg (0.6000)" in capsys.readouterr().out
+
+
+# --- presets ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", cli.PRESETS)
+def test_a_preset_is_its_options_and_typed_options_win(name):
+    words = cli.PRESETS[name].split()
+    found, same = vars(cli.parse_options(["--preset", name])), vars(cli.parse_options(words))
+    assert found.pop("preset") == name and same.pop("preset") is None and found == same
+    assert found != vars(cli.parse_options([])) | {"preset": name}
+    assert cli.parse_options(["--loss", "focal", "--preset", name]).loss == "focal"
+
+
+def test_a_preset_is_printed_and_its_options_are_stored_and_resumed(workspace, capsys, monkeypatch):
+    run("--preset", "scratch", "--lr", "0.02", "--epochs", 3, "--scheduler", "none")
+    said = " ".join(capsys.readouterr().out.split())
+    assert f"preset scratch = {cli.PRESETS['scratch']}" in said and "sgd, lr 0.02" in said
+    monkeypatch.setitem(cli.PRESETS, "scratch", "--loss f1 --ema 0.5")  # a later version has other presets
+    options = cli.stored(Path("run"))
+    assert (options.preset, options.loss, options.lr, options.ema) == ("scratch", "logit_adjustment", 0.02, None)
+    train.main(["--resume", "run", "--epochs", "4", "--cache", "cache"])
+    assert len(Path("run/log.csv").read_text().splitlines()) == 5
