@@ -25,7 +25,9 @@ def imports(name):
 
 
 def test_the_house_has_the_modules_it_should():
-    expected = "augment checkpoint data demo leaks loggers loop losses metrics models optim page pixels sam stopping"
+    expected = (
+        "augment checkpoint data demo leaks loggers loop losses metrics models optim page pixels ranks sam stopping"
+    )
     assert MODULES == expected.split()
 
 
@@ -36,7 +38,9 @@ def test_no_module_imports_a_sibling_or_anything_but_the_runtime_packages(name):
     assert outside <= {"torch", "torchvision", "numpy", "PIL", "tqdm"} | asked_for
 
 
-@pytest.mark.parametrize("name", ["loop", "losses", "metrics", "models", "optim", "demo", "page", "loggers", "sam"])
+@pytest.mark.parametrize(
+    "name", ["loop", "losses", "metrics", "models", "optim", "demo", "page", "loggers", "sam", "ranks"]
+)
 def test_each_module_alone_in_an_empty_folder_prints_its_table(name, tmp_path):
     shutil.copy(ROOT / f"{name}.py", tmp_path)
     more = ["--people", "20"] if name == "demo" else []
