@@ -10,7 +10,9 @@
 - Options of train.py after -- are used in all runs.
 - {seed} is the seed of the run: --vary "init=,runs/first/loss=ce/seed{seed}".
 - The same command again skips finished runs, resumes stopped runs, and prints
-  the tables.
+  the tables. Started several times at once, also on several machines with a
+  shared folder, the processes share the runs. --jobs 4 starts four, each with a
+  GPU of its own.
 
 Each run is a run folder of train.py in --out. After every run these files are
 written to --out: compare.md, compare.csv and compare.html (one row per
@@ -131,6 +133,7 @@ def parse_options(argv: Sequence[str]) -> argparse.Namespace:
     add(
         "--out", default=os.path.join("runs", "compare"), help="folder of the runs and the tables (default %(default)s)"
     )
+    add("--jobs", type=int, default=1, metavar="N", help="train N runs at once, each with a GPU of its own if possible")
     argv = list(argv)
     own, shared = (argv[: argv.index("--")], argv[argv.index("--") + 1 :]) if "--" in argv else (argv, [])
     options = parser.parse_args(own)
@@ -139,6 +142,8 @@ def parse_options(argv: Sequence[str]) -> argparse.Namespace:
         raise BadInput("--vary is missing: name an option and its values, for example --vary loss=ce,focal")
     if not re.fullmatch(r"\d+(,\d+)*", options.seeds):
         raise BadInput(f"--seeds must be integers separated by commas, such as 0,1,2; got {options.seeds}")
+    if options.jobs < 1:
+        raise BadInput(f"--jobs must be at least 1, got {options.jobs}")
     options.seeds = [int(seed) for seed in options.seeds.split(",")]
     for seed in listed_twice(options.seeds):
         raise BadInput(f"--seeds: seed {seed} is listed twice")
@@ -253,13 +258,20 @@ def check_same(job: Job, run: runs.Run) -> None:
 
 
 @contextmanager
-def launch(command: list[str], output: Path) -> Iterator[subprocess.Popen]:
+def launch(command: Callable[[], list[str]], output: Path) -> Iterator[subprocess.Popen | None]:
     """Starts a process, with its output appended to a file. If this program is stopped, the process is stopped too.
 
     The file is locked until the process ends, even if this program is killed: no run is trained by two processes.
+    `command` is called after the lock is obtained. If it returns [], there is nothing to start.
+
+    Raises: runs.Held if another process has the lock.
     """
     with runs.open_locked(output) as file:
-        process = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT, start_new_session=True)
+        words = command()
+        if not words:
+            yield None
+            return
+        process = subprocess.Popen(words, stdout=file, stderr=subprocess.STDOUT, start_new_session=True)
         try:
             yield process
         except BaseException:
@@ -269,17 +281,28 @@ def launch(command: list[str], output: Path) -> Iterator[subprocess.Popen]:
 
 
 def train(job: Job, bar: tqdm) -> int:
-    """Starts or resumes the run, and advances the bar by its epochs. Returns the exit code of train.py."""
-    run, argv, start = job.run(), job.argv, bar.n
-    if run:
-        argv = ["--resume", str(job.folder), *arguments_again(job)]
+    """Starts or resumes the run, and advances the bar by its epochs. Returns the exit code of train.py.
+
+    Raises: runs.Held if another process trains it.
+    """
+
+    def command() -> list[str]:
+        run, argv = job.run(), job.argv
+        if run and run.is_finished:  # by another process, since the caller looked
+            return []
+        if run:
+            argv = ["--resume", str(job.folder), *arguments_again(job)]
+        return [sys.executable, os.path.relpath(TRAIN), *argv]
+
+    start, code = bar.n, 0
     job.folder.mkdir(parents=True, exist_ok=True)
-    with launch([sys.executable, os.path.relpath(TRAIN), *argv], job.folder / "output.txt") as process:
-        while process.poll() is None:
+    with launch(command, job.folder / "output.txt") as process:
+        while process and process.poll() is None:
             time.sleep(0.2)
             bar.update(start + min(job.epochs_done(), job.epochs) - bar.n)
+        code = process.returncode if process else 0
     bar.update(start + job.epochs - bar.n)  # also the epochs not trained because of --patience or an error
-    return process.returncode
+    return code
 
 
 def arguments_again(job: Job) -> list[str]:
@@ -295,11 +318,15 @@ def arguments_again(job: Job) -> list[str]:
 def train_all(combinations: list[Combination], after_run: Callable[[], Any]) -> list[str]:
     """Trains all runs that are not finished, reads their results, and calls after_run() after each run.
 
+    The same command may run several times at once: each takes the next run that no other process trains. At the end it
+    waits for the runs of the others, and takes over those whose process has ended.
+
     Returns one line per failed run. A failed run does not stop the others.
     """
-    jobs = [(combination, job, job.is_finished()) for combination in combinations for job in combination.jobs]
-    total = sum(job.epochs for _, job, is_finished in jobs if not is_finished)
-    failed, width, digits = [], max(len(combination.name) for combination in combinations), len(str(len(jobs)))
+    waiting = [(combination, job) for combination in combinations for job in combination.jobs]
+    names = [f"{combination.name}  seed {job.seed}" for combination, job in waiting]
+    width, number, failed, is_first = max(map(len, names)), len(waiting), [], True
+    total = sum(job.epochs for _, job in waiting if not job.is_finished())
     is_terminal = hasattr(sys.stderr, "isatty") and sys.stderr.isatty()
     with (
         open(os.devnull, "w") as nowhere,
@@ -311,25 +338,67 @@ def train_all(combinations: list[Combination], after_run: Callable[[], Any]) -> 
             file=sys.stderr if is_terminal else nowhere,
         ) as bar,
     ):
-        for number, (combination, job, is_finished) in enumerate(jobs, 1):
-            status, code, output = "already finished", 0, job.folder / "output.txt"
-            if not is_finished:
-                output_size = output.stat().st_size if output.exists() else 0
-                code = train(job, bar)
-                seconds = bar.format_dict["elapsed"] / bar.n * (total - bar.n)
-                status = f"about {duration(seconds)} left" if bar.n < total else ""
-            run = job.run()
-            if code:
-                status = f"failed with exit code {code}: {error_line(output, output_size)}  {status}"
-                failed.append(f"{combination.name} seed {job.seed}: see {output}")
-            elif run and run.predictions:
-                combination.results[job.seed] = result = make_result(run)
-                status = f"macro F1 {result.scores['f1']:.4f}  {result.scores['minutes']:6.1f} min  {status}"
-            with bar.external_write_mode(sys.stdout):
-                name = f"{combination.name:{width}}  seed {job.seed}"
-                print(cli.printable(f"{number:{digits}}/{len(jobs)}  {name}  {status}"), flush=True)
-            after_run()
+        while waiting:
+            before = len(waiting)
+            for combination, job in waiting[:]:
+                code, status = 0, "already finished" if is_first else "finished by another process"
+                try:
+                    if not job.is_finished():
+                        code, status = train_and_describe(job, bar)
+                except runs.Held:
+                    continue
+                waiting.remove((combination, job))
+                if code:
+                    failed.append(f"{combination.name} seed {job.seed}: see {job.folder / 'output.txt'}")
+                run = job.run()
+                if not code and run and run.predictions:
+                    combination.results[job.seed] = result = make_result(run)
+                    status = f"macro F1 {result.scores['f1']:.4f}  {result.scores['minutes']:6.1f} min  {status}"
+                with bar.external_write_mode(sys.stdout):
+                    done = f"{number - len(waiting):{len(str(number))}}/{number}"
+                    name = f"{combination.name}  seed {job.seed}"
+                    print(cli.printable(f"{done}  {name:{width}}  {status}"), flush=True)
+                after_run()
+            is_first = False
+            if len(waiting) == before:  # others train the rest
+                time.sleep(1)
     return failed
+
+
+@contextmanager
+def helpers(jobs: int, argv: list[str]) -> Iterator[None]:
+    """Starts this program `jobs` - 1 times more, without output. On GPUs, each process sees one of them.
+
+    Their runs are shared with this process by `train_all`. They are stopped if this process is stopped.
+    """
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES") or ",".join(map(str, range(torch.cuda.device_count())))
+    gpus = [{"CUDA_VISIBLE_DEVICES": name} for name in visible.split(",") if name] or [{}]
+    own = argv[: argv.index("--")] if "--" in argv else argv
+    command = [sys.executable, __file__, *own, "--jobs", "1", *argv[len(own) :]]  # the last --jobs wins
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "start_new_session": True}
+    more = [gpus[i % len(gpus)] for i in range(1, jobs)]
+    processes = [subprocess.Popen(command, env=os.environ | gpu, **quiet) for gpu in more]
+    before = dict(os.environ)
+    os.environ.update(gpus[0] if jobs > 1 else {})
+    try:
+        yield
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
+        for process in processes:
+            process.terminate()
+        for process in processes:
+            process.wait()
+
+
+def train_and_describe(job: Job, bar: tqdm) -> tuple[int, str]:
+    """Trains a run. Returns the exit code of train.py, and what to print about it."""
+    output = job.folder / "output.txt"
+    size = output.stat().st_size if output.exists() else 0
+    code = train(job, bar)
+    seconds = bar.format_dict["elapsed"] / max(bar.n, 1) * (bar.total - bar.n)
+    left = f"about {duration(seconds)} left" if bar.n < bar.total else ""
+    return code, f"failed with exit code {code}: {error_line(output, size)}  {left}" if code else left
 
 
 def duration(seconds: float) -> str:
@@ -683,7 +752,8 @@ def main(argv: Sequence[str] | None = None) -> list[dict[str, Any]]:
         print(cli.printable(f"combinations: {len(combinations)}, seeds: {len(options.seeds)}, folder: {out}"))
         command = command_line(options.vary, options.seeds, options.out, options.shared)
         title = f"Comparison of {', '.join(name for name, _ in options.vary)}"
-        with SIGNALS.installed():
+        argv = [*(sys.argv[1:] if argv is None else argv)]
+        with SIGNALS.installed(), helpers(options.jobs, argv):
             failed = train_all(combinations, functools.partial(write_tables, combinations, out, title, command))
     except (BadInput, OSError) as error:
         cli.refuse(str(error), "compare.py", error)

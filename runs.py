@@ -78,6 +78,10 @@ class BadInput(ValueError):
     """A file or value that the user gave is wrong. The message tells which one, what is valid, and what to do."""
 
 
+class Held(BadInput):
+    """Another process is training this run."""
+
+
 # ---------------------------------------------------------------------------------------------------------------------
 # The state of a run
 # ---------------------------------------------------------------------------------------------------------------------
@@ -178,7 +182,7 @@ def open_locked(path: Path) -> Iterator[BinaryIO]:
 
     A link is not followed. Without locks (Windows, some network drives) the file is only opened.
 
-    Raises: BadInput if another process has the lock.
+    Raises: Held if another process has the lock.
     """
     file = _open_to_append(path)
     while not _lock(file, path):  # the process that had the lock removed the file
@@ -206,7 +210,7 @@ def _lock(file: BinaryIO, path: Path) -> bool:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         file.close()
-        raise BadInput(f"another process is training the run in {path.parent}: wait until it ends") from None
+        raise Held(f"another process is training the run in {path.parent}: wait until it ends") from None
     except OSError as error:
         print(f"note: {path} cannot be locked ({error.strerror}): start no second run there", file=sys.stderr)
     try:

@@ -71,6 +71,7 @@ def test_a_value_may_name_the_run_of_the_same_seed():
         (["--vary", "accum=1,none"], "invalid int value: 'none'"),
         (["--vary", "gamma=1,2", "--", "--loss", "ce"], "gamma"),
         (["--vary", "loss=ce", "--seeds", "a"], "--seeds must be integers separated by commas"),
+        (["--vary", "loss=ce", "--jobs", "0"], "--jobs must be at least 1, got 0"),
         (["--vary", "loss=ce", "--seeds", "1,1"], "--seeds: seed 1 is listed twice"),
         (["--vary", "loss=ce", "--epochs", "3"], "--epochs"),
         (["--vary", "loss=ce", "--", "--preview", "x.png"], "--preview cannot be used after --"),
@@ -504,25 +505,45 @@ import os, sys
 from pathlib import Path
 import compare
 sleep = [sys.executable, "-c", "import time; time.sleep(600)"]
-with compare.launch(sleep, Path({str(output)!r})) as process:
+with compare.launch(lambda: sleep, Path({str(output)!r})) as process:
     print(process.pid, flush=True)
     os._exit(9)  # as SIGKILL would: nothing is cleaned up
 """
     killed = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert killed.returncode == 9
     with pytest.raises(runs.BadInput, match=f"another process is training the run in {tmp_path}"):
-        with compare.launch([sys.executable, "-c", ""], output):
+        with compare.launch(lambda: [sys.executable, "-c", ""], output):
             pass
     os.kill(int(killed.stdout), signal.SIGKILL)
     deadline = time.time() + 60
     while time.time() < deadline:  # until the system has released the lock
         try:
-            with compare.launch([sys.executable, "-c", ""], output) as process:
+            with compare.launch(lambda: [sys.executable, "-c", ""], output) as process:
                 assert process.wait() == 0
             return
         except runs.BadInput:
             time.sleep(0.1)
     pytest.fail("still locked")
+
+
+def test_the_same_command_twice_at_once_shares_the_runs(images):
+    out, argv = images / "shared", ("--vary", "loss=ce,focal", "--seeds", "0,1")
+    both = [launch(images, out, *argv, more=["--epochs", "2"]) for _ in range(2)]
+    printed = [finished(process)[0] for process in both]
+    for text in printed:  # each waits for the other and has the whole table
+        assert text.count("macro F1 0.") + text.count("macro F1 1.") == 4 and re.search(r"^4/4 ", text, re.M)
+    for folder in out.glob("loss=*/seed*"):
+        assert (folder / "output.txt").read_text().count("macro F1  accuracy") == 1, folder  # trained once
+    trained = [4 - text.count("finished by another process") - text.count("already finished") for text in printed]
+    assert sum(trained) == 4 and min(trained) >= 1
+
+
+def test_jobs_trains_several_at_once_and_a_failed_run_is_still_named(images):
+    out, argv = images / "jobs", ("--vary", "loss=ce,focal", "--vary", "transform=,nowhere.py:f", "--seeds", "0")
+    printed, err = finished(launch(images, out, *argv, "--jobs", "2", more=["--epochs", "2"]), code=1)
+    assert printed.count("macro F1 ") >= 2 and "failed runs: 2" in err
+    with open(out / "compare.csv", newline="") as file:
+        assert [row["seeds"] for row in csv.DictReader(file)] == ["1", "0", "1", "0"]
 
 
 def test_head_medium_and_tail_are_those_of_the_training_images(images):
