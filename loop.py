@@ -201,7 +201,7 @@ def train_epoch(
     - skip_nonfinite: number of NaN or infinite windows to skip. describe(window) is added to the message about them.
     - check: called before each micro-batch. If it raises, the window is undone.
     - after_window: called with {"lr", "loss", "grad_norm", "outcome"} after each window, see `judge_window`.
-    - backward: what adds a window's gradient: `backward_window` (default), or around it, such as sam.SAM.
+    - backward: adds a window's gradient in several passes, such as sam.SAM. The default `backward_window` has one.
 
     Returns lr (of the first update), train_loss, train_ce (plain cross-entropy), skipped_steps (by the scaler),
     nonfinite_steps, images_per_second. Raises NonFinite before weights are changed.
@@ -216,7 +216,7 @@ def train_epoch(
     state.progress = state.progress or dict.fromkeys(counts, 0) | {"lr": optimizer.param_groups[0]["lr"]}
     progress, images_before = state.progress, state.progress["images"]
     for window in windows(batches, accum, device):
-        before = WindowStart(model) if accum > 1 or skip_nonfinite else NOTHING
+        before = WindowStart(model) if accum > 1 or skip_nonfinite or backward else NOTHING
         try:
             loss, logits = (backward or backward_window)(model, forward, criterion, window, scaler)
             if not progress["update"] and not hasattr(criterion, "weight_of"):

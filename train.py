@@ -284,7 +284,7 @@ def train_epoch(
             describe=functools.partial(cli.describe_window, batches),
             check=SIGNALS.check,
             after_window=after_window,
-            backward=sam.SAM(loop.backward_window, options.sam) if options.sam else loop.backward_window,
+            backward=sam.SAM(loop.backward_window, options.sam) if options.sam else None,
         )
 
 

@@ -115,6 +115,25 @@ def test_weights_come_back_if_the_second_pass_fails():
     assert not torch.equal(*calls) and torch.equal(flat(net, lambda p: p), calls[0])
 
 
+@pytest.mark.parametrize("passes", (1, 2))
+def test_a_window_of_one_batch_that_is_stopped_between_the_two_passes_is_undone(passes):
+    net, batches, calls = Net(), window((8,), torch.float32), []
+    before = [tensor.clone() for tensor in (*net.parameters(), *net.buffers(), torch.get_rng_state())]
+
+    def check():
+        calls.append(1)
+        if len(calls) == passes:
+            raise KeyboardInterrupt
+
+    state = loop.State(net, torch.optim.SGD(net.parameters(), 0.1))
+    with pytest.raises(KeyboardInterrupt):
+        loop.train_epoch(
+            state, batches, nn.CrossEntropyLoss(), check=check, backward=SAM(loop.backward_window, 0.5)
+        )
+    after = (*net.parameters(), *net.buffers(), torch.get_rng_state())
+    assert len(calls) == passes and all(torch.equal(*pair) for pair in zip(before, after, strict=True))
+
+
 def test_frozen_parameters_stay_and_do_not_count_in_the_norm():
     net, batches = Net(norm=False).double(), window()
     net.hidden.requires_grad_(False)
