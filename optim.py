@@ -328,7 +328,7 @@ def build_schedule(
             raise ValueError(f"{option} must be {'>=' if may_be_0 else '>'} 0, got {value}")
     if not options.get("lr_decay", 0) < 1:
         raise ValueError(f"lr_decay must be < 1, got {options['lr_decay']}")
-    lr = optimizer.param_groups[0]["lr"]
+    lr = optimizer.defaults["lr"]  # a group may have a different one
     if not options.get("min_lr", 0) <= lr:
         raise ValueError(f"min_lr must be <= lr, got {options['min_lr']} with lr {lr}")
     build, total, warmup_updates = SCHEDULES[name], epochs * updates_per_epoch, round(warmup * updates_per_epoch)

@@ -144,6 +144,15 @@ def test_lr_factor_gives_each_parameter_its_learning_rate():
     assert sorted({group["lr"] for group in optimizer.param_groups}) == pytest.approx([0.0125, 0.05])
 
 
+def test_min_lr_belongs_to_lr_where_no_parameter_has_the_factor_1():
+    net = networks(1)[0]
+    optimizer = build_optimizer("sgd", net, 0.1, 0.01, lambda name: 0.2 if name.startswith("2.") else 0.5)
+    schedule = build_schedule("linear", optimizer, 2, 2, min_lr=0.08)  # more than the lr of every group, less than lr
+    for _ in range(4):
+        schedule.step()
+    assert [group["lr"] for group in optimizer.param_groups] == pytest.approx([0.04, 0.04, 0.016, 0.016])
+
+
 def test_warmup_is_the_length_of_onecycles_rise():
     ours = trace(build_schedule("onecycle", sgd(), 12, 7, warmup=6), 12, 7)
     torchs = torch_trace(
