@@ -103,7 +103,7 @@ class Draws:
 
     def __init__(self, seed: int, epoch: int, index: Tensor, first: int = 0, flips: str = "random"):
         self.key, self.index, self.drawn = _mix(seed) ^ _mix(epoch + 0x9E3779B9), index, first
-        self.seed, self.epoch, self.flips = seed, epoch, flips
+        self.seed, self.epoch, self.flips, self.has_flipped = seed, epoch, flips, False
 
     def uniform(self, low: float = 0.0, high: float = 1.0) -> Tensor:
         """(N,) float32 in [low, high). Every call is a new draw."""
@@ -116,12 +116,13 @@ class Draws:
         """(N,) bool: which images are flipped horizontally.
 
         "random": half of them. "alternate": a random half in one epoch and the other half in the next, so that an image
-        is seen from both sides equally often (K. Jordan 2024, arXiv:2404.00498).
+        is seen from both sides equally often (K. Jordan 2024, arXiv:2404.00498). A second call flips nothing: it would
+        flip the same images back.
         """
-        drawn = self.uniform()
+        drawn, is_first, self.has_flipped = self.uniform(), not self.has_flipped, True
         if self.flips == "random":
             return drawn < 0.5
-        return (Draws(self.seed, 0, self.index, first=2000).uniform() < 0.5) ^ bool(self.epoch % 2)
+        return is_first & ((Draws(self.seed, 0, self.index, first=2000).uniform() < 0.5) ^ bool(self.epoch % 2))
 
     def integer(self, n: int) -> Tensor:
         """(N,) int64 in [0, n)."""
@@ -345,6 +346,8 @@ def rand(images: Tensor, draws: Draws) -> Augmented:
     magnitude=9).
     """
     x = crop_and_flip(images, draws, pad=min(images.shape[2:]) // 8)
+    if x.is_floating_point():  # after strong or document; the operations need whole grey levels
+        x = x.round().clamp(0, 255).to(torch.uint8)
     for _ in range(2):
         operation, is_negative = draws.integer(len(RAND_OPERATIONS)), draws.uniform() < 0.5
         for number, (change, is_signed) in enumerate(RAND_OPERATIONS.values()):
@@ -414,6 +417,7 @@ AUGMENTS: dict[str, Callable[[Tensor, Draws], Augmented]] = {
     "cutout": cutout,
     "document": document,
 }
+WITHOUT_FLIP = ("none", "cutout")
 
 
 def build_augment(name: str) -> Callable[[Tensor, Draws], Augmented]:

@@ -600,6 +600,11 @@ def _check_combinations(parser: argparse.ArgumentParser, options: argparse.Names
 
     check("--loss", lambda: losses.build_loss(options.loss, [2, 1]))
     check("--augment", lambda: augment.build_augment(options.augment))
+    if options.flips != "random" and set(options.augment.split("+")) <= {*augment.WITHOUT_FLIP}:
+        parser.error(
+            f"--flips {options.flips} has no effect with --augment {options.augment}, which does not flip: choose a "
+            "different --augment"
+        )
     for name, value in given(options, *LOSS_OPTIONS).items():
         check(flag_of(name), lambda name=name, value=value: losses.build_loss(options.loss, [2, 1], **{name: value}))
     optimizer = torch.optim.SGD([torch.zeros(1)], lr=options.lr)

@@ -683,6 +683,26 @@ def test_alternating_flips_show_both_sides_in_two_epochs(name):
     assert torch.equal(equal, side_a == side_b) and 10 < int(equal.sum()) < 54
 
 
+@pytest.mark.parametrize("name", ["crop+light", "light+crop+crop"])
+def test_alternating_flips_flip_an_image_once_where_several_augmentations_flip(name, monkeypatch):
+    sides, flip = [], Draws.flip
+    monkeypatch.setattr(Draws, "flip", lambda self: sides.append(flip(self)) or sides[-1])
+    once = Draws(3, 1, torch.arange(64), flips="alternate").flip()
+    sides.clear()
+    augment.Augment(name, seed=3, flips="alternate")(images(64, 16, 16), torch.arange(64), 1)
+    assert len(sides) == name.count("+") + 1 and torch.equal(torch.stack(sides).sum(0) % 2 == 1, once)
+
+
+@pytest.mark.parametrize("first", ["strong", "document"])
+def test_rand_after_an_augmentation_that_gives_floats_takes_grey_levels(first):
+    x, index = images(256, 16, 16), torch.arange(256)
+    before, _, _ = AUGMENTS[first](x, Draws(0, 1, index))
+    rounded = before.round().clamp(0, 255).to(torch.uint8)
+    from_floats, from_levels = (AUGMENTS["rand"](each, Draws(1, 1, index))[0] for each in (before, rounded))
+    assert before.is_floating_point() and torch.equal(from_floats, from_levels)
+    assert torch.isfinite(augment.Augment(f"{first}+rand")(x, index, 1)).all()
+
+
 def test_unknown_flips_are_refused():
     with pytest.raises(ValueError, match="unknown flips 'both': choose from random, alternate"):
         augment.Augment("light", flips="both")

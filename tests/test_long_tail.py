@@ -277,6 +277,7 @@ def test_the_cases_differ_from_a_plain_run(workspace):
             "--mean-std must be a mean and a std, or 3 means and 3 stds, with each std greater than 0",
         ),
         ("--augment crop+cutuot", "--augment: unknown augmentation 'cutuot'"),
+        ("--augment cutout --flips alternate", "--flips alternate has no effect with --augment cutout"),
         ("--scheduler multistep --milestones 2 1", "--milestones: milestones must rise"),
         ("--model squeezenet1_0 --size 32 --head cosine", "head cosine needs a classifier layer of type nn.Linear"),
         ("--init nowhere", "--weights: there is no file nowhere"),
