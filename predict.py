@@ -28,11 +28,11 @@ import os
 import re
 import shlex
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from itertools import compress
+from itertools import chain, compress
 from pathlib import Path
 from typing import Any
 
@@ -613,7 +613,7 @@ def weigh(
     arguments: list[str],
     probs: np.ndarray,
     common: runs.Predictions | None,
-    saved: dict[str, Any],
+    train_counts: list[int],
     blend: bool = False,
     prior_adjust: float | None = None,
     tune: bool = False,
@@ -637,8 +637,6 @@ def weigh(
     probs = np.tensordot(weights, probs, 1)
     val = replace(common, probs=np.tensordot(weights, common.probs, 1)) if common else None
     if prior_adjust is not None:
-        warn_of_prior(prior_adjust, saved["loss"])
-        train_counts = saved["train_counts"]
         name, use = f"--prior-adjust {prior_adjust:g}", True
         if val:
             after = adjust_prior(val.probs, train_counts, prior_adjust)
@@ -651,14 +649,16 @@ def weigh(
     return probs, val
 
 
-def warn_of_prior(prior_adjust: float, loss: str) -> None:
+def warn_of_prior(prior_adjust: float, predictors: Iterable[Predictor]) -> None:
     """A loss with a class prior has already done what --prior-adjust does."""
-    if prior_adjust and any(part.corrects_prior for part in losses.loss_classes(loss)):
-        print(
-            f"warning: --prior-adjust {prior_adjust:g}: the loss of the training already corrected the class prior, so "
-            "this corrects it twice",
-            file=sys.stderr,
+    corrected = [p for p in predictors if any(part.corrects_prior for part in losses.loss_classes(p.saved["loss"]))]
+    if prior_adjust and corrected:
+        first = corrected[0]
+        warning = (
+            f"warning: --prior-adjust {prior_adjust:g}: {first.path} was trained with the loss {first.saved['loss']}, "
+            "which already corrected the class prior, so this corrects it twice"
         )
+        print(cli.printable(warning), file=sys.stderr)
 
 
 def refined_classes(
@@ -925,7 +925,8 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
         tta = choose_tta(options.tta, groups, *work, options.force)
     with blaming("--data"):
         probs = predict_probs(groups, tta, *work, template.images)  # (A, N, C)
-    probs, val = weigh(options.runs, probs, common, saved, *changes[:3], options.force)  # (N, C)
+    warn_of_prior(options.prior_adjust, chain.from_iterable(groups))
+    probs, val = weigh(options.runs, probs, common, saved["train_counts"], *changes[:3], options.force)  # (N, C)
     if options.refine:
         with blaming("--refine"):
             predict_child = functools.partial(predict_probs, children, "none", *work)

@@ -127,9 +127,7 @@ def test_a_window_of_one_batch_that_is_stopped_between_the_two_passes_is_undone(
 
     state = loop.State(net, torch.optim.SGD(net.parameters(), 0.1))
     with pytest.raises(KeyboardInterrupt):
-        loop.train_epoch(
-            state, batches, nn.CrossEntropyLoss(), check=check, backward=SAM(loop.backward_window, 0.5)
-        )
+        loop.train_epoch(state, batches, nn.CrossEntropyLoss(), check=check, backward=SAM(loop.backward_window, 0.5))
     after = (*net.parameters(), *net.buffers(), torch.get_rng_state())
     assert len(calls) == passes and all(torch.equal(*pair) for pair in zip(before, after, strict=True))
 
