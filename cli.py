@@ -282,10 +282,10 @@ def make_parser(description: str | None = None) -> Parser:
     add = group.add_argument
     add("--accum", type=int, default=1, help="micro-batches per update: effective batch = batch x accum (default 1)")
     add("--optimizer", choices=optim.OPTIMIZERS, default="adamw", help="optimizer (default adamw)")
-    add("--weight-decay", type=float, help="weight decay (default 5e-4 for sgd, 0.01 for adamw, else 0)")
+    add("--weight-decay", type=float, help="weight decay (default 5e-4 for sgd, 0.01 for adamw and ranger, else 0)")
     add("--scheduler", choices=optim.SCHEDULES, default="cosine", help="learning rate schedule (default cosine)")
     add("--warmup", type=float, default=0.0, help="epochs of linear warmup (default 0; onecycle: 30%% of the run)")
-    add("--min-lr", type=float, help="cosine, restarts: final learning rate (default 0)")
+    add("--min-lr", type=float, help="cosine, linear, restarts: final learning rate (default 0)")
     add(
         "--step-epochs",
         type=int,
@@ -459,10 +459,11 @@ def _resumed(
     for name in sorted(typed):
         new, old, flag = getattr(options, name), getattr(saved, name), flag_of(name)
         if name == "epochs" and new > old:
-            if not may_grow(vars(saved)):
+            fixing = fixing_epochs(vars(saved))
+            if fixing:
                 parser.error(
-                    f"--epochs {new}: cannot change --epochs {old} when resuming with --scheduler {saved.scheduler}, "
-                    "because it would change the learning rates of the epochs that are done"
+                    f"--epochs {new}: cannot change --epochs {old} when resuming with {fixing}, because with a "
+                    "different number of epochs the epochs that are done would have been different"
                 )
         elif new != old and name not in MAY_CHANGE and not (name in EXECUTED and _is_same_file(new, old)):
             parser.error(f"{flag} {new}: cannot change {flag} when resuming; the run was started with {flag} {old}")
@@ -508,13 +509,15 @@ def _note_not_stored(folder: Path, options: argparse.Namespace, typed: set[str])
         print(f"note: {flags} of this run must be typed again to be used. {now}", file=sys.stderr)
 
 
-def may_grow(options: dict[str, Any]) -> bool:
-    """Whether --epochs can grow when resuming: the learning rates of the finished epochs do not depend on it."""
-    if options.get("drw") or options.get("mix_off_last"):  # their first epoch depends on the number of epochs
-        return False
-    return options["scheduler"] in ("none", "plateau", "restarts") or bool(
+def fixing_epochs(options: dict[str, Any]) -> str:
+    """The option with which --epochs cannot grow when resuming: it sets what the finished epochs had. "" if it can."""
+    for name in ("drw", "mix_off_last"):  # their first epoch depends on the number of epochs
+        if options.get(name):
+            return f"{flag_of(name)} {options[name]:g}"
+    can_grow = options["scheduler"] in ("none", "plateau", "restarts") or bool(
         options["step_epochs"] or options.get("milestones")
     )
+    return "" if can_grow else f"--scheduler {options['scheduler']}"
 
 
 AT_LEAST = {
@@ -787,7 +790,7 @@ def print_start(
         + f"; groups on both sides: {data.shared_groups(table, split.train, split.val)}"
         + (f", but {split.guess.on_both_sides} by the file names" if split.guess else ""),
         "images": f"{H} x {W} pixels, {options.fit}, {', '.join(filter(None, changes))}",
-        "sampler": describe_sampler(options, facts),
+        "sampler": describe_sampler(options, criterion, facts),
         "model": f"{options.model}, {models.count_parameters(state.model) / 1e6:.2f} M parameters, "
         f"initial weights {options.weights}{describe_fine_tuning(options)}",
         "loss": describe_loss(options, criterion, facts),
@@ -845,14 +848,15 @@ def describe_fine_tuning(options: argparse.Namespace) -> str:
     return "".join(f", {part}" for part in parts)
 
 
-def describe_sampler(options: argparse.Namespace, facts: dict[str, Any]) -> str:
-    """The class prior of an epoch and, with class weights, of the loss: the effective class prior."""
+def describe_sampler(options: argparse.Namespace, criterion: Any, facts: dict[str, Any]) -> str:
+    """The class prior of an epoch and, with class weights or DRW, of the loss: the effective class prior."""
     counts, drawn = np.array(facts["train_counts"]), np.array(facts["drawn_counts"])
     text = f"{options.sampler}, {drawn.sum():,} images per epoch, class prior {_shares(drawn[counts > 0])}"
-    if options.class_weights == "none":
+    weights = next(iter(getattr(criterion, "parts", [criterion]))).weight  # all parts of a sum have the same
+    if weights is None:
         return text
-    weights = losses.class_weights(counts.tolist(), options.class_weights).numpy()
-    return f"{text}; effective class prior with class weights {_shares((drawn * weights)[counts > 0])}"
+    effective = _shares((drawn * weights.cpu().numpy())[counts > 0])
+    return f"{text}; effective class prior with {'DRW' if options.drw else 'class weights'} {effective}"
 
 
 def _shares(parts: np.ndarray) -> str:
@@ -945,8 +949,9 @@ def describe_resumed(options: argparse.Namespace, split: Any, state: runs.State,
     if split.folds_after:
         return text
     advice = f"To train longer: {resume_command(options)} --epochs {2 * options.epochs}"
-    if not may_grow(vars(options)):
-        advice = f"--scheduler {options.scheduler} ends here. To train longer, start a new run with more --epochs"
+    fixing = fixing_epochs(vars(options))
+    if fixing:
+        advice = f"{fixing} ends here. To train longer, start a new run with more --epochs"
     return wrapped(printable(f"{text}. {advice}"))
 
 

@@ -373,7 +373,7 @@ def read_state_dict(file: str | Path) -> dict[str, Tensor]:
     if Path(file).is_dir():
         file = Path(file) / "best_f1.pt"
     if not Path(file).is_file():
-        raise BadInput(f"there is no file {file}; valid are none, DEFAULT and the path of a state dict")
+        raise BadInput(f"there is no file {file}; valid are none, DEFAULT and the path of a state dict or run")
     try:
         state = torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:  # torch's message advises weights_only=False: do not repeat it

@@ -292,7 +292,19 @@ def test_bad_input_is_one_line_that_names_its_flag(workspace, capsys, words, mes
 def test_more_epochs_are_refused_where_an_option_depends_on_their_number(workspace, capsys):
     run("--scheduler", "none", "--drw", 0.5, epochs=2)
     said = refused(capsys, "--resume", "run", "--epochs", 4)
-    assert "--epochs 4: cannot change --epochs 2 when resuming" in said
+    assert "--epochs 4: cannot change --epochs 2 when resuming with --drw 0.5, because" in said
+    capsys.readouterr()
+    train.main(["--resume", "run", "--cache", "cache"])
+    assert "--drw 0.5 ends here. To train longer, start a new run" in " ".join(capsys.readouterr().out.split())
+
+
+def test_the_start_prints_the_effective_class_prior_of_drw(workspace, capsys):
+    run("--drw", 0.5, "--loss", "ce+f1", out="drw", epochs=2)
+    run("--class-weights", "inverse", out="inverse", epochs=1)
+    run(out="plain", epochs=1)
+    said = " ".join(capsys.readouterr().out.split())
+    assert "effective class prior with DRW 33 to 33 %" in said  # at small counts its weights are almost inverse
+    assert "effective class prior with class weights 33 to 33 %" in said and said.count("effective class prior") == 2
 
 
 def test_config_json_takes_the_options_back(workspace):
