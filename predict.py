@@ -613,7 +613,7 @@ def weigh(
     arguments: list[str],
     probs: np.ndarray,
     common: runs.Predictions | None,
-    train_counts: list[int],
+    groups: list[list[Predictor]],
     blend: bool = False,
     prior_adjust: float | None = None,
     tune: bool = False,
@@ -637,6 +637,8 @@ def weigh(
     probs = np.tensordot(weights, probs, 1)
     val = replace(common, probs=np.tensordot(weights, common.probs, 1)) if common else None
     if prior_adjust is not None:
+        warn_of_prior(prior_adjust, chain.from_iterable(groups))
+        train_counts = groups[0][0].saved["train_counts"]
         name, use = f"--prior-adjust {prior_adjust:g}", True
         if val:
             after = adjust_prior(val.probs, train_counts, prior_adjust)
@@ -925,8 +927,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
         tta = choose_tta(options.tta, groups, *work, options.force)
     with blaming("--data"):
         probs = predict_probs(groups, tta, *work, template.images)  # (A, N, C)
-    warn_of_prior(options.prior_adjust, chain.from_iterable(groups))
-    probs, val = weigh(options.runs, probs, common, saved["train_counts"], *changes[:3], options.force)  # (N, C)
+    probs, val = weigh(options.runs, probs, common, groups, *changes[:3], options.force)  # (N, C)
     if options.refine:
         with blaming("--refine"):
             predict_child = functools.partial(predict_probs, children, "none", *work)
