@@ -112,9 +112,7 @@ PRESETS = {
 
 def make_parser(description: str | None = None) -> Parser:
     parser = Parser(prog="train.py", usage="python train.py [OPTION ...]", description=description, add_help=False)
-    group = parser.add_argument_group(
-        "the most used options", "e.g. --data FOLDER --model efficientnet_b3 --lr 1e-4"
-    )
+    group = parser.add_argument_group("the most used options", "e.g. --data FOLDER --model efficientnet_b3 --lr 1e-4")
     add = group.add_argument
     add("--data", default="demo", help="a folder, 'demo', or a torchvision data set such as CIFAR10 (default demo)")
     add(
@@ -582,6 +580,11 @@ def _check_combinations(parser: argparse.ArgumentParser, options: argparse.Names
             parser.error(
                 f"{flag_of(name)} {number} must be less than the {options.epochs} epochs of the run (--epochs)"
             )
+    if options.freeze and options.weights == "none" and not models.is_function(options.model):
+        advice = "add --weights DEFAULT, or --init with a run or checkpoint"
+        parser.error(f"--freeze {options.freeze} freezes random weights: {advice}")
+    if losses.LDAMLoss in losses.loss_classes(options.loss) and options.head != "cosine":
+        parser.error(f"--head {options.head}: the margins of --loss {options.loss} are for --head cosine")
     if options.fresh_head and options.weights == "none":
         parser.error("--fresh-head has no effect without --weights: add --weights")
     if options.mix_off_last and not (options.mixup or options.cutmix):

@@ -201,6 +201,24 @@ def check_split(options: argparse.Namespace, table: data.ImageTable, split: Spli
         )
 
 
+def warn_of_seen_images(options: argparse.Namespace, table: data.ImageTable, splits: list[Split]) -> None:
+    """Warns if --init is a run on the same images, and may have been trained on some that are now validated."""
+    file = Path(options.weights) / "val_probs.npz"
+    if not file.is_file():
+        return
+    validated = set(runs.read_predictions(file).paths.tolist())
+    if validated.isdisjoint(table.paths):  # a run on different images
+        return
+    for split in splits:
+        seen = sum(table.paths[i] not in validated for i in split.val)
+        if seen:
+            split.warnings.append(
+                f"{seen} of {len(split.val)} validation images were not validation images of --init {options.weights}, "
+                "so its weights may have been trained on them: the validation scores may be too high. Use the same "
+                "data, --seed and split options as that run"
+            )
+
+
 BIG = 0.1  # part of the validation images: a leak above it is a warning, not a note
 
 
@@ -221,6 +239,7 @@ def apply_leaks(
                 raise data.BadInput("group cannot change a split that the data fixes: choose error or warn")
         table.groups = data.tied(groups, alike)
         splits = make_splits(options, table)
+    warn_of_seen_images(options, table, splits)
     files = table.paths, table.targets, table.classes
     two_labels = leaks.find_two_labels(*files, same)
     if two_labels:

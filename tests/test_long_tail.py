@@ -19,6 +19,7 @@ import losses
 import models
 import pixels
 import predict
+import runs
 import train
 
 
@@ -126,6 +127,20 @@ def test_a_frozen_backbone_is_bitwise_that_of_init_after_the_run(workspace):
     run("--init", "first", "--sampler", "balanced", out="free", epochs=1)  # control: without --freeze all of it moves
     free = checkpoint.load("free/last.pt")["model"]
     assert not any(torch.equal(value, free[key]) for key, value in before.items() if "running" in key or "conv" in key)
+
+
+def test_init_from_a_run_that_has_seen_the_validation_images_is_warned_of(workspace, capsys):
+    run(out="first", epochs=1)
+    run("--init", "first", out="same", epochs=1)
+    run("--init", "first", "--seed", 1, out="different", epochs=1)
+    warnings = [json.loads(Path(out, "config.json").read_text())["warnings"] for out in ("same", "different")]
+    assert not warnings[0]
+    assert "validation images were not validation images of --init first" in warnings[1][0]
+    val = [set(runs.read(out).predictions.paths) for out in ("first", "different")]
+    assert warnings[1][0].startswith(f"{len(val[1] - val[0])} of {len(val[1])} validation images")
+    Path("d").rename("e")  # a run on different images
+    run("--data", "e", "--init", "first", "--seed", 1, out="other", epochs=1)
+    assert not json.loads(Path("other/config.json").read_text())["warnings"]
 
 
 def test_freeze_epochs_trains_the_head_first_and_then_all(workspace):
@@ -262,7 +277,9 @@ def test_the_cases_differ_from_a_plain_run(workspace):
         ("--tau 2", "--tau: loss 'ce' does not take tau"),
         ("--loss ldam --max-m -1", "--max-m must be at least 0, got -1"),
         ("--freeze backbon", "--freeze must be backbone or a number of stages, got 'backbon'"),
-        ("--freeze 9", "--freeze: resnet8 has 4 stages below its head: choose at most that"),
+        ("--freeze 1", "--freeze 1 freezes random weights: add --weights DEFAULT, or --init with a run"),
+        ("--loss ldam --head linear", "--head linear: the margins of --loss ldam are for --head cosine"),
+        ("--freeze 9 --weights DEFAULT", "--freeze: resnet8 has 4 stages below its head: choose at most that"),
         ("--freeze-epochs 3", "--freeze-epochs 3 must be less than the 3 epochs of the run (--epochs)"),
         ("--mix-off-last 3", "--mix-off-last 3 must be less than the 3 epochs of the run (--epochs)"),
         ("--mix-off-last 1", "--mix-off-last 1 has no effect without --mixup or --cutmix"),
