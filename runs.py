@@ -7,12 +7,12 @@
     last.pt              the state to resume from, see State
     .lock                locked while a process trains in the folder, see locked
     val_predictions.csv  predictions of best_f1.pt for the validation images, as text (see as_cell)
-    val_probs.npz        the same as arrays: paths, targets, probs
+    val_probs.npz        the same as arrays: paths, targets, probs, and the groups of the images
     leaks.csv            validation images with a near-duplicate in the training set, if there are any
     report.html          see report.py
 
 A cross-validation run contains one run per fold in fold0, fold1, ..., and also folds.csv (the best row of each fold)
-and oof.npz (out-of-fold paths, targets and probs of all images).
+and oof.npz (out-of-fold paths, targets, probs and groups of all images).
 
     python runs.py RUN ...      # one line per run
 """
@@ -311,7 +311,8 @@ def write_predictions(folder: Path, table: data.ImageTable, rows: np.ndarray, lo
     cells = ([*map(as_cell, (i, names[t], names[p])), f"{c:.4f}"] for i, t, p, c in lines)
     write_csv(folder / "val_predictions.csv", labels, cells)
     with checkpoint.replacing(folder / "val_probs.npz") as file:
-        np.savez(file, paths=np.array(paths), targets=targets, probs=probs)
+        groups = np.array([table.groups[i] for i in rows], dtype=str)
+        np.savez(file, paths=np.array(paths), targets=targets, probs=probs, groups=groups)
 
 
 def as_cell(text: str) -> str:
@@ -336,7 +337,8 @@ def write_folds(folder: Path, best_rows: list[dict[str, Any]], folds: Sequence[i
     rows = ([f, *(row[key] for key in LOG_COLUMNS)] for f, row in zip(folds, best_rows, strict=True))
     parts = [np.load(folder / f"fold{f}" / "val_probs.npz") for f in folds]
     with checkpoint.replacing(folder / "oof.npz") as file:
-        np.savez(file, **{key: np.concatenate([part[key] for part in parts]) for key in ("paths", "targets", "probs")})
+        keys = [key for key in parts[0].files if all(key in part for part in parts)]  # an old fold has no groups
+        np.savez(file, **{key: np.concatenate([part[key] for part in parts]) for key in keys})
     write_csv(folder / "folds.csv", ("fold", *LOG_COLUMNS), rows)
 
 
@@ -442,6 +444,7 @@ class Predictions:
     paths: np.ndarray  # (N,) of text
     targets: np.ndarray  # (N,) of int64
     probs: np.ndarray  # (N, C) of float32
+    groups: np.ndarray | None = None  # (N,) of text, see data.ImageTable. None in an old run
 
     @cached_property
     def matrix(self) -> metrics.ConfusionMatrix:
@@ -533,6 +536,7 @@ def _read_one(folder: Path) -> Run:
 
 CONFIG_TYPES = {"options": dict, "classes": list, "data": str, "command": str, "versions": dict}
 CONFIG_TYPES |= {"started": str, "cwd": str, "notes": list, "warnings": list}  # these may be missing in older runs
+CONFIG_TYPES |= {"fixes": list}  # only with --fixes
 OPTION_TYPES = {"epochs": int, "model": str, "loss": str, "class_weights": str}
 
 
@@ -557,6 +561,10 @@ def read_config(folder: Path) -> dict[str, Any]:
     texts = (text for name in ("classes", "notes", "warnings") for text in config.get(name, []))
     if not all(isinstance(text, str) for text in texts):
         raise BadInput(f"{file} is damaged: classes, notes and warnings must be text")
+    for fix in config.get("fixes", []):
+        values = [fix.get(key, 0) for key in ("image", "from", "to")] if isinstance(fix, dict) else [0]
+        if not all(isinstance(value, str) for value in values[:2]) or not isinstance(values[-1], str | None):
+            raise BadInput(f"{file} is damaged: fixes must have an image, a class before, and a class now or null")
     for name in ("train_counts", "drawn_counts", "val_counts"):
         counts = config.get(name, [0] * len(config["classes"]))
         if [type(n) for n in counts] != [int] * len(config["classes"]):
@@ -571,6 +579,8 @@ def read_predictions(file: Path) -> Predictions:
         kinds = [(array.dtype.kind, array.ndim) for array in (found.paths, found.targets, found.probs)]
         is_valid = kinds == [("U", 1), ("i", 1), ("f", 2)]
         is_valid = is_valid and len(found.paths) == len(found.targets) == len(found.probs)
+        if found.groups is not None:
+            is_valid = is_valid and (found.groups.dtype.kind, found.groups.shape) == ("U", found.paths.shape)
         if not is_valid or not np.isin(found.targets, np.arange(found.probs.shape[1])).all():
             raise ValueError("wrong types, shapes or classes")
         return found
