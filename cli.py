@@ -157,6 +157,7 @@ def make_parser(description: str | None = None) -> Parser:
     add("--fold-case", action="store_true", help="read class names that differ only in case or spaces as one class")
     add("--only", metavar="CLASSES", help="use only these classes, by name or number: 3,7,14")
     add("--merge", metavar="CLASSES", help="merge these classes into one: 3,7,14 (several: '3,7,14;1,2')")
+    add("--fixes", metavar="FILE.csv", help="correct labels: rows of labels.py's CSV in which you wrote fix or drop")
     add(
         "--fit",
         choices=pixels.FITS,

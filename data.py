@@ -70,6 +70,8 @@ class ImageTable:
     csv_file: Path | None = None  # the CSV that was read, if there is one
     all_classes: list[str] = field(default_factory=list)  # before `only` and `merge`, if the caller stores them
     all_labels: list[str] = field(default_factory=list)
+    # path: (class before, class now, or None = leave the image out), of labels that were corrected after reading
+    fixes: dict[str, tuple[int, int | None]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.labels = self.labels or self.classes

@@ -9,7 +9,7 @@ import argparse
 import functools
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -84,7 +84,78 @@ def read_table(options: argparse.Namespace) -> data.ImageTable:
         if getattr(options, name):
             with cli.blaming(cli.flag_of(name)):
                 table = choose(table, getattr(options, name))
+    if options.fixes:
+        with cli.blaming("--fixes"):
+            fix_labels(table, options.fixes)
     return table
+
+
+FIX_COLUMNS = ("action", "image", "given", "suggested")
+
+
+def fix_labels(table: data.ImageTable, file: str) -> None:
+    """Changes the labels of the rows of labels.py's CSV whose action is fix. table.fixes has these, and the drops.
+
+    Rows without an action, and further columns, are ignored. BadInput for a row that does not fit the table.
+    """
+    sheet, fixes = data.read_sheet(Path(file)), {}
+    columns = data.columns_of(sheet.file, sheet.rows)
+    missing = [name for name in FIX_COLUMNS if name not in columns]
+    if missing:
+        raise data.BadInput(
+            f"{file} has no column {missing[0]!r}: it must have {', '.join(FIX_COLUMNS)}, see labels.py"
+        )
+    row_of = {os.path.abspath(path): i for i, path in enumerate(table.paths)}
+    for row, line in zip(sheet.rows, sheet.lines, strict=True):
+        action, image, given, suggested = (runs.from_cell(row[columns[name]].strip()) for name in FIX_COLUMNS)
+        if action:
+            try:
+                i, c = _fix(table, row_of, action, image, given, suggested)
+                if table.paths[i] in fixes:
+                    raise data.BadInput(f"{image!r:.200} has two rows with an action: keep one")
+            except data.BadInput as error:
+                raise data.BadInput(f"{file}, line {line}: {error}") from error
+            fixes[table.paths[i]] = int(table.targets[i]), c
+    if not fixes:
+        raise data.BadInput(f"{file} has no effect: no row has fix or drop in the column action")
+    table.fixes, table.targets = fixes, table.targets.copy()
+    for path, (_, c) in fixes.items():
+        if c is not None:
+            table.targets[row_of[os.path.abspath(path)]] = c
+    dropped = sum(c is None for _, c in fixes.values())
+    table.notes.append(f"--fixes {file}: labels changed: {len(fixes) - dropped}, images left out: {dropped}")
+
+
+def _fix(
+    table: data.ImageTable, row_of: dict[str, int], action: str, image: str, given: str, suggested: str
+) -> tuple[int, int | None]:
+    """The image's row of the table, and its new class, None if it is left out. BadInput if a value is not valid."""
+    if action.lower() not in ("fix", "drop"):
+        raise data.BadInput(f"{action!r:.200} is not a valid action: write fix or drop, or leave it empty")
+    i = row_of.get(os.path.abspath(image)) if "\0" not in image else None
+    if i is None:
+        raise data.BadInput(f"{image!r:.200} is not an image of these data")
+    now = table.classes[table.targets[i]]
+    if given != now:
+        what = f"the column given has {given!r:.200}, but the label of {image!r:.200} is {now!r}"
+        raise data.BadInput(f"{what}: the data have changed since labels.py read them, so run labels.py again")
+    if action.lower() == "drop":
+        return i, None
+    if suggested not in table.classes:
+        known = ", ".join(table.classes[:20]) + (", ..." if len(table.classes) > 20 else "")
+        raise data.BadInput(f"{suggested!r:.200} in the column suggested is not a valid class: choose from {known}")
+    if suggested == given:
+        raise data.BadInput(
+            f"fix has no effect, because {image!r:.200} is {given!r} already: change the column suggested"
+        )
+    return i, table.classes.index(suggested)
+
+
+def stored_fixes(table: data.ImageTable) -> dict[str, Any]:
+    """The entry of config.json: each changed label with the class before and the class now, null = left out."""
+    names = [*table.classes, None]
+    fixes = [(path, names[old], names[-1 if new is None else new]) for path, (old, new) in table.fixes.items()]
+    return {"fixes": [dict(zip(("image", "from", "to"), fix, strict=True)) for fix in fixes]} if fixes else {}
 
 
 def is_csv_folder(folder: str) -> bool:
@@ -143,15 +214,19 @@ def make_splits(options: argparse.Namespace, table: data.ImageTable) -> list[Spl
     if options.fold and not has_folds:
         with cli.blaming("--fold"):
             raise data.BadInput(f"{options.fold} has no effect without folds: add --folds or a fold column")
+    before = [table.fixes.get(path, (target,))[0] for path, target in zip(table.paths, table.targets, strict=True)]
+    unfixed = replace(table, targets=np.array(before, dtype=np.int64))  # --fixes does not change who is validated
+    kept = np.array([table.fixes.get(path, (0, 0))[1] is not None for path in table.paths])
     if has_folds:
-        splits = fold_splits(options, table)
+        splits = fold_splits(options, unfixed)
     else:
         with cli.blaming("--val-data" if options.val_data else "--data"):
-            splits = [Split(*data.split(table, options.val_frac or 0.2, options.seed))]
+            splits = [Split(*data.split(unfixed, options.val_frac or 0.2, options.seed))]
     for split in splits:
         if options.imbalance:
             with cli.blaming("--imbalance"):
-                split.train = data.long_tail(table, split.train, options.imbalance, options.seed)
+                split.train = data.long_tail(unfixed, split.train, options.imbalance, options.seed)
+        split.train, split.val = (rows[kept[rows]] for rows in (split.train, split.val))
         check_split(options, table, split)
     return splits
 
@@ -501,7 +576,7 @@ def facts(
         "pixels": batches.images.digest,
         "warnings": table.warnings + split.warnings,
         "notes": table.notes + split.notes,
-    }
+    } | stored_fixes(table)
 
 
 def write_preview(path: str, batches: pixels.Batches, transform: augment.Augment, classes: list[str]) -> None:

@@ -99,7 +99,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
         return {"out": str(folder)} | row
     with cli.blaming("--resume" if options.resume else "--out"):
         digest = data.digest(table, *(split.val for split in splits))
-        runs.write_config(folder, vars(options), table.classes, digest, {})
+        runs.write_config(folder, vars(options), table.classes, digest, inputs.stored_fixes(table))
     results = []
     for split in splits:
         fold = folder_of(folder, split, splits)
