@@ -471,7 +471,7 @@ GROUPS = ("head", "medium", "tail")
 GROUP_SCORES = tuple(f"{group}_{score}" for score in ("f1", "accuracy") for group in GROUPS)
 
 
-@dataclass
+@dataclass(eq=False)
 class Result:
     """The results of a finished run that the tables need."""
 
@@ -479,6 +479,7 @@ class Result:
     predictions: Predictions
     scores: dict[str, float]  # by SCORES, and by GROUP_SCORES if the classes are long-tailed
     curve: list[float]  # macro F1 of each epoch, mean over the folds
+    train_counts: list[float] = field(default_factory=list)  # [] in an old run
 
 
 def make_result(run: runs.Run) -> Result:
@@ -494,10 +495,61 @@ def make_result(run: runs.Run) -> Result:
         sum(row["seconds"] for part in parts for row in part.log) / 60,
         statistics.mean(row["images_per_second"] for part in parts for row in part.log),
     )
-    groups = stored.matrix.by_frequency(run.train_counts() or [])
-    of_groups = {f"{row['group']}_{score}": row[score] for row in groups for score in ("f1", "accuracy")}
+    of_groups = group_scores(stored.matrix, run.train_counts() or [])
     small = replace(run, folds=[])  # a new Run that has not loaded the probabilities
-    return Result(small, predictions, dict(zip(SCORES, scores, strict=True)) | of_groups, curve)
+    counts = run.train_counts() or []
+    return Result(small, predictions, dict(zip(SCORES, scores, strict=True)) | of_groups, curve, counts)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The same labels for all runs
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def with_same_labels(combinations: list[Combination]) -> tuple[list[Combination], str]:
+    """The combinations with the best models judged on the same labels, and a note; unchanged if no fixes differ.
+
+    The labels are those that the finished runs have by --fixes. An image is left out if a run leaves it out, or if two
+    runs give it different classes.
+    """
+    results = [result for combination in combinations for result in combination.results.values()]
+    each = [{fix["image"]: fix["to"] for fix in result.run.config.get("fixes", [])} for result in results]
+    if all(fixes == each[0] for fixes in each):
+        return combinations, ""
+    common: dict[str, str | None] = {}
+    for image, to in (item for fixes in each for item in fixes.items()):
+        common[image] = to if common.setdefault(image, to) == to else None
+    fixes = tuple(common.items())
+    judged = [
+        replace(one, results={seed: with_labels(result, fixes) for seed, result in one.results.items()})
+        for one in combinations
+    ]
+    dropped = sum(name is None for _, name in fixes)
+    note = (
+        f"labels: runs differ in --fixes, so the best models of all runs are judged on the same labels: {len(fixes)} "
+        f"corrections of the runs, of which {dropped} leave an image out. The best-loss model, the last epoch and the "
+        "curves are scored by the labels that each run had."
+    )
+    return judged, note
+
+
+@functools.cache
+def with_labels(result: Result, fixes: tuple[tuple[str, str | None], ...]) -> Result:
+    """The result with the changed labels, without the images whose class is None or is not a class of the run."""
+    before, number = result.predictions, {name: c for c, name in enumerate(result.run.config["classes"])}
+    of_image = {image: number.get(name, -1) for image, name in fixes}
+    targets = np.array([of_image.get(p, t) for p, t in zip(before.paths.tolist(), before.targets, strict=True)])
+    kept = targets >= 0
+    after = Predictions(before.paths[kept], targets[kept], before.preds[kept], before.num_classes)
+    matrix = metrics.ConfusionMatrix(after.num_classes).update(after.preds, after.targets)
+    groups = group_scores(matrix, result.train_counts)
+    return replace(result, predictions=after, scores=result.scores | {"f1": after.f1} | groups)
+
+
+def group_scores(matrix: metrics.ConfusionMatrix, train_counts: list[float]) -> dict[str, float]:
+    """GROUP_SCORES of head, medium and tail classes; empty if the classes are not long-tailed."""
+    groups = matrix.by_frequency(train_counts)
+    return {f"{row['group']}_{score}": row[score] for row in groups for score in ("f1", "accuracy")}
 
 
 @dataclass
@@ -636,6 +688,7 @@ def group_cells(lines: list[dict[str, Any]]) -> list[list[str]]:
 
 def write_tables(combinations: list[Combination], out: Path, title: str, command: str) -> None:
     """Writes compare.csv, runs.csv, compare.md and compare.html with the finished runs."""
+    combinations, note = with_same_labels(combinations)
     finished = [(c.name, seed, result) for c in combinations for seed, result in c.results.items()]
     if not finished:
         return
@@ -652,9 +705,9 @@ def write_tables(combinations: list[Combination], out: Path, title: str, command
     text = [f"# {title}", "", "```", command, "```", ""]
     text += markdown(HEAD, rows)
     text += [*markdown(GROUP_HEAD, groups), f"- {GROUP_NOTE}"] if groups else []
-    text += [*(f"- {note}" for note in NOTES), f"- {versions}"]
+    text += [*(f"- {line}" for line in (*NOTES, note) if line), f"- {versions}"]
     checkpoint.write_text(out / "compare.md", "\n".join(text) + "\n")
-    checkpoint.write_text(out / "compare.html", make_page(combinations, lines, out, title, command))
+    checkpoint.write_text(out / "compare.html", make_page(combinations, lines, out, title, command, note))
 
 
 def markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
@@ -668,7 +721,9 @@ def mean_curve(combination: Combination) -> page.Series:
     return page.Series(combination.name, list(range(1, len(means) + 1)), means)
 
 
-def make_page(combinations: list[Combination], lines: list[dict[str, Any]], out: Path, title: str, command: str) -> str:
+def make_page(
+    combinations: list[Combination], lines: list[dict[str, Any]], out: Path, title: str, command: str, note: str
+) -> str:
     """The table with seeds and intervals as pictures, curves, and a link to each run's own page."""
     finished = [combination for combination in combinations if combination.results]
     f1 = {c.name: [result.scores["f1"] for result in c.results.values()] for c in finished}
@@ -684,7 +739,7 @@ def make_page(combinations: list[Combination], lines: list[dict[str, Any]], out:
             interval = page.strip(scale, [line["difference"]], alt, (line["low"], line["high"]))
         rows.append([*row[:4], dots, *row[4:6], interval, *row[6:]])
     head = [*HEAD[:4], "each seed", *HEAD[4:6], "interval (dotted line: 0)", *HEAD[6:]]
-    notes = page.tag("ul", *(page.tag("li", note) for note in NOTES))
+    notes = page.tag("ul", *(page.tag("li", line) for line in (*NOTES, note) if line))
     each = []
     for combination in finished:
         for seed, result in combination.results.items():
@@ -714,12 +769,12 @@ def command_line(
     return shlex.join(["python", "compare.py", *words])
 
 
-def print_table(lines: list[dict[str, Any]]) -> None:
-    groups, notes = group_cells(lines), NOTES
+def print_table(lines: list[dict[str, Any]], note: str) -> None:
+    groups, notes = group_cells(lines), (*NOTES, *filter(None, [note]))
     print_columns(HEAD, [*map(cells, lines)])
     if groups:
         print_columns(GROUP_HEAD, groups)
-        notes = (*NOTES, GROUP_NOTE)
+        notes = (*notes, GROUP_NOTE)
     print("\n".join(notes))
 
 
@@ -760,9 +815,10 @@ def main(argv: Sequence[str] | None = None) -> list[dict[str, Any]]:
     except Stopped:
         print("compare.py: stopped. Run the same command again to continue", file=sys.stderr)
         raise SystemExit(128 + SIGNALS.asked) from None
+    combinations, note = with_same_labels(combinations)
     lines = table(combinations)
     print()
-    print_table(lines)
+    print_table(lines, note)
     if any(line["seeds"] for line in lines):
         files = "compare.html, compare.md, compare.csv, runs.csv, and one folder per combination"
         print(cli.printable(f"\nfiles: {out}/ with {files}"))
