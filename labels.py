@@ -228,10 +228,14 @@ class Findings:
     def why(self, row: int) -> str:
         return SUSPECT if row in self.suspect_set else MATE
 
-    def group(self, row: int) -> str:
-        """The name of the image's group, empty if it has none."""
-        found = self.run.predictions
-        return "" if found.groups is None or found.groups[row] == found.paths[row] else str(found.groups[row])
+    @cached_property
+    def group(self) -> list[str]:
+        """(N,): the name of the image's group, empty if no other image has it."""
+        groups = self.run.predictions.groups
+        if groups is None:
+            return [""] * len(self.same)
+        _, number, counts = np.unique(groups, return_inverse=True, return_counts=True)
+        return np.where(counts[number] > 1, groups, "").tolist()
 
 
 def _tied(first: np.ndarray, second: np.ndarray) -> np.ndarray:
@@ -291,7 +295,7 @@ def write_table(findings: Findings, file: Path, action: str = "") -> None:
         given, suggested = findings.targets[row], findings.suggested[row]
         chosen = action if why != MATE and given != suggested else ""
         score = f"{findings.probs[row, given]:.4f}"
-        lines.append([chosen, paths[row], names[given], names[suggested], score, why, findings.group(row)])
+        lines.append([chosen, paths[row], names[given], names[suggested], score, why, findings.group[row]])
 
     for rows in findings.contradictions:
         for row in rows:
@@ -334,7 +338,7 @@ def make_page(findings: Findings, csv_file: Path, most: int) -> str:
             blocks.append(rows)
             shown += len(rows)
     left_out = len(findings.blocks) - len(blocks)
-    about = "Worst first: the label with the lowest probability. Images of one group are shown together."
+    about = "Worst first. Below each image: its label → the suggested class, each with its probability."
     more = f" {left_out} more are only in {csv_file.name}: --most shows more." if left_out else ""
     sections: list[tuple[str, Any]] = []
     if contradictions:
@@ -361,7 +365,7 @@ def in_order(findings: Findings, blocks: Sequence[np.ndarray]) -> list[Html]:
 
 
 def block(findings: Findings, rows: np.ndarray) -> Html:
-    rows, group = rows.tolist(), findings.group(int(rows[0]))
+    rows, group = rows.tolist(), next(filter(None, (findings.group[row] for row in rows.tolist())), "")
     n = sum(row in findings.suspect_set for row in rows)
     name = page.join(["group ", tag("bdi", group)]) if group else "identical images"
     heading = tag("h3", name, f": {n} of {len(rows)} images suspect")
@@ -443,7 +447,8 @@ def main(argv: Sequence[str] | None = None) -> Findings:
     if findings.run.predictions.groups is None:
         cli.print_note("the run is of an older version and has no groups: images of one group are not shown together")
     if findings.contradictions:
-        print(f"identical images with different labels: {len(findings.contradictions)} sets")
+        images = sum(map(len, findings.contradictions))
+        print(f"images that are identical to one with a different label: {images}. They are at the top")
     print(cli.wrapped(verdict(findings)))
     print(cli.wrapped(f"Share of wrong labels, estimated: {findings.chance.wrong:.1%} of {n:,} images."))
     print(cli.printable(f"files: {file}, {folder / 'labels.html'}"))

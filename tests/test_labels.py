@@ -201,6 +201,15 @@ def test_images_of_one_group_are_listed_together(tmp_path, make_run):
     assert re.search(r"person \d+ : [1-6] of 6 images suspect", re.sub(" +", " ", text))
 
 
+def test_a_group_of_near_duplicates_that_is_named_by_an_image_has_this_image_too(tmp_path, make_run):
+    paths = [f"images/{i:03d}.png" for i in range(240)]
+    run, _ = made(tmp_path, make_run, [paths[i - i % 2] for i in range(240)])  # as data.tied names them
+    labels.main([str(run)])
+    rows = rows_of(run / "labels.csv")
+    assert all([row["group"] for row in rows].count(row["group"]) == 2 for row in rows)
+    assert "identical images" not in (run / "labels.html").read_text("utf-8")
+
+
 def test_identical_images_with_two_labels_come_first_whatever_the_network_thinks(tmp_path, make_run):
     run, _ = made(tmp_path, make_run)
     found = runs.read(run).predictions
