@@ -324,13 +324,26 @@ def verdict(findings: Findings) -> str:
     return f"{text}. So about {n - mean:.0f} of the {n} are probably wrong labels."
 
 
+def hardly_known(findings: Findings) -> str:
+    """A warning of the classes of which most images are suspect, as rare classes may be. Empty if there are none."""
+    names, n = findings.run.config["classes"], len(findings.run.config["classes"])
+    counts = np.bincount(findings.targets, minlength=n)
+    found = np.flatnonzero(np.bincount(findings.targets[findings.suspects], minlength=n) > counts / 2)
+    if not len(found):
+        return ""
+    listed = ", ".join(names[c] for c in found[:20]) + (", ..." if len(found) > 20 else "")
+    text = f"more than half of the images of these classes are suspect: {listed}. The network hardly knows them"
+    return f"{text}, so a suspect of these classes is often a right label"
+
+
 def make_page(findings: Findings, csv_file: Path, most: int) -> str:
     run, chance, shown = findings.run, findings.chance, 0
     images = "all images, out of fold" if run.folds else "only the validation images: the run has no folds"
     entries = [("images", f"{len(findings.targets):,}", images)]
     entries += [("suspect labels", f"{len(findings.suspects):,}", "confident learning")]
     entries += [("expected by chance", f"{chance.mean:.0f}", f"95 % range {chance.low} to {chance.high}")]
-    entries += [("wrong labels", f"{chance.wrong:.1%}", "estimated share, see below")]
+    remark = f"estimated, about {chance.wrong * len(findings.targets):,.0f} images, see below"
+    entries += [("wrong labels", f"{chance.wrong:.1%}", remark)]
     contradictions = [block(findings, rows) for rows in findings.contradictions]
     blocks = []
     for rows in findings.blocks:
@@ -347,7 +360,8 @@ def make_page(findings: Findings, csv_file: Path, most: int) -> str:
     sections.append(("Suspect labels", page.join(found) if blocks else tag("p", "There are none.")))
     sections += [("From class to class", pairs(findings)), ("What to do", instructions(csv_file))]
     title = f"Labels of {'/'.join(run.folder.resolve().parts[-2:])}"
-    return page.document(title, sections, page.join([page.cards(entries), tag("p", verdict(findings))]))
+    warnings = page.warning(filter(None, [hardly_known(findings)]))
+    return page.document(title, sections, page.join([warnings, page.cards(entries), tag("p", verdict(findings))]))
 
 
 def in_order(findings: Findings, blocks: Sequence[np.ndarray]) -> list[Html]:
@@ -430,6 +444,8 @@ def main(argv: Sequence[str] | None = None) -> Findings:
     help_most = "about how many images labels.html shows; labels.csv has all suspects (default %(default)s)"
     parser.add_argument("--most", type=int, default=300, metavar="N", help=help_most)
     options = parser.parse_args(argv)
+    if options.most < 1:
+        parser.error(f"--most must be at least 1, got {options.most}")
     folder = Path(options.out or options.run)
     file = folder / "labels.csv"
     try:
@@ -449,6 +465,8 @@ def main(argv: Sequence[str] | None = None) -> Findings:
     if findings.contradictions:
         images = sum(map(len, findings.contradictions))
         print(f"images that are identical to one with a different label: {images}. They are at the top")
+    if hardly_known(findings):
+        cli.print_note(hardly_known(findings), "warning")
     print(cli.wrapped(verdict(findings)))
     print(cli.wrapped(f"Share of wrong labels, estimated: {findings.chance.wrong:.1%} of {n:,} images."))
     print(cli.printable(f"files: {file}, {folder / 'labels.html'}"))

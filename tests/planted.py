@@ -80,7 +80,13 @@ def print_scores(run, file):
     flagged = labels.find_suspects(probs, found.targets)
     chance = labels.by_chance(probs, found.targets)
     print(f"labels.py flags {len(flagged)}, expected by chance {chance.mean:.1f} ({chance.low} to {chance.high})")
-    print(f"share of wrong labels: estimated {chance.wrong:.4f}, planted {is_wrong.mean():.4f}\n")
+    print(f"share of wrong labels: estimated {chance.wrong:.4f}, planted {is_wrong.mean():.4f}")
+    clean, n = labels.by_chance(probs, truth), labels.count_suspects(probs, truth)
+    print(
+        f"with the labels before: flags {n}, expected by chance {clean.mean:.1f} ({clean.low} to {clean.high}), ",
+        end="",
+    )
+    print(f"share of wrong labels estimated {clean.wrong:.4f}\n")
     ours = labels.ranked(probs, found.targets)
     rankings = {"labels.py": flagged, "labels.py, all images ranked": ours}
     rankings |= {f"cleanlab: {name}": rows for name, rows in cleanlab_rankings(probs, found.targets).items()}

@@ -174,6 +174,20 @@ def test_on_a_clean_set_the_page_and_the_output_say_no_more_than_chance(tmp_path
     assert "no more than chance" in "".join(checked((run / "labels.html").read_text("utf-8")).words)
 
 
+def test_classes_that_the_network_hardly_knows_are_a_warning(tmp_path, make_run, capsys):
+    """As rare classes: class 3 is never predicted, so that all of its right labels are suspect."""
+    targets = np.array([0, 1, 2] * 60 + [3] * 12)
+    probs = np.full((192, 4), 0.02, np.float32)
+    probs[np.arange(192), np.where(targets == 3, np.arange(192) % 3, targets)] = 0.94
+    run = make_run(tmp_path / "run", probs, targets)
+    labels.main([str(run)])
+    said = "more than half of the images of these classes are suspect: class 3. The network hardly knows them"
+    assert said in capsys.readouterr().out and said in (run / "labels.html").read_text("utf-8")
+    run, _ = made(tmp_path, make_run)  # the control
+    labels.main([str(run), "--out", str(tmp_path / "new")])
+    assert "hardly knows" not in capsys.readouterr().out
+
+
 def test_an_action_can_be_filled_in_and_a_table_with_decisions_is_not_overwritten(tmp_path, make_run, capsys):
     run, _ = made(tmp_path, make_run)
     labels.main([str(run), "--action", "fix"])
