@@ -26,7 +26,7 @@ def imports(name):
 
 def test_the_house_has_the_modules_it_should():
     expected = (
-        "augment checkpoint data demo leaks loggers loop losses metrics models optim page pixels ranks sam stopping"
+        "augment checkpoint data demo leaks loggers loop losses metrics models optim page pixels ranks sam shares stopping"
     )
     assert MODULES == expected.split()
 
@@ -39,7 +39,7 @@ def test_no_module_imports_a_sibling_or_anything_but_the_runtime_packages(name):
 
 
 @pytest.mark.parametrize(
-    "name", ["loop", "losses", "metrics", "models", "optim", "demo", "page", "loggers", "sam", "ranks"]
+    "name", ["loop", "losses", "metrics", "models", "optim", "demo", "page", "loggers", "sam", "ranks", "shares"]
 )
 def test_each_module_alone_in_an_empty_folder_prints_its_table(name, tmp_path):
     shutil.copy(ROOT / f"{name}.py", tmp_path)
