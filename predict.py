@@ -50,6 +50,7 @@ import metrics
 import models
 import pixels
 import runs
+import shares
 from runs import BadInput
 
 TEMPLATES = ("sample_submission.csv", "info.csv", "test.csv")
@@ -201,6 +202,19 @@ def load_all(arguments: list[str], device: torch.device, functions: Sequence[str
                 f"({', '.join(classes[:5])} ...) and {len(expected)} classes ({', '.join(expected[:5])} ...)"
             )
     return groups
+
+
+def load_child(
+    argument: str | None, when: str | None, saved: dict[str, Any], device: torch.device, functions: Sequence[str]
+) -> tuple[list[list[Predictor]], dict[str, Any]]:
+    """The networks of --refine, and `saved` with the classes after it. Without --refine: none, and `saved`."""
+    if not argument:
+        return [], saved
+    with blaming("--refine"):
+        children = load_all([argument], device, functions)
+    with blaming("--when"):
+        *_, final = refined_classes(saved, children[0][0].saved, when)
+    return children, final
 
 
 def check_classes(saved: dict[str, Any], force: bool) -> None:
@@ -374,6 +388,13 @@ def check_output(path: str | None) -> None:
             raise NotWritten
 
 
+def check_outputs(out: str, probs: str | None) -> None:
+    """Refuses a file that cannot be written, in one line that names its flag."""
+    for flag, file in (("--out", out), ("--probs", probs)):
+        with blaming(flag):
+            check_output(file)
+
+
 class NotWritten(Exception):
     pass
 
@@ -448,8 +469,56 @@ def predict_probs(
 # ---------------------------------------------------------------------------------------------------------------------
 
 
-def macro_f1(probs: np.ndarray, targets: np.ndarray) -> float:
-    return metrics.f1_score(probs.argmax(1), targets, probs.shape[1])
+@dataclass(frozen=True)
+class Judge:
+    """Scores of validation images: as they are, or as they would be in a test set with other class shares."""
+
+    shares: np.ndarray | None = None  # (C,) of the test set (--test-shares); None: the validation images as they are
+    draws: np.ndarray | None = None  # (B, C), bootstrap of `shares` that are estimated
+    images: int = 0  # in the test set
+
+    @property
+    def about(self) -> str:
+        return "" if self.shares is None else " weighted by --test-shares"
+
+    def weights(self, targets: np.ndarray) -> np.ndarray:
+        """(N,) of the validation images with these targets."""
+        return np.ones(len(targets)) if self.shares is None else shares.weights_for(targets, self.shares)
+
+    def macro_f1(self, scores: np.ndarray, targets: np.ndarray) -> float:
+        return macro_f1(scores, targets, self.weights(targets))
+
+    def interval(self, scores: np.ndarray, targets: np.ndarray) -> tuple[float, float]:
+        """(low, high): 95 % bootstrap interval of the macro F1; with shares, of that of the test set."""
+        matrix = metrics.ConfusionMatrix(scores.shape[1]).update(scores.argmax(1), targets)
+        if self.shares is None:
+            return matrix.f1_interval()
+        given = self.shares if self.draws is None else self.draws
+        drawn = f1_of(shares.promised_counts(matrix.matrix.numpy(), given, self.images))
+        centred = self.macro_f1(scores, targets) + drawn - drawn.mean()
+        low, high = np.quantile(centred.clip(0, 1), [0.025, 0.975])
+        return float(low), float(high)
+
+    def after(self, mixing: np.ndarray) -> Judge:
+        """For other classes, whose shares are mixing (D, C) @ shares (C,)."""
+        drawn = None if self.draws is None else self.draws @ mixing.T
+        return self if self.shares is None else replace(self, shares=mixing @ self.shares, draws=drawn)
+
+
+AS_THEY_ARE = Judge()
+
+
+def f1_of(matrix: np.ndarray) -> np.ndarray:
+    """(...) macro F1 of confusion matrices (..., C, C) of any kind of counts, [target, prediction]."""
+    tp = np.diagonal(matrix, axis1=-2, axis2=-1)
+    return metrics.score_from_counts(tp.copy(), matrix.sum(-2), matrix.sum(-1)).numpy()
+
+
+def macro_f1(scores: np.ndarray, targets: np.ndarray, weights: np.ndarray | None = None) -> float:
+    """Of scores (N, C) and targets (N,), by default with equal weights (N,)."""
+    C = scores.shape[1]
+    counts = np.bincount(targets * C + scores.argmax(1), weights, C * C)
+    return float(f1_of(counts.reshape(C, C)))
 
 
 def counted_once(parts: list[runs.Predictions]) -> runs.Predictions:
@@ -489,14 +558,43 @@ def adjust_prior(probs: np.ndarray, train_counts: list[int], tau: float) -> np.n
     return (p / p.sum(1, keepdims=True)).astype(np.float32)
 
 
+def fit_tau(log_p: np.ndarray, log_prior: np.ndarray, targets: np.ndarray, weights: np.ndarray) -> float:
+    """The tau from -1 to 2 with the best weighted macro F1 of argmax(log_p - tau log_prior); on a tie, closest to 0."""
+    candidates = sorted(np.linspace(-1, 2, 61).round(2), key=abs)
+    return float(max(candidates, key=lambda tau: macro_f1(log_p - tau * log_prior, targets, weights)))
+
+
+def choose_tau(
+    probs: np.ndarray, targets: np.ndarray, train_counts: list[int], judge: Judge, seed: int = 0
+) -> tuple[float, np.ndarray]:
+    """--prior-adjust auto: the mean of the two tau that are fitted on each half of the images.
+
+    Returns: it, and the probabilities (N, C) adjusted with the tau that was fitted on the other half.
+    """
+    prior = np.maximum(np.array(train_counts, dtype=np.float64), 1)
+    log_p, half, weights = np.log(probs.astype(np.float64).clip(1e-30)), halves(targets, seed), judge.weights(targets)
+    fits = [fit_tau(log_p[part], np.log(prior / prior.sum()), targets[part], weights[part]) for part in (half, ~half)]
+    after = np.empty_like(probs, dtype=np.float32)
+    for part, tau in ((half, fits[1]), (~half, fits[0])):
+        after[part] = adjust_prior(probs[part], train_counts, tau)
+    print(f"--prior-adjust auto: tau {fits[0]:g} and {fits[1]:g}, fitted on each half of the validation images")
+    return float(np.mean(fits)), after
+
+
 def try_first(
-    name: str, before: np.ndarray, after: np.ndarray, targets: np.ndarray, force: bool, why: str = "--force"
+    name: str,
+    before: np.ndarray,
+    after: np.ndarray,
+    targets: np.ndarray,
+    force: bool,
+    why: str = "--force",
+    judge: Judge = AS_THEY_ARE,
 ) -> bool:
     """Whether to use a change: if it improves macro F1 on the validation images, or with `force`. Prints one line."""
-    old, new = macro_f1(before, targets), macro_f1(after, targets)
+    old, new = judge.macro_f1(before, targets), judge.macro_f1(after, targets)
     use = new > old or force
     verdict = "used" if new > old else f"does not help, used because of {why}" if force else "does not help, not used"
-    print(f"{name}: macro F1 on {len(targets):,} validation images {old:.4f} -> {new:.4f}, {verdict}")
+    print(f"{name}: macro F1 on {len(targets):,} validation images{judge.about} {old:.4f} -> {new:.4f}, {verdict}")
     return use
 
 
@@ -507,9 +605,12 @@ def choose_tta(
     batch_size: int,
     threads: int | None,
     force: bool,
-) -> str:
+    common: runs.Predictions | None = None,
+    judge: Judge = AS_THEY_ARE,
+) -> tuple[str, runs.Predictions | None]:
     """The views to use: `tta` if they improve macro F1, else "none". Each network predicts its own validation images.
 
+    Returns: the views, and `common` (see common_validation) with them, if they are used and measured.
     Raises: BadInput if a network's images are not square and the views need it, or validation predictions are missing.
     """
     predictors = [predictor for group in groups for predictor in group]
@@ -518,17 +619,22 @@ def choose_tta(
         if tta in ("rot4", "d4") and H != W:
             raise BadInput(f"{tta} needs square images, but {predictor.path} has {H} x {W}: choose flip or crops")
     if tta == "none":
-        return "none"
+        return "none", common
     if force:
         print(f"--tta {tta}: not measured, used because of --force")
-        return tta
+        return tta, common
     before = [validation_of(str(predictor.path)) for predictor in predictors]  # of the runs themselves, without views
     after = []
     for predictor, val in zip(predictors, before, strict=True):
         probs = predict_probs([[predictor]], tta, device, batch_size, threads, val.paths.tolist())[0]
         after.append(replace(val, probs=probs))
     old, new = counted_once(before), counted_once(after)
-    return tta if try_first(f"--tta {tta}", old.probs, new.probs, old.targets, force=False) else "none"
+    use = try_first(f"--tta {tta}", old.probs, new.probs, old.targets, force=False, judge=judge)
+    if not use or not common:
+        return tta if use else "none", common
+    starts = np.cumsum([0, *map(len, groups)])
+    parts = [counted_once(after[start : start + len(group)]) for start, group in zip(starts, groups, strict=False)]
+    return tta, replace(common, probs=np.stack([part.probs for part in parts]))
 
 
 def common_validation(arguments: list[str]) -> runs.Predictions:
@@ -546,28 +652,44 @@ def common_validation(arguments: list[str]) -> runs.Predictions:
     return replace(parts[0], probs=np.stack([part.probs for part in parts]))
 
 
-def blend_weights(probs: np.ndarray, targets: np.ndarray, rounds: int = 200) -> np.ndarray:
+CHANGES = ("--blend", "--prior-adjust", "--tune-bias", "--refine", "--test-shares")
+
+
+def measured_on(arguments: list[str], changes: tuple[Any, ...], force: bool) -> runs.Predictions | None:
+    """common_validation, if one of CHANGES needs it: with `force`, only one that is fitted to validation images."""
+    flags = [*compress(CHANGES, (change not in (None, False) for change in changes))]
+    blend, prior_adjust, tune_bias, _, test_shares = changes
+    is_fitted = blend or tune_bias or test_shares or prior_adjust == "auto"
+    with blaming(", ".join(flags)):
+        return common_validation(arguments) if is_fitted or (flags and not force) else None
+
+
+def blend_weights(
+    probs: np.ndarray, targets: np.ndarray, rounds: int = 200, weights: np.ndarray | None = None
+) -> np.ndarray:
     """(A,) weights >= 0 with sum 1 that maximise the likelihood of targets (N,) under the mixture of probs (A, N, C).
 
     The problem is convex. Expectation maximisation never makes it worse: w_a <- mean of w_a p_a / sum_b w_b p_b.
+    The mean is weighted with the images' `weights` (N,), by default equal.
     """
     p = probs[:, np.arange(len(targets)), targets].astype(np.float64).clip(1e-12)  # (A, N) of the true class
     w = np.full(len(p), 1 / len(p))
     for _ in range(rounds):
-        shares = w[:, None] * p
-        w = (shares / shares.sum(0)).mean(1)
+        parts = w[:, None] * p
+        w = np.average(parts / parts.sum(0), axis=1, weights=weights)
     return w
 
 
-def fit_bias(log_p: np.ndarray, targets: np.ndarray, sweeps: int = 3) -> np.ndarray:
+def fit_bias(log_p: np.ndarray, targets: np.ndarray, sweeps: int = 3, weights: np.ndarray | None = None) -> np.ndarray:
     """(C,) biases b that improve the macro F1 of argmax(log_p + b), fitted one class at a time.
 
-    Each bias is one of 41 values from -2 to 2; on a tie, the one closest to 0. log_p (N, C), targets (N,).
+    Each bias is one of 41 values from -2 to 2; on a tie, the one closest to 0. log_p (N, C), targets (N,), and
+    weights of the images (N,), by default equal.
     """
-    C = log_p.shape[1]
-    bias, support = np.zeros(C), np.bincount(targets, minlength=C)
+    C, weights = log_p.shape[1], np.ones(len(targets)) if weights is None else weights
+    bias, support = np.zeros(C), np.bincount(targets, weights, C)
     candidates = np.array(sorted(np.linspace(-2, 2, 41), key=abs))
-    tp, predicted = np.zeros((2, len(candidates) + 1, C), np.int64)
+    tp, predicted = np.zeros((2, len(candidates) + 1, C))
     for _ in range(sweeps):
         for c in np.flatnonzero(support):
             scores = log_p + bias
@@ -575,37 +697,47 @@ def fit_bias(log_p: np.ndarray, targets: np.ndarray, sweeps: int = 3) -> np.ndar
             best_other, other = scores.max(1), scores.argmax(1)
             for i, b in enumerate([*candidates, bias[c]]):
                 preds = np.where(log_p[:, c] + b > best_other, c, other)
-                tp[i] = np.bincount(targets[preds == targets], minlength=C)
-                predicted[i] = np.bincount(preds, minlength=C)
+                tp[i] = np.bincount(targets[preds == targets], weights[preds == targets], C)
+                predicted[i] = np.bincount(preds, weights, C)
             *tried, current = metrics.score_from_counts(tp, predicted, support).tolist()
             if max(tried) > current + 1e-9:
                 bias[c] = candidates[int(np.argmax(tried))]
     return bias
 
 
-def tune_bias(probs: np.ndarray, targets: np.ndarray, force: bool, seed: int = 0) -> np.ndarray:
-    """(C,) biases to add to log-probabilities, for probs (N, C) and targets (N,); zeros if they do not help.
+def halves(targets: np.ndarray, seed: int) -> np.ndarray:
+    """bool (N,): one half of the images, drawn so that every class is in both halves."""
+    order = np.lexsort((np.random.default_rng(seed).random(len(targets)), targets))
+    half = np.empty(len(targets), dtype=bool)
+    half[order] = np.arange(len(targets)) % 2 == 0
+    return half
+
+
+def tune_bias(
+    probs: np.ndarray, targets: np.ndarray, force: bool, seed: int = 0, judge: Judge = AS_THEY_ARE
+) -> tuple[np.ndarray, np.ndarray]:
+    """Biases (C,) to add to log-probabilities, for probs (N, C) and targets (N,); zeros if they do not help.
 
     Cross-fitted: biases are fitted on each half of the images and measured on the other half. So the printed macro F1
     is not too optimistic. The result is the mean of the two fits.
+
+    Returns: the biases, and the probabilities (N, C) with the biases that were fitted on the other half.
     """
-    log_p, N = np.log(probs.astype(np.float64).clip(1e-12)), len(targets)
-    order = np.lexsort((np.random.default_rng(seed).random(N), targets))
-    half = np.empty(N, dtype=bool)
-    half[order] = np.arange(N) % 2 == 0  # every class in both halves
-    fits = [fit_bias(log_p[half], targets[half]), fit_bias(log_p[~half], targets[~half])]
-    cross_fitted = np.where(half[:, None], log_p + fits[1], log_p + fits[0])
-    for name, scores in (("without biases", log_p), ("with cross-fitted biases", cross_fitted)):
-        matrix = metrics.ConfusionMatrix(probs.shape[1]).update(scores.argmax(1), targets)
-        low, high = matrix.f1_interval()
-        print(f"--tune-bias {name}: macro F1 {matrix.f1():.4f} (95 % interval {low:.4f} to {high:.4f})")
-    use = try_first("--tune-bias", log_p, cross_fitted, targets, force)
-    return np.mean(fits, 0) if use else np.zeros(probs.shape[1])
+    log_p, half, weights = np.log(probs.astype(np.float64).clip(1e-12)), halves(targets, seed), judge.weights(targets)
+    fits = [fit_bias(log_p[part], targets[part], weights=weights[part]) for part in (half, ~half)]
+    bias = np.where(half[:, None], fits[1], fits[0])  # (N, C)
+    for name, scores in (("without biases", log_p), ("with cross-fitted biases", log_p + bias)):
+        low, high = judge.interval(scores, targets)
+        value = judge.macro_f1(scores, targets)
+        print(f"--tune-bias {name}: macro F1 {value:.4f} (95 % interval {low:.4f} to {high:.4f})")
+    if not try_first("--tune-bias", log_p, log_p + bias, targets, force, judge=judge):
+        return np.zeros(probs.shape[1]), probs
+    return np.mean(fits, 0), add_bias(probs, bias)
 
 
 def add_bias(probs: np.ndarray, bias: np.ndarray) -> np.ndarray:
-    """float32 (N, C): softmax(log p + bias) of probs (N, C) and bias (C,)."""
-    scaled = probs * np.exp(bias - bias.max())
+    """float32 (N, C): softmax(log p + bias) of probs (N, C) and bias (C,) or (N, C)."""
+    scaled = probs * np.exp(bias - bias.max(-1, keepdims=True))
     return (scaled / scaled.sum(1, keepdims=True)).astype(np.float32)
 
 
@@ -615,46 +747,53 @@ def weigh(
     common: runs.Predictions | None,
     groups: list[list[Predictor]],
     blend: bool = False,
-    prior_adjust: float | None = None,
+    prior_adjust: float | str | None = None,
     tune: bool = False,
     force: bool = False,
+    judge: Judge = AS_THEY_ARE,
 ) -> tuple[np.ndarray, runs.Predictions | None]:
     """Probabilities (A, N, C) of A arguments into one (N, C): mean or blend, then prior adjustment, then biases.
 
     Each change is measured on the validation images of `common`, before it is used. Only a prior adjustment with
     `force` does not need them.
 
-    Returns: the probabilities, and those of the validation images.
+    Returns: the probabilities, and those of the validation images, cross-fitted where a change was fitted to them.
     """
     weights = np.full(len(probs), 1 / len(probs))
     if blend:
-        fitted = blend_weights(common.probs, common.targets)
+        fitted = blend_weights(common.probs, common.targets, weights=judge.weights(common.targets))
         for argument, weight, own_probs in zip(arguments, fitted, common.probs, strict=True):
-            alone = f"macro F1 alone {macro_f1(own_probs, common.targets):.4f}"
+            alone = f"macro F1 alone {judge.macro_f1(own_probs, common.targets):.4f}"
             print(cli.printable(f"--blend: weight {weight:.3f}, {alone}, {argument}"))
         before, after = common.probs.mean(0), np.tensordot(fitted, common.probs, 1)
-        weights = fitted if try_first("--blend", before, after, common.targets, force) else weights
+        use = try_first("--blend", before, after, common.targets, force, judge=judge)
+        weights = fitted if use else weights
     probs = np.tensordot(weights, probs, 1)
     val = replace(common, probs=np.tensordot(weights, common.probs, 1)) if common else None
     if prior_adjust is not None:
         warn_of_prior(prior_adjust, chain.from_iterable(groups))
-        train_counts = groups[0][0].saved["train_counts"]
-        name, use = f"--prior-adjust {prior_adjust:g}", True
+        counts, tau, use = groups[0][0].saved["train_counts"], prior_adjust, True
         if val:
-            after = adjust_prior(val.probs, train_counts, prior_adjust)
-            use = try_first(name, val.probs, after, val.targets, force)
+            if tau == "auto":
+                tau, after = choose_tau(val.probs, val.targets, counts, judge)
+            else:
+                after = adjust_prior(val.probs, counts, tau)
+            name = (
+                f"--prior-adjust {prior_adjust} (tau {tau:g})" if prior_adjust == "auto" else f"--prior-adjust {tau:g}"
+            )
+            use = try_first(name, val.probs, after, val.targets, force, judge=judge)
             val = replace(val, probs=after) if use else val
-        probs = adjust_prior(probs, train_counts, prior_adjust) if use else probs
+        probs = adjust_prior(probs, counts, tau) if use else probs
     if tune:
-        bias = tune_bias(val.probs, val.targets, force)
-        probs, val = add_bias(probs, bias), replace(val, probs=add_bias(val.probs, bias))
+        bias, after = tune_bias(val.probs, val.targets, force, judge=judge)
+        probs, val = add_bias(probs, bias), replace(val, probs=after)
     return probs, val
 
 
-def warn_of_prior(prior_adjust: float, predictors: Iterable[Predictor]) -> None:
-    """A loss with a class prior has already done what --prior-adjust does."""
+def warn_of_prior(prior_adjust: float | str, predictors: Iterable[Predictor]) -> None:
+    """A loss with a class prior has already done what --prior-adjust does; "auto" finds that out by itself."""
     corrected = [p for p in predictors if any(part.corrects_prior for part in losses.loss_classes(p.saved["loss"]))]
-    if prior_adjust and corrected:
+    if prior_adjust not in (0, "auto") and corrected:
         first = corrected[0]
         warning = (
             f"warning: --prior-adjust {prior_adjust:g}: {first.path} was trained with the loss {first.saved['loss']}, "
@@ -715,7 +854,8 @@ def choose_refine(
     when: str,
     predict_child: Callable[[list[str]], np.ndarray],
     force: bool,
-) -> bool:
+    judge: Judge = AS_THEY_ARE,
+) -> tuple[bool, runs.Predictions | None]:
     """Whether to use `refine`: if it improves macro F1 on the parent's validation images, or the parent needs it.
 
     It is compared with the parent's single classes, or if the parent has merged them, with the share of each class in
@@ -724,11 +864,13 @@ def choose_refine(
     Args:
         val: the parent's predictions for its validation images.
         predict_child: image files to the child's probabilities (1, N, C), for images of other classes.
+        judge: for the new classes.
+    Returns: it, and if it was measured, the refined predictions for the validation images.
     Raises: BadInput if no image of the group is a validation image of both.
     """
     if force:
         print("--refine: not measured, used because of --force")
-        return True
+        return True, None
     own, (group, rest, _) = validation_of(child_argument), refined_classes(saved, child, when)
     row_of = {path: row for row, path in enumerate(own.paths.tolist())}
     row = np.array([row_of.get(path, -1) for path in val.paths.tolist()])
@@ -751,7 +893,156 @@ def choose_refine(
     is_merged, counts = len(group) == 1, np.array(child["train_counts"])
     within = probs[:, group] * counts / counts.sum() if is_merged else probs[:, group]
     before, (after, _) = np.concatenate([probs[:, rest], within], 1), refine(probs, saved, child_probs, child, when)
-    return try_first("--refine", before, after, new_targets, is_merged, "the merged class")
+    use = try_first("--refine", before, after, new_targets, is_merged, "the merged class", judge)
+    return use, runs.Predictions(val.paths[kept], new_targets, after)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Class shares of the test set
+# ---------------------------------------------------------------------------------------------------------------------
+
+WEAK = 0.1  # shares.information below it is a warning
+
+
+def stated_shares(test_shares: str | None, saved: dict[str, Any]) -> np.ndarray | None:
+    """(C,) of --test-shares uniform or FILE, for the classes of `saved`; None for train and estimate.
+
+    Raises: BadInput if the CSV is not one share for each class.
+    """
+    if test_shares in (None, "train", "estimate"):
+        return None
+    C, path = len(saved["classes"]), Path(test_shares)
+    if test_shares == "uniform":
+        return np.full(C, 1 / C)
+    if not path.is_file():
+        raise BadInput(f"{path} is not a file: choose train, uniform, estimate, or a CSV with the columns class, share")
+    rows = data.read_rows(path)
+    columns = data.columns_of(path, rows)
+    if not {"class", "share"} <= set(columns):
+        raise BadInput(f"{path} has the columns {', '.join(rows[0])}: it needs the columns class, share")
+    texts = [(row[columns["class"]].strip(), row[columns["share"]].strip()) for row in rows]
+    given = dict(texts)
+    names = [*map(str, saved["labels" if set(given) <= set(saved["labels"]) else "classes"])]
+    unknown, missing = [name for name in given if name not in names], [name for name in names if name not in given]
+    if unknown:
+        known = ", ".join(names[:20]) + (", ..." if len(names) > 20 else "")
+        raise BadInput(f"{path}: {unknown[0]!r} is not a class of the model; it has {known}")
+    if missing:
+        raise BadInput(f"{path} has no share for the class {missing[0]!r}: add a row for each of the {C} classes")
+    if len(given) < len(texts):
+        raise BadInput(f"{path}: the same class is listed twice: give each of the {C} classes one row")
+    wrong = [(name, text) for name, text in given.items() if not 0 <= as_number(text) <= 1]
+    if wrong:
+        raise BadInput(f"{path}: the share of {wrong[0][0]!r} must be a number from 0 to 1, got {wrong[0][1]!r}")
+    found = np.array([as_number(given[name]) for name in names])
+    if abs(found.sum() - 1) > 0.01:
+        raise BadInput(f"{path}: the shares must have the sum 1, got {found.sum():.4g}")
+    return found / found.sum()
+
+
+def as_number(text: str) -> float:
+    """NaN if it is not a number."""
+    try:
+        return float(text)
+    except ValueError:
+        return math.nan
+
+
+def judges(
+    test_shares: str | None,
+    stated: np.ndarray | None,
+    predict_test: Callable[[], np.ndarray],
+    common: runs.Predictions | None,
+    saved: dict[str, Any],
+    mixing: np.ndarray,
+    images: int,
+) -> tuple[Judge, Judge]:
+    """How changes are judged on validation images: for the classes of `saved` (C), and for those after --refine (D).
+
+    Args:
+        stated: shares (D,), see stated_shares.
+        predict_test: probabilities (A, N, C) of the test images without views, for --test-shares estimate.
+        common: predictions for the validation images, see common_validation.
+        mixing: (D, C), see refined_mixing.
+        images: the number of test images.
+    """
+    if not test_shares:
+        return AS_THEY_ARE, AS_THEY_ARE
+    counts, low_high = np.array(saved["train_counts"], dtype=np.float64), None
+    if test_shares == "estimate":
+        scale, bias, prior = shares.calibration(common.probs.mean(0), common.targets)
+        probs = shares.calibrated(predict_test().mean(0), scale, bias)
+        found, (*low_high, draws) = shares.estimate_shares(probs, prior), shares.shares_interval(probs, prior)
+        judge = Judge(found, draws, images)
+        probs = shares.calibrated(common.probs.mean(0), scale, bias)
+        told, direction = shares.information(probs, prior, common.targets)
+    else:
+        judge = Judge(counts / counts.sum() if stated is None else (mixing > 0).T @ stated, None, images)
+    last = judge.after(mixing) if stated is None else replace(judge, shares=stated)
+    print_shares(test_shares, counts / counts.sum(), judge.shares, low_high, saved["classes"])
+    if test_shares == "estimate":
+        print_information(told, [str(saved["classes"][c]) for c in sorted(np.argsort(-abs(direction))[:2])])
+    unseen = [name for c, name in enumerate(saved["classes"]) if judge.shares[c] > 0 and c not in common.targets]
+    if unseen:
+        names = ", ".join(unseen[:5]) + (", ..." if len(unseen) > 5 else "")
+        print(cli.printable(f"note: classes without a validation image, judged as F1 0: {len(unseen)} ({names})"))
+    return judge, last
+
+
+def print_shares(
+    test_shares: str, train: np.ndarray, found: np.ndarray, low_high: list[np.ndarray] | None, classes: list[str]
+) -> None:
+    """One row per class, at most 20: those whose share differs most from training."""
+    names, most = [cli.printable(str(name)) for name in classes], 20
+    shown = sorted(np.argsort(-abs(found - train), kind="stable")[:most])
+    width = max(len("class shares"), *(len(names[c]) for c in shown))
+    title = f"--test-shares {test_shares}" + (" (95 % interval)" if low_high else "")
+    print(cli.printable(f"{'class shares':{width}}  training  {title}"))
+    for c in shown:
+        interval = f" ({low_high[0][c]:.4f} to {low_high[1][c]:.4f})" if low_high else ""
+        print(f"{names[c]:{width}}  {train[c]:8.4f}  {found[c]:.4f}{interval}")
+    if len(classes) > most:
+        print(f"and {len(classes) - most:,} more classes")
+
+
+def print_information(told: float, least: list[str]) -> None:
+    """Of shares.information, with a warning if it is too low. least: the classes that the model tells apart least."""
+    text = f"information {told:.3f} (1: every image is told for sure), told apart least: {' and '.join(least)}"
+    print(cli.printable(text))
+    if told < WEAK:
+        print(
+            f"warning: --test-shares estimate: the model is too weak to tell all shares (information below {WEAK}), so "
+            "the true ones may be outside of the intervals. If you know them, use uniform or a FILE",
+            file=sys.stderr,
+        )
+
+
+def refined_mixing(saved: dict[str, Any], children: list[list[Predictor]], when: str | None) -> np.ndarray:
+    """(D, C) that turns shares of the C classes of `saved` into those of the D classes after --refine.
+
+    The share of a merged class is divided as the child's training images are. Without a child it is the identity.
+    """
+    C = len(saved["classes"])
+    if not children:
+        return np.eye(C)
+    child = children[0][0].saved
+    group, rest, _ = refined_classes(saved, child, when)
+    counts = np.maximum(np.array(child["train_counts"], dtype=np.float64), 1)
+    inside = np.eye(C)[group]  # (1, C) for a merged class, else (D - len(rest), C)
+    return np.concatenate([np.eye(C)[rest], inside if len(group) > 1 else counts[:, None] / counts.sum() * inside])
+
+
+def promise(val: runs.Predictions | None, judge: Judge) -> dict[str, Any]:
+    """Prints and returns the macro F1 to expect of the test images, with its interval."""
+    if val is None:
+        print("promised macro F1: not measured, because of --force")
+        return {}
+    value, (low, high) = judge.macro_f1(val.probs, val.targets), judge.interval(val.probs, val.targets)
+    print(
+        f"promised macro F1 on the {judge.images:,} test images: {value:.4f} (95 % interval {low:.4f} to {high:.4f}), "
+        f"from {len(val.targets):,} validation images"
+    )
+    return {"promised_f1": value, "promised_interval": (low, high)}
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -810,6 +1101,10 @@ def score(answers: str, template: Template, probs: np.ndarray, saved: dict[str, 
 # ---------------------------------------------------------------------------------------------------------------------
 
 
+def number_or_auto(text: str) -> float | str:
+    return text if text == "auto" else float(text)
+
+
 def make_parser() -> argparse.ArgumentParser:
     usage = "python predict.py RUN_OR_CHECKPOINT ... --data TEST [OPTION ...]"
     parser = cli.Parser(prog="predict.py", usage=usage, description=__doc__)
@@ -827,7 +1122,18 @@ def make_parser() -> argparse.ArgumentParser:
     add = group.add_argument
     add("--tta", choices=augment.VIEWS, default="none", help="test-time augmentation: average over these views")
     add("--blend", action="store_true", help="weighted mean of the runs, fitted by maximum likelihood")
-    add("--prior-adjust", type=float, metavar="TAU", help="post-hoc logit adjustment: subtract TAU x log(class prior)")
+    add(
+        "--test-shares",
+        metavar="SHARES",
+        help="class shares of the test set, under which these options are measured: train, uniform, estimate (EM on "
+        "its predictions), or a CSV with the columns class, share (default: the validation images as they are)",
+    )
+    add(
+        "--prior-adjust",
+        type=number_or_auto,
+        metavar="TAU",
+        help="post-hoc logit adjustment: subtract TAU x log(class prior); auto finds TAU, cross-fitted",
+    )
     add("--tune-bias", action="store_true", help="add a bias to each class's log-probability, tuned for macro F1")
     add(
         "--force",
@@ -877,12 +1183,9 @@ def parse_options(argv: Sequence[str] | None = None) -> argparse.Namespace:
             parser.error(f"{flag} {file} is a folder: give a file name")
         if file and not os.path.isdir(Path(file).parent):
             parser.error(f"{flag} {file}: the folder {Path(file).parent} does not exist")
-    if options.prior_adjust is not None and not math.isfinite(options.prior_adjust):
-        parser.error(f"--prior-adjust must be a finite number, got {options.prior_adjust}")
+    if options.prior_adjust not in (None, "auto") and not math.isfinite(options.prior_adjust):
+        parser.error(f"--prior-adjust must be a finite number, got {options.prior_adjust}; or auto")
     return options
-
-
-CHANGES = ("--blend", "--prior-adjust", "--tune-bias", "--refine")
 
 
 def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
@@ -896,47 +1199,47 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
         torch.set_num_threads(options.threads)
     with blaming("--device"):
         device = cli.usable_device(options.device)
-    for flag, file in (("--out", options.out), ("--probs", options.probs)):
-        with blaming(flag):
-            check_output(file)
+    check_outputs(options.out, options.probs)
     data_flag = "--template" if options.template else "--data"
     with blaming(data_flag):
         template = read_template(Path(options.data), options.template)
     with blaming("RUN_OR_CHECKPOINT"):
         groups = load_all(options.runs, device, options.model)
-        saved = final = groups[0][0].saved
-    if options.refine:
-        with blaming("--refine"):
-            children = load_all([options.refine], device, options.model)
-            child = children[0][0].saved
-        with blaming("--when"):
-            *_, final = refined_classes(saved, child, options.when)
+        saved = groups[0][0].saved
+    children, final = load_child(options.refine, options.when, saved, device, options.model)
     with blaming("RUN_OR_CHECKPOINT"):
         check_classes(final, options.force)
+    with blaming("--test-shares"):
+        stated, mixing = stated_shares(options.test_shares, final), refined_mixing(saved, children, options.when)
     with blaming(data_flag):
         check_one_column(template, saved["labels"])
         warn_of_labels(template, final["labels"])
     networks, work = sum(map(len, groups)), (device, options.batch_size, options.threads)
     print(f"{len(template.rows):,} images, {len(saved['classes'])} classes, checkpoints used: {networks}")
-    changes = (options.blend, options.prior_adjust, options.tune_bias, options.refine)
-    flags = [*compress(CHANGES, (change not in (None, False) for change in changes))]
-    is_measured = options.blend or options.tune_bias or (flags and not options.force)
-    with blaming(", ".join(flags)):
-        common = common_validation(options.runs) if is_measured else None
-    with blaming("--tta"):
-        tta = choose_tta(options.tta, groups, *work, options.force)
+    changes = (options.blend, options.prior_adjust, options.tune_bias, options.refine, options.test_shares)
+    common = measured_on(options.runs, changes, options.force)
+    predict_test = functools.cache(lambda views: predict_probs(groups, views, *work, template.images))  # (A, N, C)
     with blaming("--data"):
-        probs = predict_probs(groups, tta, *work, template.images)  # (A, N, C)
-    probs, val = weigh(options.runs, probs, common, groups, *changes[:3], options.force)  # (N, C)
+        about = (functools.partial(predict_test, "none"), common, saved, mixing, len(template.rows))
+        judge, last_judge = judges(options.test_shares, stated, *about)
+    with blaming("--tta"):
+        tta, common = choose_tta(options.tta, groups, *work, options.force, common, judge)
+    with blaming("--data"):
+        probs = predict_test(tta)
+    probs, val = weigh(options.runs, probs, common, groups, *changes[:3], options.force, judge)  # (N, C)
     if options.refine:
+        predict_child = functools.partial(predict_probs, children, "none", *work)
+        child = children[0][0].saved
         with blaming("--refine"):
-            predict_child = functools.partial(predict_probs, children, "none", *work)
-            if choose_refine(val, saved, options.refine, child, options.when, predict_child, options.force):
+            parts = (saved, options.refine, child, options.when, predict_child, options.force, last_judge)
+            use, refined_val = choose_refine(val, *parts)
+            if use:
                 probs, saved = refine(probs, saved, predict_child(template.images)[0], child, options.when)
+                val, judge = refined_val, last_judge
     labels = [saved["labels"][c] for c in probs.argmax(1)]
     with blaming("--out"):
         write_submission(Path(options.out), template, labels)
-    result = {"out": options.out, "rows": len(template.rows)}
+    result = {"out": options.out, "rows": len(template.rows)} | (promise(val, judge) if options.test_shares else {})
     print(cli.printable(f"{options.out}: {len(template.rows):,} rows, column {template.label} filled in"))
     if options.probs:
         with blaming("--probs"), checkpoint.replacing(options.probs) as file:

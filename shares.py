@@ -102,24 +102,37 @@ def shares_interval(
     return low, high, draws
 
 
-def information(probs: np.ndarray, prior: np.ndarray, shares: np.ndarray) -> float:
+def information(probs: np.ndarray, prior: np.ndarray, targets: np.ndarray) -> tuple[float, np.ndarray]:
     """How much an unlabelled image tells about the class shares, compared with a labelled one: from 0 to 1.
 
-    It is the smallest eigenvalue of the matrix of mean predicted probabilities per class, mean of p'_c p'_d / q_d:
-    1 if every image is told for sure, 0 if two classes are never told apart. N images have as much information as
-    N times it labelled ones, in the direction that they tell least about, and an error of the probabilities changes
-    the shares by up to its inverse times as much. 1 - information is the convergence rate of EM, the fraction of
-    missing information (Dempster, Laird & Rubin 1977).
+    Formula: with p' the probabilities adjusted to uniform shares, the smallest eigenvalue of the (C, C) matrix
+    sum over the classes k of the mean, over the images of class k, of p'_c p'_d. It is 1 if every image is told for
+    sure, and 0 if two classes are never told apart. In the direction that they tell least about, N images have as much
+    information as N times this many labelled ones, and an error of the probabilities changes the shares by up to its
+    inverse times as much. 1 - information is the fraction of missing information, the convergence rate of EM
+    (Dempster, Laird & Rubin 1977).
 
-    Classes with a share of 0 are left out. Raises: ValueError for a wrong shape or value.
+    Args:
+        probs: (N, C), calibrated probabilities of labelled images.
+        prior: (C,), the class shares that they assume.
+        targets: (N,), the classes of the images. Classes without an image are left out.
+    Returns: it, and that direction (C,), with length 1. Its two largest components are the two classes that are told
+        apart least.
+    Raises: ValueError for a wrong shape or value.
 
-    >>> round(information([[0.8, 0.2], [0.2, 0.8]], [0.5, 0.5], [0.5, 0.5]), 4)  # of [[0.68, 0.32], [0.32, 0.68]]
-    0.36
+    >>> value, direction = information([[0.8, 0.2], [0.2, 0.8]], [0.5, 0.5], [0, 1])
+    >>> round(value, 4), abs(direction).round(4).tolist()  # of the matrix [[0.68, 0.32], [0.32, 0.68]]
+    (0.36, [0.7071, 0.7071])
     """
-    probs, prior, shares = _checked(probs, prior, shares)
-    kept = (shares > 1e-12) & (prior > 0)
-    p = adjust(probs, prior, shares)[:, kept] / np.sqrt(shares[kept])
-    return float(np.clip(np.linalg.eigvalsh(p.T @ p / len(p))[0], 0, 1))
+    probs, prior = _checked(probs, prior)
+    C, targets = probs.shape[1], np.asarray(targets)
+    kept = (np.bincount(targets, minlength=C) > 0) & (prior > 0)
+    p = adjust(probs, prior, kept / kept.sum())[:, kept]
+    p *= np.sqrt(weights_for(targets, kept * 1.0) / len(p) * kept.sum())[:, None]
+    values, vectors = np.linalg.eigh(p.T @ p)
+    direction = np.zeros(C)
+    direction[kept] = vectors[:, 0]
+    return float(np.clip(values[0], 0, 1)), direction
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -271,7 +284,7 @@ def main() -> None:
         scale, bias, prior = calibration(val_probs, val_targets)
         p = calibrated(test_probs, scale, bias)
         found, (low, high, _) = estimate_shares(p, prior), shares_interval(p, prior)
-        told = information(p, prior, found)
+        told, _ = information(calibrated(val_probs, scale, bias), prior, val_targets)
         print(f"\n{name} classifier, information {told:.3f}\nclass   training      true   estimated (95 % interval)")
         for c in range(C):
             true = np.mean(test_targets == c)

@@ -321,7 +321,7 @@ def test_blend_weights_are_a_maximum_of_the_likelihood():
 
 def test_a_bias_that_was_taken_off_is_found_again_and_nothing_is_made_worse(capsys):
     probs, targets = soft(N=3000, noise=0.8, shift=1.0)  # predicts the large classes far too often
-    bias = predict.tune_bias(probs, targets, force=False)
+    bias, _ = predict.tune_bias(probs, targets, force=False)
     assert (np.diff(bias) > 0).all()  # the larger, the less often the class was predicted
     assert predict.macro_f1(predict.add_bias(probs, bias), targets) > predict.macro_f1(probs, targets) + 0.05
     assert "used" in capsys.readouterr().out
@@ -343,7 +343,7 @@ def test_biases_are_the_best_of_each_classs_candidates_in_turn():
 def test_the_estimate_that_is_used_is_never_below_that_without(capsys, seed):
     rng = np.random.default_rng(seed)
     probs, targets = rng.dirichlet(np.ones(4), 200).astype(np.float32), rng.integers(0, 4, 200)  # nothing to gain
-    bias = predict.tune_bias(probs, targets, force=False, seed=seed)
+    bias, _ = predict.tune_bias(probs, targets, force=False, seed=seed)
     old, new, verdict = re.search(r"images (\S+) -> (\S+), (.*)", capsys.readouterr().out).groups()
     assert (verdict == "used") == (float(new) > float(old)) or float(new) == float(old)
     assert bias.any() == (verdict == "used")
@@ -744,7 +744,7 @@ def choose(capsys, monkeypatch, own_probs, merged=True, force=False, own="bcd"):
         saved, targets = {"labels": ["0", "1", "2"], "classes": ["r", "g", "b"]}, [0, 0, 1, 1, 2]
         probs = [[0.9, 0.0, 0.1], [0.9, 0.0, 0.1], [0.0, 0.9, 0.1], [0.9, 0.0, 0.1], [0.1, 0.0, 0.9]]
     child["train_counts"] = [10, 30]
-    use = predict.choose_refine(
+    use, _ = predict.choose_refine(
         predictions(list("abcde"), targets, probs), saved, "child", child, "0,1", predict_child, force
     )
     return use, capsys.readouterr().out, asked

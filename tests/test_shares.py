@@ -1,0 +1,289 @@
+"""shares.py, and predict.py --test-shares: the estimate has known answers, and what is promised comes true."""
+
+import re
+
+import numpy as np
+import pytest
+from test_predict import PARSER, competition, here, parent, predictions, refused, run, write_csv  # noqa: F401
+
+import predict
+import runs
+import shares
+
+TAIL, UNIFORM = np.array([0.6, 0.25, 0.1, 0.04, 0.01]), np.full(5, 0.2)
+
+
+def images(N, true, seed, noise=0.5, assumed=TAIL):
+    """Probabilities (N, 5) that assume the shares `assumed`, and targets, of a set with the shares `true`."""
+    rng = np.random.default_rng(seed)
+    targets = rng.choice(5, N, p=true)
+    x = np.eye(5)[targets] + noise * rng.normal(size=(N, 5))
+    return shares.calibrated(np.exp(x / noise**2), 1.0, np.log(assumed)), targets
+
+
+# --- the estimate ----------------------------------------------------------------------------------------------------
+
+
+def test_em_finds_the_shares_that_are_known_by_hand():
+    p = np.array([[0.8, 0.2], [0.8, 0.2], [0.2, 0.8]])
+    # likelihood (0.8 q + 0.2 (1 - q))^2 (0.2 q + 0.8 (1 - q)): the first factor is 2/3 at its maximum, so q = 7/9
+    assert shares.estimate_shares(p, [0.5, 0.5], tolerance=1e-12) == pytest.approx([7 / 9, 2 / 9], abs=1e-6)
+    assert shares.estimate_shares(p, [5, 5], tolerance=1e-12) == pytest.approx([7 / 9, 2 / 9], abs=1e-6)  # counts too
+    # the same images, from a classifier that assumes other shares: the same answer, if it is told them
+    q, tilted = np.array([0.9, 0.1]), shares.adjust(p, [0.5, 0.5], [0.9, 0.1])
+    assert shares.estimate_shares(tilted, q, tolerance=1e-12) == pytest.approx([7 / 9, 2 / 9], abs=1e-6)
+    assert abs(shares.estimate_shares(tilted, [0.5, 0.5])[0] - 7 / 9) > 0.1
+
+
+def test_em_ends_within_its_tolerance_of_the_maximum():
+    probs, _ = images(500, UNIFORM, seed=0, noise=1.0)
+    best = shares.estimate_shares(probs, TAIL, tolerance=1e-12, rounds=100_000)
+
+    def likelihood(q):
+        return np.log(probs / TAIL @ q).sum()
+
+    for tolerance in (1.0, 0.01):
+        gap = likelihood(best) - likelihood(shares.estimate_shares(probs, TAIL, tolerance))
+        assert 0 <= gap <= tolerance
+    rng = np.random.default_rng(0)
+    assert likelihood(best) >= max(likelihood(rng.dirichlet(np.ones(5))) for _ in range(200))
+
+
+def test_with_the_shares_of_training_it_stays_there():
+    inside = moved = 0
+    for seed in range(8):
+        probs, _ = images(1500, TAIL, seed)
+        low, high, draws = shares.shares_interval(probs, TAIL, samples=100)
+        assert draws.shape == (100, 5) and np.allclose(draws.sum(1), 1)
+        inside += ((low <= TAIL) & (TAIL <= high)).sum()
+        low, high, _ = shares.shares_interval(images(1500, UNIFORM, seed)[0], TAIL, samples=100)
+        moved += ((low <= TAIL) & (TAIL <= high)).sum()
+    assert inside >= 34 and moved <= 16  # of 40; the share 0.25 is near 0.2
+
+
+def test_the_interval_is_that_of_estimates_on_images_drawn_again():
+    probs, _ = images(300, UNIFORM, seed=1, noise=0.7)
+    *_, draws = shares.shares_interval(probs, TAIL, samples=5, seed=3)
+    counts = np.random.default_rng(3).multinomial(300, np.full(300, 1 / 300), 5)
+    for n, draw in zip(counts, draws, strict=True):
+        assert shares.estimate_shares(np.repeat(probs, n, axis=0), TAIL) == pytest.approx(draw, abs=0.005)
+
+
+@pytest.mark.parametrize("assumed", [TAIL, UNIFORM, TAIL**2 / (TAIL**2).sum()])
+def test_the_prior_that_probabilities_assume_is_read_from_validation(assumed):
+    """A log-prior loss assumes uniform shares, a sampler or class weights something else: no rule for each."""
+    val, targets = images(4000, TAIL, seed=0, assumed=assumed)
+    overconfident = shares.calibrated(images(4000, UNIFORM, seed=1, assumed=assumed)[0], 2.0, np.zeros(5))
+    scale, bias, prior = shares.calibration(shares.calibrated(val, 2.0, np.zeros(5)), targets)
+    assert scale == pytest.approx(0.5, abs=0.07)
+    assert prior == pytest.approx(np.bincount(targets) / 4000, abs=1e-3)
+    found = shares.estimate_shares(shares.calibrated(overconfident, scale, bias), prior)
+    assert found == pytest.approx(UNIFORM, abs=0.03)
+    if assumed is not TAIL:  # the shares of training are the wrong prior here
+        assert abs(shares.estimate_shares(overconfident, TAIL) - UNIFORM).max() > 0.1
+
+
+def test_calibration_is_a_minimum_and_a_class_without_an_image_stays_finite():
+    probs, targets = images(400, TAIL, seed=0)
+    probs, targets = probs[targets < 4], targets[targets < 4]
+    scale, bias, prior = shares.calibration(probs, targets, ridge=0.1)
+    assert np.isfinite(bias).all() and (prior > 0).all() and prior.sum() == pytest.approx(1)
+
+    def cost(scale, bias):
+        p = shares.calibrated(probs, scale, bias)[np.arange(len(targets)), targets]
+        return -np.log(p).sum() + 0.05 * ((bias**2).sum() + (scale - 1) ** 2)
+
+    rng = np.random.default_rng(0)
+    for size in (0.001, 0.1):
+        assert all(cost(scale, bias) < cost(scale + s, bias + b) for s, *b in size * rng.normal(size=(50, 6)))
+
+
+def test_information_is_1_for_a_perfect_classifier_and_names_what_is_not_told_apart():
+    targets = np.arange(60) % 3
+    value, _ = shares.information(np.eye(3)[targets], np.full(3, 1 / 3), targets)
+    assert value == pytest.approx(1)
+    blind = np.where(np.eye(3)[targets][:, :1] > 0, [[1.0, 0, 0]], [[0, 0.5, 0.5]])
+    value, direction = shares.information(blind, np.full(3, 1 / 3), targets)
+    assert value == pytest.approx(0, abs=1e-9) and abs(direction) == pytest.approx([0, 0.5**0.5, 0.5**0.5])
+    strong, weak = (
+        shares.information(*images(3000, TAIL, 0, noise)[:1], TAIL, images(3000, TAIL, 0)[1])[0] for noise in (0.4, 1.5)
+    )
+    assert strong > 0.5 > predict.WEAK > weak
+
+
+# --- weighted validation ---------------------------------------------------------------------------------------------
+
+
+def test_integer_weights_are_repeated_rows():
+    probs, targets = images(300, TAIL, seed=0)
+    weights = np.random.default_rng(0).integers(0, 5, 300)
+    again = np.repeat(np.arange(300), weights)
+    assert predict.macro_f1(probs, targets, weights) == predict.macro_f1(probs[again], targets[again])
+    assert predict.macro_f1(probs, targets, weights) != predict.macro_f1(probs, targets)
+    log_p = np.log(probs)
+    assert np.array_equal(
+        predict.fit_bias(log_p, targets, weights=weights), predict.fit_bias(log_p[again], targets[again])
+    )
+    pair = np.stack([probs, images(300, TAIL, seed=0, noise=0.6)[0]])
+    blended = predict.blend_weights(pair, targets, weights=weights)
+    assert blended == pytest.approx(predict.blend_weights(pair[:, again], targets[again]), abs=1e-9)
+
+
+def test_weighted_validation_is_validation_drawn_again_with_these_shares():
+    probs, targets = images(3000, TAIL, seed=0)
+    judge = predict.Judge(UNIFORM, images=3000)
+    weights = judge.weights(targets)
+    assert np.bincount(targets, weights) / weights.sum() == pytest.approx(UNIFORM)
+    rng = np.random.default_rng(0)
+    of_class = [np.flatnonzero(targets == c) for c in range(5)]
+    again = np.concatenate([rng.choice(of_class[c], 40_000) for c in range(5)])
+    resampled = predict.macro_f1(probs[again], targets[again])
+    assert judge.macro_f1(probs, targets) == pytest.approx(resampled, abs=0.003)
+    assert abs(predict.macro_f1(probs, targets) - resampled) > 0.05
+
+
+def test_what_is_promised_comes_true_within_its_interval_and_without_the_shares_it_does_not():
+    kept = {"uniform": 0, "estimate": 0, "as they are": 0}
+    for seed in range(20):
+        (val, targets), (test, test_targets) = images(9000, TAIL, 2 * seed), images(1000, UNIFORM, 2 * seed + 1)
+        measured = predict.macro_f1(test, test_targets)
+        *_, draws = shares.shares_interval(test, TAIL, samples=50)
+        judges = {
+            "uniform": predict.Judge(UNIFORM, None, 1000),
+            "estimate": predict.Judge(shares.estimate_shares(test, TAIL), draws, 1000),
+            "as they are": predict.Judge(),
+        }
+        for name, judge in judges.items():
+            low, high = judge.interval(val, targets)
+            kept[name] += low <= measured <= high
+    assert kept["uniform"] >= 17 and kept["estimate"] >= 17 and kept["as they are"] <= 5
+
+
+def test_prior_adjust_auto_finds_tau_under_the_stated_shares(capsys):
+    val, targets = images(6000, TAIL, seed=0, noise=0.6)
+    counts = (1000 * TAIL).astype(int).tolist()
+    uniform, _ = predict.choose_tau(val, targets, counts, predict.Judge(UNIFORM))
+    assert uniform == pytest.approx(1.0, abs=0.35)
+    reverse, _ = predict.choose_tau(val, targets, counts, predict.Judge(TAIL[::-1].copy()))
+    train, after = predict.choose_tau(val, targets, counts, predict.AS_THEY_ARE)
+    assert train < uniform < reverse
+    fits = [float(tau) for tau in re.findall(r"tau (\S+) and (\S+),", capsys.readouterr().out)[-1]]
+    half = predict.halves(targets, 0)
+    for part, tau in ((half, fits[1]), (~half, fits[0])):  # each half has the tau of the other
+        assert np.array_equal(after[part], predict.adjust_prior(val[part], counts, tau))
+    already = shares.adjust(val, TAIL, UNIFORM)  # a log-prior loss: nothing is left to correct
+    assert abs(predict.choose_tau(already, targets, counts, predict.Judge(UNIFORM))[0]) < 0.35
+
+
+def test_shares_of_a_group_are_those_of_its_classes():
+    class Child:
+        saved = {"labels": ["0", "1"], "classes": ["r", "g"], "train_counts": [10, 30]}
+        saved |= {"all_labels": ["0", "1", "2"], "all_classes": ["r", "g", "b"]}
+
+    merged = {"labels": ["0+1", "2"], "classes": ["r+g", "b"]}
+    mixing = predict.refined_mixing(merged, [[Child]], "0,1")  # to b, r, g
+    assert (mixing @ [0.8, 0.2]).tolist() == pytest.approx([0.2, 0.2, 0.6])
+    assert ((mixing > 0).T @ np.array([0.5, 0.3, 0.2])).tolist() == pytest.approx([0.5, 0.5])
+    single = {"labels": ["1", "0", "2"], "classes": ["g", "r", "b"]}
+    mixing = predict.refined_mixing(single, [[Child]], "0,1")
+    assert (mixing @ [0.3, 0.5, 0.2]).tolist() == [0.2, 0.5, 0.3]
+    judge = predict.Judge(np.array([0.3, 0.5, 0.2]), np.array([[0.3, 0.5, 0.2]])).after(mixing)
+    assert judge.shares.tolist() == [0.2, 0.5, 0.3] and judge.draws.tolist() == [[0.2, 0.5, 0.3]]
+
+
+# --- predict.py ------------------------------------------------------------------------------------------------------
+
+
+def share_file(folder, *rows):
+    write_csv(folder / "q.csv", [dict(zip(("class", "share"), row, strict=True)) for row in rows])
+    return folder / "q.csv"
+
+
+@pytest.mark.parametrize(
+    "rows, message",
+    [
+        ([("red", 0.5), ("green", 0.5)], "has no share for the class 'blue': add a row for each of the 3 classes"),
+        (
+            [("red", 0.5), ("green", -0.1), ("blue", 0.6)],
+            "the share of 'green' must be a number from 0 to 1, got '-0.1'",
+        ),
+        ([("red", 0.5), ("green", "x"), ("blue", 0.5)], "the share of 'green' must be a number from 0 to 1, got 'x'"),
+        ([("red", "nan"), ("green", 0.5), ("blue", 0.5)], "the share of 'red' must be a number from 0 to 1, got 'nan'"),
+        ([("red", 0.5), ("green", 0.2), ("blue", 0.2)], "the shares must have the sum 1, got 0.9"),
+        ([("red", 0.5), ("green", 0.2), ("pink", 0.3)], "'pink' is not a class of the model; it has red, green, blue"),
+        ([("red", 0.3), ("green", 0.4), ("blue", 0.3), ("red", 0.3)], "the same class is listed twice"),
+    ],
+)
+def test_a_wrong_file_of_shares_is_one_line_before_an_image_is_decoded(here, capsys, monkeypatch, rows, message):  # noqa: F811
+    monkeypatch.setattr(predict, "decoded", lambda *arguments: pytest.fail("decodes"))
+    file = share_file(here, *rows)
+    text = refused(capsys, "five", "--data", "comp", "--test-shares", file, "--out", here / "s.csv")
+    assert text.startswith(f"predict.py: error: --test-shares: {file}") and message in text and "\n" not in text
+
+
+def test_a_file_of_shares_that_is_not_one_is_one_line(here, capsys):  # noqa: F811
+    text = refused(capsys, "five", "--data", "comp", "--test-shares", "equal", "--out", here / "s.csv")
+    assert "--test-shares: equal is not a file: choose train, uniform, estimate, or a CSV with" in text
+    text = refused(capsys, "five", "--data", "comp", "--test-shares", "answers.csv", "--out", here / "s.csv")
+    assert "answers.csv has the columns ID, target: it needs the columns class, share" in text
+    text = refused(capsys, "one", "five", "--data", "comp", "--test-shares", "uniform", "--out", here / "s.csv")
+    assert "--test-shares: five and one have different validation images" in text
+    text = refused(capsys, "one", "--data", "comp", "--prior-adjust", "most", by=PARSER)
+    assert "--prior-adjust" in text and "'most'" in text
+
+
+def promised(here, capsys, *words):  # noqa: F811
+    result = run("five", "--data", "comp", "--out", here / "s.csv", *words)
+    return result, capsys.readouterr()
+
+
+def test_predict_judges_and_promises_under_the_shares_of_the_test_set(here, capsys):  # noqa: F811
+    plain, (out, _) = promised(here, capsys, "--tune-bias")
+    assert "promised" not in out and "promised_f1" not in plain and "weighted" not in out
+    changes = ("--tta", "flip", "--prior-adjust", "auto", "--tune-bias")
+    uniform, (out, _) = promised(here, capsys, *changes, "--test-shares", "uniform", "--answers", "answers.csv")
+    assert out.count("90 validation images weighted by --test-shares") == 3
+    low, high = uniform["promised_interval"]
+    line = (
+        f"promised macro F1 on the 41 test images: {uniform['promised_f1']:.4f} (95 % interval {low:.4f} to {high:.4f})"
+    )
+    assert line in out and low <= uniform["macro_f1"] <= high
+    file = share_file(here, ("0", "0.3333"), ("1", "0.3333"), ("2", "0.3334"))  # labels, instead of names
+    same, _ = promised(here, capsys, *changes, "--test-shares", file)
+    assert same["promised_f1"] == pytest.approx(uniform["promised_f1"], abs=1e-3)
+    other, (out, _) = promised(
+        here, capsys, "--test-shares", share_file(here, ("red", 0.98), ("green", 0.02), ("blue", 0))
+    )
+    assert re.search(r"red +0\.3\d+ +0\.9800", out) and other["promised_f1"] < uniform["promised_f1"]
+
+
+def test_predict_estimates_the_shares_and_warns_if_the_model_is_too_weak(here, capsys, monkeypatch):  # noqa: F811
+    result, (out, err) = promised(here, capsys, "--test-shares", "estimate")
+    found = [float(share) for share in re.findall(r"^(?:red|green|blue) +0\.\d+ +(0\.\d+) \(0\.", out, re.M)]
+    assert found == pytest.approx([14 / 41, 14 / 41, 13 / 41], abs=0.1) and "promised_f1" in result
+    assert "told apart least: " in out and "warning" not in err
+    monkeypatch.setattr(predict, "WEAK", 1.1)
+    _, (_, err) = promised(here, capsys, "--test-shares", "estimate")
+    assert err.count("warning: --test-shares estimate: the model is too weak") == 1
+
+
+def test_refine_is_judged_under_the_shares_of_its_classes(here, capsys, parent):  # noqa: F811
+    words = (parent, "--data", "comp", "--refine", "pair", "--when", "red,1", "--out", here / "s.csv")
+    for test_shares in ("uniform", "train", "estimate", share_file(here, ("red", 0.2), ("green", 0.3), ("blue", 0.5))):
+        result = run(*words, "--test-shares", test_shares)
+        printed = capsys.readouterr().out
+        assert (
+            "--refine: macro F1 on" in printed and "weighted by --test-shares" in printed and result["promised_f1"] > 0
+        )
+
+
+def test_the_views_that_are_used_are_those_of_the_promise(monkeypatch, capsys):
+    """Later changes, and the promise, are measured on validation images with the views that the test images get."""
+    before = predictions(list("ab"), [0, 1], [[0.4, 0.6], [0.4, 0.6]])
+    monkeypatch.setattr(predict, "validation_of", lambda argument: before)
+    better = np.array([[[0.9, 0.1], [0.1, 0.9]]])
+    monkeypatch.setattr(predict, "predict_probs", lambda *arguments: better)
+    network = type("Network", (), {"shape": (8, 8, "squash"), "path": "x"})
+    common = runs.Predictions(before.paths, before.targets, before.probs[None])
+    tta, common = predict.choose_tta("flip", [[network]], None, 8, None, False, common)
+    assert tta == "flip" and np.allclose(common.probs, better)
