@@ -951,7 +951,8 @@ def as_number(text: str) -> float:
 def judges(
     test_shares: str | None,
     stated: np.ndarray | None,
-    predict_test: Callable[[], np.ndarray],
+    networks: list[Predictor],
+    predict_networks: Callable[[], np.ndarray],
     common: runs.Predictions | None,
     saved: dict[str, Any],
     mixing: np.ndarray,
@@ -961,7 +962,7 @@ def judges(
 
     Args:
         stated: shares (D,), see stated_shares.
-        predict_test: probabilities (A, N, C) of the test images without views, for --test-shares estimate.
+        predict_networks: the networks' probabilities (K, N, C) for the test images without views.
         common: predictions for the validation images, see common_validation.
         mixing: (D, C), see refined_mixing.
         images: the number of test images.
@@ -970,18 +971,12 @@ def judges(
         return AS_THEY_ARE, AS_THEY_ARE
     counts, low_high = np.array(saved["train_counts"], dtype=np.float64), None
     if test_shares == "estimate":
-        scale, bias, prior = shares.calibration(common.probs.mean(0), common.targets)
-        probs = shares.calibrated(predict_test().mean(0), scale, bias)
-        found, (*low_high, draws) = shares.estimate_shares(probs, prior), shares.shares_interval(probs, prior)
+        found, low_high, draws = estimated_shares(networks, predict_networks(), saved["classes"])
         judge = Judge(found, draws, images)
-        probs = shares.calibrated(common.probs.mean(0), scale, bias)
-        told, direction = shares.information(probs, prior, common.targets)
     else:
         judge = Judge(counts / counts.sum() if stated is None else (mixing > 0).T @ stated, None, images)
     last = judge.after(mixing) if stated is None else replace(judge, shares=stated)
     print_shares(test_shares, counts / counts.sum(), judge.shares, low_high, saved["classes"])
-    if test_shares == "estimate":
-        print_information(told, [str(saved["classes"][c]) for c in sorted(np.argsort(-abs(direction))[:2])])
     unseen = [name for c, name in enumerate(saved["classes"]) if judge.shares[c] > 0 and c not in common.targets]
     if unseen:
         names = ", ".join(unseen[:5]) + (", ..." if len(unseen) > 5 else "")
@@ -1005,16 +1000,38 @@ def print_shares(
         print(f"and {len(classes) - most:,} more classes")
 
 
-def print_information(told: float, least: list[str]) -> None:
-    """Of shares.information, with a warning if it is too low. least: the classes that the model tells apart least."""
-    text = f"information {told:.3f} (1: every image is told for sure), told apart least: {' and '.join(least)}"
-    print(cli.printable(text))
+def estimated_shares(
+    networks: list[Predictor], probs: np.ndarray, classes: list[str]
+) -> tuple[np.ndarray, list[np.ndarray], np.ndarray]:
+    """Shares (C,), their interval [low (C,), high (C,)] and draws (B, C), from the K networks' test probabilities.
+
+    Each network is calibrated on its own validation images, and estimates by itself: an average of networks is not
+    calibrated as one of them is. The shares are the mean; the draws are those of all networks, so that the interval
+    contains the differences of the networks too. probs (K, N, C). Warns if the networks are too weak.
+    """
+    parts, vals, priors, targets = [], [], [], []
+    for predictor, own_probs in zip(networks, probs, strict=True):
+        val = validation_of(str(predictor.path))
+        scale, bias, prior = shares.calibration(val.probs, val.targets)
+        own_probs = shares.calibrated(own_probs, scale, bias)
+        samples = max(20, 200 // len(networks))
+        *_, draws = shares.shares_interval(own_probs, prior, samples, seed=len(parts))
+        parts.append((shares.estimate_shares(own_probs, prior), draws))
+        vals.append(shares.calibrated(val.probs, scale, bias))
+        priors.append(prior)
+        targets.append(val.targets)
+    draws = np.concatenate([draws for _, draws in parts])
+    told, direction = shares.information(np.concatenate(vals), np.mean(priors, 0), np.concatenate(targets))
+    least = " and ".join(str(classes[c]) for c in sorted(np.argsort(-abs(direction))[:2]))
+    text = f"information {told:.3f} (1: every image is told for sure), told apart least: {least}"
+    print(cli.printable(f"--test-shares estimate: {text}"))
     if told < WEAK:
         print(
             f"warning: --test-shares estimate: the model is too weak to tell all shares (information below {WEAK}), so "
             "the true ones may be outside of the intervals. If you know them, use uniform or a FILE",
             file=sys.stderr,
         )
+    return np.mean([found for found, _ in parts], 0), [*np.quantile(draws, [0.025, 0.975], axis=0)], draws
 
 
 def refined_mixing(saved: dict[str, Any], children: list[list[Predictor]], when: str | None) -> np.ndarray:
@@ -1214,18 +1231,18 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     with blaming(data_flag):
         check_one_column(template, saved["labels"])
         warn_of_labels(template, final["labels"])
-    networks, work = sum(map(len, groups)), (device, options.batch_size, options.threads)
-    print(f"{len(template.rows):,} images, {len(saved['classes'])} classes, checkpoints used: {networks}")
+    every, work = [*chain.from_iterable(groups)], (device, options.batch_size, options.threads)
+    print(f"{len(template.rows):,} images, {len(saved['classes'])} classes, checkpoints used: {len(every)}")
     changes = (options.blend, options.prior_adjust, options.tune_bias, options.refine, options.test_shares)
     common = measured_on(options.runs, changes, options.force)
-    predict_test = functools.cache(lambda views: predict_probs(groups, views, *work, template.images))  # (A, N, C)
+    predict_networks = functools.partial(predict_probs, [[one] for one in every], "none", *work, template.images)
     with blaming("--data"):
-        about = (functools.partial(predict_test, "none"), common, saved, mixing, len(template.rows))
+        about = (every, predict_networks, common, saved, mixing, len(template.rows))
         judge, last_judge = judges(options.test_shares, stated, *about)
     with blaming("--tta"):
         tta, common = choose_tta(options.tta, groups, *work, options.force, common, judge)
     with blaming("--data"):
-        probs = predict_test(tta)
+        probs = predict_probs(groups, tta, *work, template.images)  # (A, N, C)
     probs, val = weigh(options.runs, probs, common, groups, *changes[:3], options.force, judge)  # (N, C)
     if options.refine:
         predict_child = functools.partial(predict_probs, children, "none", *work)

@@ -82,8 +82,8 @@ def shares_interval(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """(low (C,), high (C,), draws (samples, C)): bootstrap over the images, of the shares of `estimate_shares`.
 
-    The interval is for the chance of which images are in the set. It does not contain an error of the probabilities:
-    see `information`.
+    The interval is for the chance of which images are in the set. It does not contain errors of the probabilities,
+    which matter where `information` is low.
 
     Raises: ValueError for a wrong shape or value.
     """

@@ -287,3 +287,23 @@ def test_the_views_that_are_used_are_those_of_the_promise(monkeypatch, capsys):
     common = runs.Predictions(before.paths, before.targets, before.probs[None])
     tta, common = predict.choose_tta("flip", [[network]], None, 8, None, False, common)
     assert tta == "flip" and np.allclose(common.probs, better)
+
+
+def test_every_network_estimates_with_its_own_calibration(monkeypatch, capsys):
+    """So networks that assume different class priors agree, and the interval contains what they differ in."""
+    networks, stored, test = [], {}, []
+    for seed, assumed in enumerate((TAIL, UNIFORM)):  # cross-entropy, and a log-prior loss
+        network = type("Network", (), {"path": f"fold{seed}"})
+        val, targets = images(3000, TAIL, seed, assumed=assumed)
+        stored[network.path] = predictions([str(i) for i in range(3000)], targets, val)
+        networks.append(network)
+        test.append(images(2000, UNIFORM, seed=9, assumed=assumed)[0])
+    monkeypatch.setattr(predict, "validation_of", stored.get)
+    found, (low, high), draws = predict.estimated_shares(networks, np.stack(test), list("abcde"))
+    assert found == pytest.approx(UNIFORM, abs=0.03) and (low < found).all() and (found < high).all()
+    one, (one_low, one_high), _ = predict.estimated_shares(networks[:1], np.stack(test[:1]), list("abcde"))
+    assert draws.shape == (200, 5) and np.isclose(draws.mean(0), found, atol=0.01).all()
+    assert (high - low).sum() > (one_high - one_low).sum()
+    average = shares.estimate_shares(np.mean(test, 0), TAIL)
+    assert abs(average - UNIFORM).max() > abs(found - UNIFORM).max() + 0.02
+    assert capsys.readouterr().out.count("--test-shares estimate: information 0.") == 2
