@@ -114,7 +114,7 @@ def test_every_predict_command_in_the_readme_parses():
     import predict
 
     commands = re.findall(r"^python predict\.py (.*)$", README, re.M)
-    assert len(commands) == 4
+    assert len(commands) == 5
     for command in commands:
         predict.parse_options(command.split())
 
