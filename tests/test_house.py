@@ -26,7 +26,8 @@ def imports(name):
 
 def test_the_house_has_the_modules_it_should():
     expected = (
-        "augment checkpoint data demo leaks loggers loop losses metrics models optim page pixels ranks sam shares stopping"
+        "augment checkpoint data demo leaks loggers loop losses metrics models optim page pixels ranks sam shares "
+        "stopping"
     )
     assert MODULES == expected.split()
 
