@@ -350,6 +350,7 @@ grid-template-columns:repeat(auto-fill,minmax(7.5rem,1fr))}
 .shots li{font-size:.78rem;line-height:1.35;break-inside:avoid}
 .shots img,.shots .gone{display:block;width:112px;height:112px;object-fit:contain;background:var(--card);
 border-radius:.3rem;margin-bottom:.2rem}.small{image-rendering:pixelated}
+.pairs{grid-template-columns:repeat(auto-fill,minmax(14.5rem,1fr))}.pair{display:flex;gap:.25rem}
 .matrix{width:100%;max-width:62rem;height:auto;image-rendering:pixelated;border:1px solid var(--rule)}
 pre{background:var(--card);padding:.7rem;border-radius:.5rem;white-space:pre-wrap}
 summary{cursor:pointer;padding:.3rem 0}

@@ -2,29 +2,36 @@
 
     python report.py runs/NAME                    # writes runs/NAME/report.html
     python report.py runs/a runs/b --out ab.html  # curves in the same charts
+    python report.py runs/NAME --cam              # also where the network looked
 
 train.py writes the page of its run at the end. The page is a single file
 without scripts and without requests: you can send it to anyone. It is made from
 config.json, log.csv, updates.csv and val_probs.npz in the run folder. The run
-may be unfinished.
+may be unfinished. Only --cam loads the network, best_f1.pt, and runs it.
 """
 
 from __future__ import annotations
 
+import functools
 import math
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from PIL import Image
 
+import augment
+import cam
 import checkpoint
 import cli
 import metrics
+import models
 import page
 import pixels
+import predict
 import runs
 from page import Html, Series, tag
 from runs import BadInput
@@ -32,6 +39,7 @@ from runs import BadInput
 MANY = 40  # with more classes, the table of all classes is folded and the confusion matrix is an image
 POINTS = 600  # at most this many points of a learning rate are drawn
 PAIRS, SHOTS, SIDE = 9, 3, 112  # confused pairs shown, example images of each, and pixels of their longer side
+HEAT = (255, 120, 0)  # colour of the parts of an image that a network looked at, in a grey picture
 
 # ---------------------------------------------------------------------------------------------------------------------
 # Curves
@@ -187,24 +195,34 @@ def confusion(run: runs.Run) -> Html:
     )
 
 
-def mistakes(run: runs.Run) -> Html:
-    """The most confused pairs of classes, each with the wrong predictions of the highest confidence."""
+def mistakes(run: runs.Run, look: Look | None = None) -> Html:
+    """The most confused pairs of classes, each with the wrong predictions of the highest confidence.
+
+    With `look`, the picture of where the network looked is beside each image.
+    """
     predictions, names, parts = run.predictions, run.config["classes"], []
     preds, confidence = predictions.probs.argmax(1), predictions.probs.max(1)
-    for target, pred, count in predictions.matrix.most_confused(PAIRS):
+    pairs = predictions.matrix.most_confused(PAIRS)
+    chosen = []
+    for target, pred, _ in pairs:
         rows = np.flatnonzero((predictions.targets == target) & (preds == pred))
-        rows = rows[np.argsort(-confidence[rows], kind="stable")][:SHOTS]
+        chosen.append(rows[np.argsort(-confidence[rows], kind="stable")][:SHOTS])
+    wrong = {str(predictions.paths[i]): int(preds[i]) for rows in chosen for i in rows}
+    looked, about_look = look(run, wrong) if look and wrong else ({}, "")
+    for (target, pred, count), rows in zip(pairs, chosen, strict=True):
         shots = []
         for i in rows:
             path, sure = str(predictions.paths[i]), f"confidence {confidence[i]:.1%}"
             image = thumbnail(run, path, f"true class {names[target]}, predicted {names[pred]}, {sure}")
+            image = tag("div", image, looked[path], class_="pair") if path in looked else image
             shots.append(tag("li", image, short_path(path), tag("br"), tag("span", sure, class_="dim")))
         heading = tag("h3", f"{count} × ", tag("bdi", names[target]), " → ", tag("bdi", names[pred]))
-        parts.append(tag("div", heading, tag("ul", *shots, class_="shots")))
+        parts.append(tag("div", heading, tag("ul", *shots, class_="shots pairs" if looked else "shots")))
     if not parts:
         return tag("p", "No image is misclassified.")
     about = "Number of images × true class → predicted class, with the wrong predictions of the highest confidence."
-    return page.join([tag("p", about, class_="about"), tag("div", *parts, class_="grid2")])
+    texts = [tag("p", text, class_="about") for text in (about, about_look) if text]
+    return page.join([*texts, tag("div", *parts, class_="grid2")])
 
 
 def short_path(path: str) -> Html:
@@ -212,16 +230,72 @@ def short_path(path: str) -> Html:
     return tag("span", *(part for f in folder for part in (tag("bdi", f), "/")), tag("bdi", name), title=path)
 
 
+def file_of(run: runs.Run, path: str) -> str:
+    """The image file of a path, which is relative to where the run was started."""
+    return os.path.join(run.config.get("cwd", ""), path)
+
+
 def thumbnail(run: runs.Run, path: str, alt: str) -> Html:
     """The image, small. If the file is missing or damaged, a text instead."""
     try:
-        full_path = os.path.join(run.config.get("cwd", ""), path)  # relative to where the run was started
-        image = Image.fromarray(pixels.decode_file(full_path).permute(1, 2, 0).numpy())
+        image = Image.fromarray(pixels.decode_file(file_of(run, path)).permute(1, 2, 0).numpy())
     except Exception as error:  # a decoder can raise anything
         return tag("span", f"cannot read the image: {pixels.describe_error(error)}", class_="gone")
+    return small_picture(image, alt)
+
+
+def small_picture(image: Image.Image, alt: str) -> Html:
     is_small = max(image.size) <= SIDE // 2
     image.thumbnail((SIDE, SIDE))
     return page.picture(image, alt, class_="small" if is_small else None)
+
+
+# (run, predicted class of each image path) -> (picture of each path, a text for the page)
+Look = Callable[[runs.Run, dict[str, int]], tuple[dict[str, Html], str]]
+
+
+def where_it_looked(
+    run: runs.Run, wrong: dict[str, int], device: torch.device, functions: Sequence[str] = ()
+) -> tuple[dict[str, Html], str]:
+    """The Grad-CAM picture of each image that can be read: what raises the logit of the class in `wrong`.
+
+    Each image goes through the best_f1.pt of its own fold, which was not trained on it.
+
+    functions: the FILE.py:FUNCTION that the user typed. A checkpoint cannot execute a different file.
+    Raises: BadInput if a checkpoint is missing, damaged, or not of this run.
+    """
+    looked: dict[str, Html] = {}
+    for part in run.folds or [run]:
+        own = [path for path in part.predictions.paths.tolist() if path in wrong] if part.predictions else []
+        if not own:
+            continue
+        predictor = predict.load_predictor(part.folder / "best_f1.pt", device, functions)
+        if predictor.saved["classes"] != run.config["classes"]:
+            raise BadInput(f"{predictor.path} has different classes than {run.folder / 'config.json'}: train again")
+        for path in own:
+            try:
+                image = pixels.fitted(pixels.decode_file(file_of(run, path)), *predictor.shape)
+            except Exception:  # a decoder can raise anything; the thumbnail has the reason
+                continue
+            x = torch.from_numpy(image).permute(2, 0, 1)[None].to(device)
+            x = augment.normalize(x, predictor.saved["mean"], predictor.saved["std"])
+            maps = cam.grad_cam(predictor.net, x, torch.tensor([wrong[path]]))
+            if maps is None:
+                name = predictor.saved["model_name"]
+                return {}, f"{name} has no feature map with height and width, so --cam cannot show where it looked."
+            name = run.config["classes"][wrong[path]]
+            looked[path] = small_picture(tinted(image, cam.enlarged(maps, image.shape[:2])[0]), f"evidence for {name}")
+    return looked, (
+        "Beside each image: the network's input in grey, with the parts that raise the logit of the predicted class in "
+        "orange (Grad-CAM on the last feature map). Without orange, no part raises it."
+    )
+
+
+def tinted(image: np.ndarray, heat: torch.Tensor) -> Image.Image:
+    """The image (H, W, 3) in grey, and orange where `heat` (H, W), from 0 to 1, is large."""
+    grey = np.asarray(Image.fromarray(image).convert("L"), dtype=np.float32)[..., None]
+    share = 0.7 * heat.cpu().numpy()[..., None]
+    return Image.fromarray(((1 - share) * grey + share * np.array(HEAT)).round().astype(np.uint8))
 
 
 def calibration(run: runs.Run) -> Html:
@@ -304,7 +378,7 @@ def about_run(run: runs.Run) -> Html:
     )
 
 
-def of_one(run: runs.Run) -> str:
+def of_one(run: runs.Run, look: Look | None = None) -> str:
     parts = run.folds or [run]
     started = [part for part in parts if part.log]
     sections: list[tuple[str, Any]] = []
@@ -317,7 +391,7 @@ def of_one(run: runs.Run) -> str:
         sections += [
             ("Classes", classes(run)),
             ("Confusion matrix", confusion(run)),
-            ("Most confused classes", mistakes(run)),
+            ("Most confused classes", mistakes(run, look)),
             ("Calibration", calibration(run)),
         ]
     sections.append(("Settings", about_run(run)))
@@ -388,14 +462,17 @@ def of_several(several: Sequence[runs.Run]) -> str:
     return page.document(f"{len(several)} runs", sections, warnings(several))
 
 
-def write(folders: Sequence[str | Path], out: str | Path | None = None) -> Path:
+def write(folders: Sequence[str | Path], out: str | Path | None = None, look: Look | None = None) -> Path:
     """Writes the page of one run or of several, and returns its path (default: report.html in the folder of one run).
+
+    `look` adds the pictures of where the network looked to the page of one run, see where_it_looked.
 
     Raises: BadInput that names the folder that is not a run or is damaged; OSError if the page cannot be written.
     """
     several = [runs.read(folder) for folder in folders]
     out = Path(out) if out else several[0].folder / "report.html"
-    checkpoint.write_text(out, of_one(several[0]) if len(several) == 1 else of_several(list(flattened(several))))
+    text = of_one(several[0], look) if len(several) == 1 else of_several(list(flattened(several)))
+    checkpoint.write_text(out, text)
     return out
 
 
@@ -408,17 +485,31 @@ def flattened(several: Sequence[runs.Run]) -> Iterator[runs.Run]:
 def main(argv: Sequence[str] | None = None) -> Path:
     """Writes the page, prints its path and returns it. Raises: SystemExit with code 2 if an argument is wrong."""
     cli.print_any_text()
-    usage = "python report.py RUN [RUN ...] [--out FILE.html]"
+    usage = "python report.py RUN [RUN ...] [--out FILE.html] [--cam]"
     parser = cli.Parser(prog="report.py", usage=usage, description=__doc__)
     parser.add_argument("runs", nargs="+", metavar="RUN", help="run folder of train.py")
     help_out = "file of the page (default RUN/report.html; required for several runs)"
     parser.add_argument("--out", metavar="FILE.html", help=help_out)
+    help_cam = "show where the network looked for each mistake (Grad-CAM); it loads best_f1.pt and runs the network"
+    parser.add_argument("--cam", action="store_true", help=help_cam)
+    help_model = "--cam: execute this file, for a run whose network is your own function"
+    parser.add_argument("--model", metavar="FILE.py:FUNCTION", help=help_model)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    parser.add_argument("--device", default=device, help="--cam: cpu, cuda or cuda:NUMBER (default %(default)s)")
     options = parser.parse_args(argv)
     if len(options.runs) > 1 and not options.out:
         parser.error("--out is missing: name the file of the page for several runs, for example --out compare.html")
+    if len(options.runs) > 1 and options.cam:
+        parser.error(f"--cam needs one run, got {len(options.runs)}: the page of several runs shows no images")
+    if options.model and not (options.cam and models.is_function(options.model)):
+        parser.error(f"--model must be FILE.py:FUNCTION together with --cam, got {options.model!r}")
     try:
-        out = write(options.runs, options.out)
-    except (BadInput, OSError) as error:
+        look = None
+        if options.cam:
+            device, functions = cli.usable_device(options.device), [options.model] if options.model else []
+            look = functools.partial(where_it_looked, device=device, functions=functions)
+        out = write(options.runs, options.out, look)
+    except (*cli.BAD_INPUT, OSError) as error:
         cli.refuse(str(error), "report.py", error)
     print(cli.printable(out))
     return out
