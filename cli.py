@@ -238,6 +238,27 @@ def make_parser(description: str | None = None) -> Parser:
     )
     add("--preview", metavar="FILE.png", help="write a picture of augmented training images with labels, then stop")
 
+    group = parser.add_argument_group("pseudo-labels", "e.g. --pseudo runs/five --pseudo-data TEST --folds 5")
+    add = group.add_argument
+    add(
+        "--pseudo",
+        metavar="RUN",
+        help="also train on test images with the labels that this run predicts; each fold uses the labels of the same "
+        "fold of RUN, which must have the same split",
+    )
+    add("--pseudo-data", metavar="TEST", help="the test images: a folder, or a competition folder with a template")
+    add(
+        "--pseudo-share",
+        type=float,
+        metavar="SHARE",
+        help="share of the test images to use, the most confident of each class (default 0.5)",
+    )
+    add(
+        "--pseudo-labels",
+        choices=("soft", "hard"),
+        help="soft = the predicted probabilities, hard = the most likely class (default soft)",
+    )
+
     group = parser.add_argument_group("fine-tuning", "e.g. --weights DEFAULT --freeze-epochs 2 --layer-decay 0.7")
     add = group.add_argument
     add(
@@ -434,6 +455,9 @@ def resolve(options: argparse.Namespace) -> None:
     options.min_delta = options.min_delta or 0.0
     options.amp = options.amp or ("fp16" if options.device.startswith("cuda") else "off")
     options.cache = os.path.expanduser(options.cache)
+    if options.pseudo:
+        options.pseudo_share = 0.5 if options.pseudo_share is None else options.pseudo_share
+        options.pseudo_labels = options.pseudo_labels or "soft"
 
 
 # options that can be changed when resuming
@@ -551,7 +575,8 @@ def _check_ranges(parser: argparse.ArgumentParser, options: argparse.Namespace) 
         check(name, lambda value: 0 < value < 1, "between 0 and 1")
     for name in FROM_0_TO_1:
         check(name, lambda value: 0 <= value <= 1, "from 0 to 1")
-    check("layer_decay", lambda value: 0 < value <= 1, "above 0 and at most 1")
+    for name in ("layer_decay", "pseudo_share"):
+        check(name, lambda value: 0 < value <= 1, "above 0 and at most 1")
     check("seed", lambda value: value < 2**63, "less than 2^63")
     check("min_delta", lambda value: True, "a finite number")
     sides = [options.size] if isinstance(options.size, int) else options.size
@@ -586,6 +611,11 @@ def _check_combinations(parser: argparse.ArgumentParser, options: argparse.Names
         parser.error(f"--freeze {options.freeze} freezes random weights: {advice}")
     if losses.LDAMLoss in losses.loss_classes(options.loss) and options.head != "cosine":
         parser.error(f"--head {options.head}: the margins of --loss {options.loss} are for --head cosine")
+    for name in ("pseudo_data", "pseudo_share", "pseudo_labels"):
+        if getattr(options, name) is not None and not options.pseudo:
+            parser.error(f"{flag_of(name)} {getattr(options, name)} has no effect without --pseudo: add --pseudo RUN")
+    if options.pseudo and not options.pseudo_data:
+        parser.error(f"--pseudo {options.pseudo} needs --pseudo-data TEST, the images to label")
     if options.fresh_head and options.weights == "none":
         parser.error("--fresh-head has no effect without --weights: add --weights")
     if options.mix_off_last and not (options.mixup or options.cutmix):
@@ -778,19 +808,22 @@ def print_start(
     """
     counts = np.array(facts["train_counts"])
     smallest, largest = int(counts.argmin()), int(counts.argmax())
+    images = len(table) - table.pseudo
+    groups = len(set(table.groups[:images]))
     schedule = options.scheduler + (f" after {options.warmup:g} epochs of warmup" if options.warmup else "")
     H, W = models.sides(options.size)
     changes = [options.transform, f"augment {options.augment}"]
     changes += [f"{name} {getattr(options, name):g}" for name in ("mixup", "cutmix") if getattr(options, name)]
     changes += [f"{options.flips} flips"] if options.flips != "random" else []
     lines = {
-        "data": f"{table.layout}: {len(table):,} images, {len(table.classes)} classes",
+        "data": f"{table.layout}: {images:,} images, {len(table.classes)} classes",
         "classes": f"largest {table.classes[largest]} ({counts[largest]:,} training images), "
         f"smallest {table.classes[smallest]} ({counts[smallest]:,}), "
         f"imbalance {counts[largest] / max(counts[smallest], 1):.1f}",
         "split": f"{len(split.train):,} training, {len(split.val):,} validation images"
+        + (f"; training images with pseudo-labels: {len(split.pseudo):,}" if len(split.pseudo) else "")
         + (f" (fold {split.fold})" if split.fold is not None else "")
-        + (f"; groups: {len(set(table.groups)):,}" if len(set(table.groups)) < len(table) else "")
+        + (f"; groups: {groups:,}" if groups < images else "")
         + f"; groups on both sides: {data.shared_groups(table, split.train, split.val)}"
         + (f", but {split.guess.on_both_sides} by the file names" if split.guess else ""),
         "images": f"{H} x {W} pixels, {options.fit}, {', '.join(filter(None, changes))}",

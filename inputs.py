@@ -27,6 +27,7 @@ import losses
 import models
 import optim
 import pixels
+import pseudo
 import runs
 
 
@@ -42,6 +43,7 @@ class Split:
     leaks: list[leaks.Pair] = field(default_factory=list)
     guess: leaks.Guess | None = None
     folds_after: int = 0  # folds that are trained after this one
+    pseudo: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))  # the rows of `train` with pseudo-labels
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -178,7 +180,11 @@ def set_groups(options: argparse.Namespace, table: data.ImageTable) -> None:
 def load_images(
     options: argparse.Namespace, table: data.ImageTable, splits: list[Split]
 ) -> tuple[pixels.ImageArray, data.ImageTable, list[Split]]:
-    """Decodes all images. Returns them, and the table and splits without bad images and with --leaks applied."""
+    """Decodes all images. Returns them, and the table and splits without bad images and with --leaks applied.
+
+    With --pseudo, the images that it labels are added at the end, as training images of their split.
+    """
+    teachers = pseudo.load_teachers(options, table, splits)
     with cli.blaming("--data", disk="--cache"):
         images = pixels.decode(
             table.paths,
@@ -196,7 +202,7 @@ def load_images(
         table = data.take(table, images.kept)
         table.notes.append(left_out)
         splits = make_splits(options, table)
-    return images, table, apply_leaks(options, table, images, splits)
+    return pseudo.add(options, images, table, apply_leaks(options, table, images, splits), *teachers)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -488,7 +494,8 @@ def make_batches(
     if options.transform:
         with cli.blaming("--transform"):
             transform = augment.as_transform(models.load_function(options.transform, "transform"))
-    train = pixels.Batches(images, split.train, options.batch_size, True, options.seed, device, sampler, transform)
+    how = {"sampler": sampler, "transform": transform, "soft": images.soft}
+    train = pixels.Batches(images, split.train, options.batch_size, True, options.seed, device, **how)
     return train, pixels.Batches(images, split.val, options.batch_size, device=device)
 
 
@@ -567,11 +574,16 @@ def about(options: argparse.Namespace, table: data.ImageTable, recipe: Recipe) -
 def facts(
     table: data.ImageTable, split: Split, recipe: Recipe, batches: pixels.Batches, updates: int
 ) -> dict[str, Any]:
-    """Further entries of config.json. drawn_counts: images per class and epoch, after sampling. pixels: a hash."""
+    """Further entries of config.json. drawn_counts: images per class and epoch, after sampling. pixels: a hash.
+
+    The images with pseudo-labels count in train_counts and drawn_counts, under their most likely class: the network
+    learns their class shares too, so they belong to the class prior of a loss.
+    """
     return {
         "train_counts": recipe.train_counts.tolist(),
         "drawn_counts": recipe.drawn_counts.tolist(),
         "val_counts": data.counts(table, split.val).tolist(),
+        "pseudo_counts": data.counts(table, split.pseudo).tolist(),
         "updates_an_epoch": updates,
         "pixels": batches.images.digest,
         "warnings": table.warnings + split.warnings,
@@ -586,8 +598,9 @@ def write_preview(path: str, batches: pixels.Batches, transform: augment.Augment
     shares = transform.mix_targets(targets, numbers, batches.epoch, images.shape[2:])
     used = shares.sum(0).nonzero() if shares.dim() == 2 else targets.unique()
     names = {c: classes[c] if augment.find_font(classes[c]) else str(c) for c in used.flatten().tolist()}
-    labels = [names[t] for t in targets.tolist()]
-    if shares.dim() == 2:  # mixed
+    if shares.dim() == 1:
+        labels = [names[t] for t in shares.tolist()]
+    else:  # mixed
         by_share = shares.argsort(1, descending=True).tolist()
         labels = [
             " + ".join(f"{row[c]:.2f} {names[c]}" for c in order if row[c] > 0)

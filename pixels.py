@@ -37,6 +37,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 from torch.utils.data import Dataset
@@ -79,6 +80,7 @@ class ImageArray(Dataset):
         bad_csv: the CSV of these images, if there are any.
         digest: a hash of all decoded pixels in order, from `decode`.
         resident: `pixels` on the device, after `move_to`.
+        soft: float32 (n, C) class probabilities of the last n images, for `Batches`. None: no image has any.
     """
 
     def __init__(self, pixels: np.ndarray, targets: np.ndarray, paths: list[str], file: Path | None = None):
@@ -86,6 +88,7 @@ class ImageArray(Dataset):
         self.pixels, self.paths, self.file = pixels, paths, file
         self.kept, self.bad, self.bad_csv, self.digest = np.arange(len(paths)), {}, None, ""
         self.resident: Tensor | None = None
+        self.soft: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -94,9 +97,7 @@ class ImageArray(Dataset):
         """uint8 (n, 3, H, W), channels_last, of these rows; on the device if the images were moved to it."""
         if self.resident is not None:
             return self.resident.index_select(0, index).permute(0, 3, 1, 2)
-        mapped = self.pixels.base
-        if isinstance(mapped, mmap.mmap) and mapped.size() < len(mapped):  # reading it would be a bus error
-            raise OSError(f"{self.file} has been cut while it was in use: start again, and it is made again")
+        _check_whole(self.pixels)
         return torch.from_numpy(np.ascontiguousarray(self.pixels[index.numpy()])).permute(0, 3, 1, 2)
 
     def __getitem__(self, i: int) -> tuple[Tensor, Tensor]:
@@ -116,6 +117,40 @@ class ImageArray(Dataset):
             self.resident[rows] = torch.from_numpy(np.array(self.pixels[rows])).to(device)
         self.targets = self.targets.to(device)
         return True
+
+
+class Rows:
+    """Rows of several arrays uint8 (n, H, W, 3) as one array, without a copy in memory: it is read by indexing.
+
+    rows: int64 (N,), positions in the arrays one after the other. A position may occur several times.
+    """
+
+    base = None  # it is not a view of a file
+
+    def __init__(self, arrays: Sequence[np.ndarray], rows: np.ndarray):
+        self.arrays, self.rows = arrays, rows
+        self.shape, self.dtype = (len(rows), *arrays[0].shape[1:]), arrays[0].dtype
+        self.nbytes = math.prod(self.shape)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: Any) -> np.ndarray:
+        rows, start = self.rows[index], 0
+        found = np.empty((*rows.shape, *self.shape[1:]), self.dtype)
+        for array in self.arrays:
+            _check_whole(array)
+            inside = (rows >= start) & (rows < start + len(array))
+            found[inside] = array[rows[inside] - start]
+            start += len(array)
+        return found
+
+
+def _check_whole(array: np.ndarray | Rows) -> None:
+    """OSError if the file that the array is mapped from has been cut: reading it would be a bus error."""
+    mapped = array.base
+    if isinstance(mapped, mmap.mmap) and mapped.size() < len(mapped):
+        raise OSError(f"{array.filename} has been cut while it was in use: start again, and it is made again")
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -413,6 +448,8 @@ class Batches:
             generator depends only on (seed, epoch, number).
         overlap: each batch also contains the next images of the epoch, this many. After the last image of the epoch
             comes the first. For mixup and cutmix: 1 (see augment.Augment).
+        soft: float32 (k, C), class probabilities of the last k images. The targets of a batch are then (n, C): these,
+            and 0 or 1 for the other images.
     Raises: BadInput, while iterating, for a transform that fails.
     """
 
@@ -427,6 +464,7 @@ class Batches:
         sampler: Callable[[np.random.Generator], np.ndarray] | None = None,
         transform: Callable[[np.ndarray, np.random.Generator], np.ndarray] | None = None,
         overlap: int = 0,
+        soft: Tensor | None = None,
     ):
         if batch_size < 1:
             raise ValueError(f"batch size must be at least 1, got {batch_size}")
@@ -434,6 +472,7 @@ class Batches:
         self.batch_size, self.shuffle = batch_size, shuffle
         self.seed, self.device, self.epoch = seed, torch.device(device), 0
         self.sampler, self.transform, self.overlap = sampler, transform, overlap
+        self.soft = None if soft is None else soft.to(images.targets.device)
         self.images_per_epoch = len(self.numbers())
 
     def numbers(self) -> np.ndarray:
@@ -485,8 +524,18 @@ class Batches:
                 if self.transform:
                     transformed = pool.imap(self._transformed, zip(numbers.tolist(), images, strict=True))
                     images = torch.from_numpy(np.stack(list(transformed))).permute(0, 3, 1, 2)
-                batch = numbers, images, self.images.targets[rows]
+                batch = numbers, images, self.targets_of(rows)
                 yield tuple(tensor.pin_memory() for tensor in batch) if pinned else batch
+
+    def targets_of(self, rows: Tensor) -> Tensor:
+        """int64 (n,), or with soft targets float32 (n, C)."""
+        targets = self.images.targets[rows]
+        if self.soft is None:
+            return targets
+        soft = F.one_hot(targets, self.soft.shape[1]).to(self.soft.dtype)
+        place = rows - (len(self.images) - len(self.soft))
+        soft[place >= 0] = self.soft[place[place >= 0]]
+        return soft
 
     def _transformed(self, numbered: tuple[int, Tensor]) -> np.ndarray:
         number, image = numbered

@@ -2,7 +2,7 @@
 
     python report.py runs/NAME                    # writes runs/NAME/report.html
     python report.py runs/a runs/b --out ab.html  # curves in the same charts
-    python report.py runs/NAME --cam              # also where the network looked
+    python report.py runs/NAME --cam              # and where the network looked
 
 train.py writes the page of its run at the end. The page is a single file
 without scripts and without requests: you can send it to anyone. It is made from
@@ -137,7 +137,9 @@ def classes(run: runs.Run) -> Html:
         caption, x_label = "F1 of each class by its number of training images", "training images"
         about = "Each dot is a class. Point at a dot to see its name."
         charts.append(page.line_chart(caption, series, x_label, log_x=log, about=about))
-    tables = [frequency_table(predictions, train), class_table(predictions, names, train, sampled)]
+    pseudo = run.train_counts("pseudo_counts")
+    pseudo = pseudo if pseudo and any(pseudo) else None
+    tables = [frequency_table(predictions, train), class_table(predictions, names, train, sampled, pseudo)]
     return page.join([tag("div", *charts, class_="grid2"), *filter(None, tables)])
 
 
@@ -156,20 +158,25 @@ def frequency_table(predictions: runs.Predictions, train: list[float] | None) ->
 
 
 def class_table(
-    predictions: runs.Predictions, names: Sequence[str], train: list[float] | None, sampled: list[float] | None
+    predictions: runs.Predictions,
+    names: Sequence[str],
+    train: list[float] | None,
+    sampled: list[float] | None,
+    pseudo: list[float] | None = None,
 ) -> Html:
-    """One row per class, the lowest F1 first; `train` and `sampled` are images of each class."""
+    """One row per class, the lowest F1 first; `train`, `sampled` and `pseudo` are images of each class."""
     rows = predictions.matrix.per_class()
     rows.sort(key=lambda row: (row["support"] == 0, row["f1"]))
     most = max([*(train or []), *(sampled or []), 1])
     lines = []
     for row in rows:
         c, numbers = row["class"], [f"{row['precision']:.4f}", f"{row['recall']:.4f}", f"{row['support']:,}"]
-        bars = [page.Bar(f"{counts[c]:,.0f}", counts[c] / most) for counts in (train, sampled) if counts]
+        bars = [page.Bar(f"{counts[c]:,.0f}", counts[c] / most) for counts in (train, sampled, pseudo) if counts]
         lines.append([page.named(c, names), page.Bar(f"{row['f1']:.4f}", row["f1"]), *numbers, *bars])
     head = ["class", "F1", "precision", "recall", "validation images"]
     head += ["training images"] if train else []
     head += ["sampled per epoch"] if sampled else []
+    head += ["pseudo-labels"] if pseudo else []
     if len(lines) <= MANY:
         return page.table(head, lines, "All classes, lowest F1 first")
     shown = page.table(head, lines[: MANY // 2], f"The {MANY // 2} classes with the lowest F1")
