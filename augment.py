@@ -493,12 +493,12 @@ class Augment:
         return x
 
     def mix_targets(self, targets: Tensor, index: Tensor, epoch: int, size: Sequence[int]) -> Tensor:
-        """Targets (N,) unchanged without mixing, else (N - overlap, C), mixed as the images; size is (H, W)."""
+        """Targets (N,) or (N, C), unchanged without mixing, else (N - overlap, C), mixed as images of (H, W)."""
         if not (self.mixup or self.cutmix):
             return targets
         share = self._keep(index, epoch, *size).mean((1, 2, 3))[:, None]  # lambda; for a box: the area outside it
-        one_hot = F.one_hot(targets, self.num_classes).float()
-        return torch.lerp(one_hot.roll(-1, 0), one_hot, share)[: len(targets) - self.overlap]
+        soft = targets if targets.is_floating_point() else F.one_hot(targets, self.num_classes).float()
+        return torch.lerp(soft.roll(-1, 0), soft, share)[: len(targets) - self.overlap]
 
     def _keep(self, index: Tensor, epoch: int, H: int, W: int) -> Tensor:
         """(N, 1, 1, 1) or (N, 1, H, W): weight of the image itself at each pixel. The other image has the rest."""

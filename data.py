@@ -72,6 +72,7 @@ class ImageTable:
     all_labels: list[str] = field(default_factory=list)
     # path: (class before, class now, or None = leave the image out), of labels that were corrected after reading
     fixes: dict[str, tuple[int, int | None]] = field(default_factory=dict)
+    pseudo: int = 0  # number of images at the end that are labelled by a network
 
     def __post_init__(self) -> None:
         self.labels = self.labels or self.classes

@@ -8,6 +8,7 @@
     .lock                locked while a process trains in the folder, see locked
     val_predictions.csv  predictions of best_f1.pt for the validation images, as text (see as_cell)
     val_probs.npz        the same as arrays: paths, targets, probs, and the groups of the images
+    pseudo.npz           training images with pseudo-labels, as arrays: see pseudo.py
     leaks.csv            validation images with a near-duplicate in the training set, if there are any
     report.html          see report.py
 
@@ -565,7 +566,7 @@ def read_config(folder: Path) -> dict[str, Any]:
         values = [fix.get(key, 0) for key in ("image", "from", "to")] if isinstance(fix, dict) else [0]
         if not all(isinstance(value, str) for value in values[:2]) or not isinstance(values[-1], str | None):
             raise BadInput(f"{file} is damaged: fixes must have an image, a class before, and a class now or null")
-    for name in ("train_counts", "drawn_counts", "val_counts"):
+    for name in ("train_counts", "drawn_counts", "val_counts", "pseudo_counts"):
         counts = config.get(name, [0] * len(config["classes"]))
         if [type(n) for n in counts] != [int] * len(config["classes"]):
             raise BadInput(f"{file} is damaged: {name} must have an integer for each class")

@@ -12,7 +12,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 PROGRAMS = {"train", "predict", "compare", "report", "labels"}
-HELPERS = {"cli", "inputs", "runs"}  # of programs
+HELPERS = {"cli", "inputs", "pseudo", "runs"}  # of programs
 MODULES = sorted(path.stem for path in ROOT.glob("*.py") if path.stem not in PROGRAMS | HELPERS)
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
@@ -126,7 +126,8 @@ def test_the_arrows_between_programs_and_their_helpers():
     allowed |= {
         "report": {"cli", "predict", "runs"},
         "labels": {"cli", "report", "runs"},
-        "inputs": {"cli", "runs"},
+        "inputs": {"cli", "pseudo", "runs"},
+        "pseudo": {"cli", "predict", "runs"},
         "cli": {"runs"},
         "runs": set(),
     }
@@ -134,11 +135,12 @@ def test_the_arrows_between_programs_and_their_helpers():
         assert imports(name) & (PROGRAMS | HELPERS) == others
 
 
-def test_a_namespace_is_known_to_train_cli_and_inputs_alone():
+def test_a_namespace_is_known_to_train_cli_inputs_and_pseudo_alone():
     """Elsewhere a program's own parse_options may return one; no function takes, builds or changes one."""
     takes = re.compile(r"\w+: argparse\.Namespace|argparse\.Namespace\(|setattr\(options")
     for path in ROOT.glob("*.py"):
-        assert path.stem in ("train", "cli", "inputs") or not takes.search(path.read_text(encoding="utf-8")), path
+        known = path.stem in ("train", "cli", "inputs", "pseudo")
+        assert known or not takes.search(path.read_text(encoding="utf-8")), path
 
 
 def test_the_readmes_list_of_files_is_the_folder():
