@@ -598,26 +598,7 @@ def _check_combinations(parser: argparse.ArgumentParser, options: argparse.Names
         parser.error(f"--samples-per-class needs --sampler balanced, got --sampler {options.sampler}")
     if options.drw and options.class_weights != "none":
         parser.error(f"--drw {options.drw:g} sets class weights itself: remove --class-weights {options.class_weights}")
-    if options.freeze and not re.fullmatch("backbone|[1-9][0-9]{0,3}", options.freeze):
-        parser.error(f"--freeze must be backbone or a number of stages, got {options.freeze!r}")
-    for name in ("freeze_epochs", "mix_off_last"):
-        if (getattr(options, name) or 0) >= options.epochs:
-            number = getattr(options, name)
-            parser.error(
-                f"{flag_of(name)} {number} must be less than the {options.epochs} epochs of the run (--epochs)"
-            )
-    if options.freeze and options.weights == "none" and not models.is_function(options.model):
-        advice = "add --weights DEFAULT, or --init with a run or checkpoint"
-        parser.error(f"--freeze {options.freeze} freezes random weights: {advice}")
-    if losses.LDAMLoss in losses.loss_classes(options.loss) and options.head != "cosine":
-        parser.error(f"--head {options.head}: the margins of --loss {options.loss} are for --head cosine")
-    for name in ("pseudo_data", "pseudo_share", "pseudo_labels"):
-        if getattr(options, name) is not None and not options.pseudo:
-            parser.error(f"{flag_of(name)} {getattr(options, name)} has no effect without --pseudo: add --pseudo RUN")
-    if options.pseudo and not options.pseudo_data:
-        parser.error(f"--pseudo {options.pseudo} needs --pseudo-data TEST, the images to label")
-    if options.fresh_head and options.weights == "none":
-        parser.error("--fresh-head has no effect without --weights: add --weights")
+    _check_fine_tuning(parser, options)
     if options.mix_off_last and not (options.mixup or options.cutmix):
         parser.error(f"--mix-off-last {options.mix_off_last} has no effect without --mixup or --cutmix")
     numbers = options.mean_std or [0.0, 1.0]
@@ -652,6 +633,30 @@ def _check_combinations(parser: argparse.ArgumentParser, options: argparse.Names
                 options.scheduler, optimizer, options.epochs, 1, **{name: value}
             ),
         )
+
+
+def _check_fine_tuning(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
+    """Refuses options of fine-tuning, heads and pseudo-labels that have no effect or contradict another option."""
+    if options.freeze and not re.fullmatch("backbone|[1-9][0-9]{0,3}", options.freeze):
+        parser.error(f"--freeze must be backbone or a number of stages, got {options.freeze!r}")
+    for name in ("freeze_epochs", "mix_off_last"):
+        if (getattr(options, name) or 0) >= options.epochs:
+            number = getattr(options, name)
+            parser.error(
+                f"{flag_of(name)} {number} must be less than the {options.epochs} epochs of the run (--epochs)"
+            )
+    if options.freeze and options.weights == "none" and not models.is_function(options.model):
+        advice = "add --weights DEFAULT, or --init with a run or checkpoint"
+        parser.error(f"--freeze {options.freeze} freezes random weights: {advice}")
+    if losses.LDAMLoss in losses.loss_classes(options.loss) and options.head != "cosine":
+        parser.error(f"--head {options.head}: the margins of --loss {options.loss} are for --head cosine")
+    for name in ("pseudo_data", "pseudo_share", "pseudo_labels"):
+        if getattr(options, name) is not None and not options.pseudo:
+            parser.error(f"{flag_of(name)} {getattr(options, name)} has no effect without --pseudo: add --pseudo RUN")
+    if options.pseudo and not options.pseudo_data:
+        parser.error(f"--pseudo {options.pseudo} needs --pseudo-data TEST, the images to label")
+    if options.fresh_head and options.weights == "none":
+        parser.error("--fresh-head has no effect without --weights: add --weights")
 
 
 SCHEDULE_OPTIONS = sorted({option for name in optim.SCHEDULES for option in optim.schedule_options(name)})
