@@ -233,6 +233,22 @@ class ConfusionMatrix:
         rows = zip(range(self.num_classes), *(column.tolist() for column in columns))
         return [dict(zip(("class", "precision", "recall", "f1", "support"), row)) for row in rows]
 
+    def regroup(self, ids: Sequence[int]) -> ConfusionMatrix:
+        """The matrix of coarser classes: class c becomes ids[c]. So classes "mask, male" are summed into "mask".
+
+        Args: ids (C,), in [0, K), K = max(ids) + 1 >= 2.
+
+        >>> ConfusionMatrix(4).update([0, 1, 3], [0, 0, 1]).regroup([0, 0, 1, 1]).matrix.tolist()
+        [[2, 1], [0, 0]]
+        """
+        ids = [index(i) for i in ids]
+        if len(ids) != self.num_classes or min(ids) < 0:
+            raise ValueError(f"ids must be {self.num_classes} class ids >= 0, got {ids}")
+        result, K = ConfusionMatrix(max(ids) + 1, self.device), max(ids) + 1
+        place = torch.tensor([*ids, K, K + 1], device=self.device)  # the last two count values out of range
+        result.counts.index_put_((place[:, None], place[None, :]), self.counts, accumulate=True)
+        return result
+
     def by_frequency(self, counts: Array) -> list[dict[str, Any]]:
         """Scores of frequent and rare classes: one row per group of `frequency_groups`; [] if there are no groups.
 

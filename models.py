@@ -21,7 +21,7 @@ import re
 import sys
 import textwrap
 import types
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from itertools import compress
 from pathlib import Path
 from typing import Any
@@ -147,14 +147,21 @@ def is_function(name: str) -> bool:
     return name.endswith(".py") or ".py:" in name
 
 
-def build_model(name: str, num_classes: int, size: Size = 224, head: str = "linear") -> nn.Module:
+def build_model(
+    name: str,
+    num_classes: int,
+    size: Size = 224,
+    head: str = "linear",
+    factor_ids: Sequence[Sequence[int]] = (),
+) -> nn.Module:
     """Build a classifier with random weights, and check with two images that it gives logits of shape (2, num_classes).
 
     name         one of list_names(), or FILE.py:FUNCTION, your own function: FUNCTION(num_classes) -> nn.Module.
     num_classes  outputs of the head, >= 1.
     size         side of the square images, or (H, W), in pixels. A ViT is built for this size (squares only). For
                  other networks it is only checked.
-    head         one of HEADS: "linear" keeps the network's own, "cosine" replaces it.
+    head         one of HEADS: "linear" keeps the network's own, the others replace it.
+    factor_ids   (num_classes, F): the value of each factor for each class, for the head "factored".
 
     Returns the model in training mode (modes that your own function sets are kept).
     No weights are read, neither from a file nor from the internet: see first_weights and load_weights.
@@ -171,7 +178,7 @@ def build_model(name: str, num_classes: int, size: Size = 224, head: str = "line
     else:
         close = ", ".join(difflib.get_close_matches(name.lower(), list_names(), n=5)) or "none"
         raise BadInput(f"unknown model {name!r}; close names: {close}; `python models.py` lists all names")
-    set_head(model, head)
+    set_head(model, head, factor_ids)
     check_output(model, name, num_classes, size)
     return model
 
@@ -315,25 +322,64 @@ class CosineHead(nn.Linear):
         return self.scale * F.linear(F.normalize(x), F.normalize(self.weight))
 
 
-HEADS: dict[str, Callable[[int, int], nn.Module] | None] = {"linear": None, "cosine": CosineHead}
+class FactoredHead(nn.Linear):
+    """A classifier layer for classes that combine factors: mask x gender x age has 3 + 2 + 3 outputs for 18 classes.
+
+    Each value of a factor has one output. The logit of a class is the sum of the outputs of its values:
+
+        logit(mask, gender, age) = a(mask) + b(gender) + c(age)
+
+    The softmax of sums over all combinations is the product of the factors' softmaxes. So cross-entropy on the classes
+    is the sum of the factors' cross-entropies, and the most likely class has the most likely value of each factor. A
+    rare class shares the weights of its values with frequent classes.
+
+    factor_ids  C rows of F numbers: the value of each factor for each class, counted from 0.
+
+    Shapes: (N, in_features) -> (N, C). ValueError if factor_ids is empty or has negative numbers.
+    """
+
+    def __init__(self, in_features: int, factor_ids: Sequence[Sequence[int]]) -> None:
+        ids = torch.as_tensor(factor_ids, dtype=torch.long, device="cpu")  # (C, F)
+        if ids.dim() != 2 or not ids.numel() or ids.min() < 0:
+            raise ValueError(f"factor_ids must be integers (C, F) >= 0, got {factor_ids!r:.100}")
+        sizes = (ids.amax(0) + 1).tolist()  # number of values of each factor
+        super().__init__(in_features, sum(sizes))
+        parts = [F.one_hot(column, size) for column, size in zip(ids.T, sizes, strict=True)]
+        # 1 if the class has the value; a product is deterministic on every device, an index is not
+        self.register_buffer("parts", torch.cat(parts, 1).to(self.weight))  # (C, out_features)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.linear(super().forward(x), self.parts)
 
 
-def set_head(model: nn.Module, head: str) -> None:
+# From the number of features, the number of classes C and factor_ids (C, F) to the layer
+HEADS: dict[str, Callable[[int, int, Any], nn.Module] | None] = {
+    "linear": None,
+    "cosine": lambda features, num_classes, factor_ids: CosineHead(features, num_classes),
+    "factored": lambda features, num_classes, factor_ids: FactoredHead(features, factor_ids),
+}
+
+
+def set_head(model: nn.Module, head: str, factor_ids: Sequence[Sequence[int]] = ()) -> None:
     """Replaces the classifier layer by a new one of this kind, one of HEADS. "linear": the layer stays as it is.
 
-    BadInput for an unknown kind, or a network whose classifier layer is not an nn.Linear.
+    factor_ids  (C, F), the value of each factor for each class; only for "factored", see FactoredHead.
+
+    BadInput for an unknown kind, a network whose classifier layer is not an nn.Linear, or "factored" without factors.
     """
     if head not in HEADS:
         raise BadInput(f"unknown head {head!r}: choose from {', '.join(HEADS)}")
     if HEADS[head] is None:
         return
+    if head == "factored" and not any(map(len, factor_ids)):
+        raise BadInput("head factored needs classes that combine factors, such as mask x gender x age")
     path, _, name = find_head(model).rpartition(".")
     parent = model.get_submodule(path)
     old = getattr(parent, name)
     if not isinstance(old, nn.Linear):
         found = f"{type(model).__name__} has {type(old).__name__}"
         raise BadInput(f"head {head} needs a classifier layer of type nn.Linear: {found}")
-    setattr(parent, name, HEADS[head](old.in_features, old.out_features))
+    setattr(parent, name, HEADS[head](old.in_features, old.out_features, factor_ids))
 
 
 def first_weights(name: str, weights: str | Path) -> dict[str, Tensor]:
@@ -410,11 +456,15 @@ def load_weights(
     """
     if not keep_head:
         state = {key: value for key, value in state.items() if not key.startswith(find_head(model) + ".")}
+    fixed = {f"{name}.parts" for name, module in model.named_modules() if isinstance(module, FactoredHead)}
     own = model.state_dict()  # it has the version numbers of layers, which MNASNet needs and a plain dict lacks
     problems = {
         "missing": [key for key in own if key not in state],
         "unexpected": [key for key in state if key not in own],
         "of a different shape": [key for key in own if key in state and own[key].shape != state[key].shape],
+        "for different factors": [
+            key for key in fixed & state.keys() if not torch.equal(own[key], state[key].to(own[key]))
+        ],
     }
     fresh: list[str] = []
     if any(problems.values()):
