@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import codecs
 import csv
+import functools
 import hashlib
 import inspect
 import io
@@ -73,9 +74,13 @@ class ImageTable:
     # path: (class before, class now, or None = leave the image out), of labels that were corrected after reading
     fixes: dict[str, tuple[int, int | None]] = field(default_factory=dict)
     pseudo: int = 0  # number of images at the end that are labelled by a network
+    factors: dict[str, list[str]] = field(default_factory=dict)  # if classes combine factors: the values of each
+    factor_ids: np.ndarray | None = None  # int64 (C, F): the value of each factor for each class
 
     def __post_init__(self) -> None:
         self.labels = self.labels or self.classes
+        if self.factor_ids is None:
+            self.factor_ids = np.zeros((len(self.classes), 0), np.int64)
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -105,7 +110,8 @@ def read(
 
     Args:
         train: False reads the test part of a torchvision data set, and accepts classes without images.
-        columns: names of CSV columns by part: "image", "label", "group" or "fold". Default: found by name.
+        columns: names of CSV columns by part: "image", "label", "group" or "fold". Default: found by name. Several
+            label columns, separated by commas: classes are the combinations of their values, see read_csv.
         num_classes: number of classes of a CSV with class numbers, see class_numbers.
         fold_case: read class names that differ only in case or spaces as one class.
         skip_missing: leave out CSV rows whose image file is missing, instead of raising an error.
@@ -259,6 +265,9 @@ def read_csv(csv_file: Path, folder: Path, how: Reading) -> ImageTable:
     target and class_name beside the CSV, gives the names. meta.csv may name more classes. Other labels are class names,
     without spaces around them, sorted as text. An image that is listed twice with one label is counted once.
 
+    Several label columns ("mask,gender,age") are factors: every combination of their values is a class, also without
+    images. The values of the last column change fastest. Values are ordered as classes are.
+
     Args:
         folder: images are searched in it, in its train and images folders, and beside the CSV.
     """
@@ -272,31 +281,28 @@ def read_csv(csv_file: Path, folder: Path, how: Reading) -> ImageTable:
     advice = f"; add --fold-case to read {alike[0]} as one class" if alike else ""
     whole = replace(sheet, image=image)
     sheet, paths = _with_files(whole, root, folder, how.skip_missing, advice, notes)
-    group = next((name for name in found["group"] if name != image), None)
+    named = found["label"] if "label" in how.columns else []
+    group = next((name for name in found["group"] if name not in (image, *named)), None)
     fold = next(iter(found["fold"]), None)
     others = [name for name in sheet.rows[0] if name not in (image, group, fold)]
     warnings: list[str] = []
-    label, texts, classes = _labels(sheet, found["label"], others, how, notes, warnings)
-    key = _folded if how.fold_case else str
-    lost = set() if classes else {*map(key, whole.column(label))} - {*map(key, texts)} - NO_LABEL
-    if lost:
-        warnings.append(f"labels whose images are all missing, so classes may be missing: {_shown(sorted(lost))}")
-    if classes is None and all(map(_is_whole, texts)):
-        targets, classes, written = _numbered(sheet, texts, label, columns.get("class_name"), how.num_classes, notes)
+    read_labels = functools.partial(_read_labels, sheet, whole, others, columns.get("class_name"), how, notes, warnings)
+    if len(named) > 1:
+        labels, factors, factor_ids = _combined(csv_file, [read_labels([name], True) for name in named], how)
     else:
-        texts = _one_spelling(texts, notes) if how.fold_case and classes is None else texts
-        written = classes = classes or sorted(set(texts))
-        number = {name: c for c, name in enumerate(classes)}
-        targets = np.array([number[text] for text in texts], dtype=np.int64)
-        if how.num_classes not in (None, len(classes)):
-            raise BadInput(
-                f"--num-classes {how.num_classes}: {csv_file} has {len(classes)} classes with names: remove it"
-            )
-    layout = f"{csv_file}: image column {image}, label column {label}, group column {group or 'none'}"
-    table = ImageTable(paths, targets, paths, classes, layout, None, None, None, notes, warnings, written)
-    table.csv_file = csv_file
+        labels, factors, factor_ids = read_labels(found["label"], False), {}, None
+    layout = f"{csv_file}: image column {image}, label column {labels.column}, group column {group or 'none'}"
+    table = ImageTable(
+        *(paths, labels.targets, paths, labels.classes, layout),
+        notes=notes,
+        warnings=warnings,
+        labels=labels.written,
+        csv_file=csv_file,
+        factors=factors,
+        factor_ids=factor_ids,
+    )
     first = _first_of(paths)
-    _check_repeated(sheet, paths, [classes[c] for c in targets], first, "labels")
+    _check_repeated(sheet, paths, [labels.classes[c] for c in labels.targets], first, "labels")
     if group:
         names = [row[group].strip() or path for row, path in zip(sheet.rows, paths, strict=True)]  # "": its own group
         table.groups = tied(names, first)  # an image that is listed twice joins the groups of both rows
@@ -330,17 +336,97 @@ class Sheet:
         return replace(self, rows=[self.rows[i] for i in rows], lines=[self.lines[i] for i in rows])
 
 
+class Labels(NamedTuple):
+    """The labels of all rows of a sheet."""
+
+    column: str  # in words
+    targets: np.ndarray  # int64 (N,)
+    classes: list[str]
+    written: list[str]  # each class as the file writes it
+
+
+def _read_labels(
+    sheet: Sheet,
+    whole: Sheet,
+    others: list[str],
+    class_name: str | None,
+    how: Reading,
+    notes: list[str],
+    warnings: list[str],
+    candidates: list[str],
+    is_factor: bool,
+) -> Labels:
+    """The labels in the first candidate column, or in one of the others, see _labels.
+
+    Args:
+        sheet, whole: without and with the rows whose image is missing.
+        class_name: the column with the names of class numbers.
+        is_factor: the column is one of several. Numbers are then sorted as numbers, and only those that occur are used.
+    """
+    label, texts, classes = _labels(sheet, candidates, others, how, notes, warnings)
+    key = _folded if how.fold_case else str
+    lost = set() if classes else {*map(key, whole.column(label))} - {*map(key, texts)} - NO_LABEL
+    if lost:
+        warnings.append(f"labels whose images are all missing, so classes may be missing: {_shown(sorted(lost))}")
+    if classes is None and all(map(_is_whole, texts)):
+        if not is_factor:
+            return Labels(label, *_numbered(sheet, texts, label, class_name, how.num_classes, notes))
+        number_of = {text: float(text) for text in texts}
+        _written(sheet.file, [number_of[text] for text in texts], texts)
+        classes = sorted(number_of, key=number_of.get)
+    texts = _one_spelling(texts, notes) if how.fold_case and classes is None else texts
+    classes = classes or sorted(set(texts))
+    number = {name: c for c, name in enumerate(classes)}
+    targets = np.array([number[text] for text in texts], dtype=np.int64)
+    if how.num_classes not in (None, len(classes)):
+        raise BadInput(
+            f"--num-classes {how.num_classes}: {sheet.file} has {len(classes)} classes with names: remove it"
+        )
+    return Labels(label, targets, classes, classes)
+
+
+def _combined(csv_file: Path, parts: list[Labels], how: Reading) -> tuple[Labels, dict[str, list[str]], np.ndarray]:
+    """All combinations of the labels of several columns as classes, and the factors and factor_ids of the table.
+
+    A class name joins the values of its columns. A value that is a number is written after the name of its column.
+
+    Raises: BadInput for a column with one value, too many classes, or --num-classes.
+    """
+    if how.num_classes is not None:
+        raise BadInput(f"--num-classes {how.num_classes} is only for one label column: remove it")
+    names, sizes = [part.column for part in parts], [len(part.classes) for part in parts]
+    for name, size, part in zip(names, sizes, parts, strict=True):
+        if size < 2 and how.train:
+            raise BadInput(f"column {name} of {csv_file} has only the value {part.classes[0]!r}: leave it out")
+    if math.prod(sizes) > max(1000, 10 * len(parts[0].targets)):
+        product = " x ".join(f"{size} ({name})" for name, size in zip(names, sizes, strict=True))
+        raise BadInput(f"{csv_file}: {product} values are too many classes for {len(parts[0].targets)} rows")
+    shown = ([f"{part.column} {value}" if _is_whole(value) else value for value in part.classes] for part in parts)
+    classes = [", ".join(values) for values in itertools.product(*shown)]
+    name, times = Counter(classes).most_common(1)[0]
+    if times > 1:
+        raise BadInput(f"{csv_file}: {times} combinations of {', '.join(names)} have the name {name!r}: rename a value")
+    targets = np.ravel_multi_index([part.targets for part in parts], sizes)
+    ids = np.array([*itertools.product(*map(range, sizes))], dtype=np.int64)
+    factors = {part.column: part.classes for part in parts}
+    return Labels(", ".join(names), targets, classes, classes), factors, ids
+
+
 def _find_columns(
     csv_file: Path, rows: list[dict[str, str]], columns: dict[str, str], named: dict[str, str]
 ) -> dict[str, list[str]]:
-    """The candidate columns of each part, in the order of COLUMNS. A named column is the only candidate."""
-    named = {part: _composed(name.strip().lower()) for part, name in named.items()}
-    for part, name in named.items():
-        if name not in columns:
-            raise NoColumn(part, f"{csv_file} has no column {name!r}: it has {_shown(rows[0])}")
+    """The candidate columns of each part, in the order of COLUMNS, or the named ones. Only labels can be several."""
+    words = {part: [_composed(name.strip().lower())] for part, name in named.items()}
+    if "label" in words and words["label"][0] not in columns:
+        words["label"] = [word.strip() for word in words["label"][0].split(",")]
+    for part, names in words.items():
+        for name in names:
+            if name not in columns:
+                raise NoColumn(part, f"{csv_file} has no column {name!r}: it has {_shown(rows[0])}")
+            if names.count(name) > 1:
+                raise NoColumn(part, f"column {name!r} is listed twice")
     return {
-        part: [columns[named[part]]] if part in named else [columns[name] for name in known if name in columns]
-        for part, known in COLUMNS.items()
+        part: [columns[name] for name in words.get(part, known) if name in columns] for part, known in COLUMNS.items()
     }
 
 
@@ -589,16 +675,17 @@ def read_mask(csv_file: Path) -> ImageTable:
             paths.append(photo)
             targets.append(mask * 6 + gender * 3 + age)
             groups.append(row["path"])
-    classes = [
-        f"{mask}, {gender}, {age}"
-        for mask in ("mask", "incorrect", "no mask")
-        for gender in ("male", "female")
-        for age in ("<30", "30-59", ">=60")
-    ]
-    layout = f"mask competition {csv_file}, one group per person"
-    labels = [str(c) for c in range(18)]
+    factors = {"mask": ["mask", "incorrect", "no mask"], "gender": ["male", "female"], "age": ["<30", "30-59", ">=60"]}
     return ImageTable(
-        paths, np.array(targets, dtype=np.int64), groups, classes, layout, labels=labels, csv_file=csv_file
+        paths,
+        np.array(targets, dtype=np.int64),
+        groups,
+        classes=[", ".join(values) for values in itertools.product(*factors.values())],
+        layout=f"mask competition {csv_file}, one group per person",
+        labels=[str(c) for c in range(18)],
+        csv_file=csv_file,
+        factors=factors,
+        factor_ids=np.array([*itertools.product(range(3), range(2), range(3))], dtype=np.int64),
     )
 
 
@@ -674,6 +761,8 @@ def join(train: ImageTable, val: ImageTable, fold_case: bool = False) -> ImageTa
         warnings=train.warnings + [f"validation data: {warning}" for warning in val.warnings],
         labels=train.labels,
         csv_file=train.csv_file,
+        factors=train.factors,
+        factor_ids=train.factor_ids,
     )
 
 
@@ -796,9 +885,9 @@ def find_file(folder: Path, name: str) -> str | None:
     return next((str(path) for path in (_spelled(folder, n) for n in names if name) if os.path.isfile(path)), None)
 
 
-def _written(csv_file: Path, numbers: list[int], labels: list[str]) -> None:
+def _written(csv_file: Path, numbers: Sequence[float], labels: list[str]) -> None:
     """Raises BadInput for a number with two texts, e.g. "3" and "03"."""
-    written: dict[int, str] = {}
+    written: dict[float, str] = {}
     for number, label in zip(numbers, labels, strict=True):
         if written.setdefault(number, label) != label:
             raise BadInput(
@@ -942,7 +1031,7 @@ def take(table: ImageTable, rows: np.ndarray) -> ImageTable:
 def merge(table: ImageTable, chosen: str) -> ImageTable:
     """The same images, with the chosen classes ("3,7,14", or names) as one, called "A+B", in the place of the first.
 
-    Several groups are separated by semicolons: "3,7,14;1,2".
+    The table then has no factors. Several groups are separated by semicolons: "3,7,14;1,2".
     """
     into = np.arange(len(table.classes))  # the first class of each group
     groups = [_class_numbers(table, words) for words in chosen.split(";")]
@@ -960,17 +1049,25 @@ def merge(table: ImageTable, chosen: str) -> ImageTable:
     )
     names = ", ".join(classes[of_class[numbers[0]]] for numbers in groups)
     layout = f"{table.layout}, merged class{'es' if len(groups) > 1 else ''} {names}"
-    return replace(table, targets=of_class[table.targets], classes=classes, labels=labels, layout=layout)
+    new = {"classes": classes, "labels": labels, "layout": layout, "factors": {}, "factor_ids": None}
+    return replace(table, targets=of_class[table.targets], **new)
 
 
 def only(table: ImageTable, chosen: str) -> ImageTable:
-    """Only the images of the chosen classes ("3,7,14", or names)."""
+    """Only the images of the chosen classes ("3,7,14", or names), and of each factor only the values that they have."""
     numbers = _class_numbers(table, chosen)
     kept = take(table, np.flatnonzero(np.isin(table.targets, numbers)))
     classes = [table.classes[c] for c in numbers]
     layout = f"{table.layout}, only {', '.join(classes)}"
-    labels = [table.labels[c] for c in numbers]
-    return replace(kept, targets=np.searchsorted(numbers, kept.targets), classes=classes, labels=labels, layout=layout)
+    new = {"classes": classes, "labels": [table.labels[c] for c in numbers], "layout": layout}
+    factors, columns = {}, []
+    for (name, values), ids in zip(table.factors.items(), table.factor_ids[numbers].T, strict=True):
+        used, ids = np.unique(ids, return_inverse=True)
+        if len(used) > 1:  # otherwise it does not tell the classes apart
+            factors[name] = [values[i] for i in used]
+            columns.append(ids)
+    new |= {"factors": factors, "factor_ids": np.stack(columns, 1) if columns else None}
+    return replace(kept, targets=np.searchsorted(numbers, kept.targets), **new)
 
 
 def _class_numbers(table: ImageTable, chosen: str) -> list[int]:

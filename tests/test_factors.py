@@ -1,14 +1,18 @@
 """Classes that combine factors, such as mask x gender x age: the table, the factored head, each factor's scores."""
 
 import copy
+import csv
 import itertools
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from PIL import Image
 from torch import nn
 
+import data
+import demo
 import losses
 import loop
 import metrics
@@ -120,6 +124,98 @@ def test_accumulation_is_exact_with_a_factored_head(loss):
     big, window = gradients([(x, y)]), [*zip(x.split(8), y.split(8), strict=True)]
     assert torch.allclose(gradients(window), big, rtol=1e-10, atol=1e-12)
     assert not torch.allclose(gradients(window, 4), big, rtol=1e-3)  # negative control: loss / accum
+
+
+# --- the table -------------------------------------------------------------------------------------------------------
+
+
+def write_csv(folder, rows, columns=("file", "mask", "gender", "age"), name="train.csv"):
+    """A CSV and one picture per row."""
+    rng = np.random.default_rng(len(rows))
+    folder.mkdir(exist_ok=True)
+    with open(folder / name, "w", newline="") as file:
+        csv.writer(file).writerows([columns, *([f"{i:03d}.png", *row] for i, row in enumerate(rows))])
+    for i, row in enumerate(rows):
+        pixels = rng.integers(0, 120, (16, 16, 3))
+        for channel, value in enumerate(row[:3]):
+            pixels[:, :, channel] += 100 * (value in ("no", "male", "60", "2"))
+        Image.fromarray(pixels.astype(np.uint8)).save(folder / f"{i:03d}.png")
+    return str(folder)
+
+
+ROWS = [(m, g, a) for m in ("wear", "no") for g in ("male", "female") for a in ("9", "60", "30")]
+NAMES = {"label": "mask,gender,age"}
+
+
+def test_a_csv_with_three_label_columns_has_the_combinations_as_classes_in_the_stated_order(tmp_path):
+    rows = [row for row in ROWS if row != ("no", "male", "60")] * 2
+    table = data.read(write_csv(tmp_path, rows), columns=NAMES)
+    assert table.factors == {"mask": ["no", "wear"], "gender": ["female", "male"], "age": ["9", "30", "60"]}
+    assert table.classes == table.labels and len(table.classes) == 12
+    assert table.classes[:4] == ["no, female, age 9", "no, female, age 30", "no, female, age 60", "no, male, age 9"]
+    assert table.factor_ids.tolist() == [[*ids] for ids in itertools.product(range(2), range(2), range(3))]
+    values = [*table.factors.values()]
+    for row, target in zip(rows, table.targets, strict=True):
+        assert tuple(values[f][i] for f, i in enumerate(table.factor_ids[target])) == row
+    assert "classes without images, whose F1 is 0: 1 of 12 (no, male, age 60)" in table.notes
+    other = data.read(str(tmp_path), columns={"label": " AGE, mask"})  # any order and case
+    assert list(other.factors) == ["age", "mask"] and other.classes[1] == "age 9, wear"
+    assert data.read(str(tmp_path), columns={"label": "mask"}).factors == {}
+
+
+def test_the_mask_layout_knows_its_factors(tmp_path):
+    table = data.read(str(demo.draw(tmp_path / "demo", people=12)))
+    assert table.factor_ids.tolist() == [[*ids] for ids in IDS] and [*map(len, table.factors.values())] == [*SIZES]
+    for name, ids in zip(table.classes, IDS, strict=True):
+        assert name == ", ".join(values[i] for values, i in zip(table.factors.values(), ids, strict=True))
+
+
+def test_take_only_and_join_keep_factors_and_merge_has_none(tmp_path):
+    table = data.read(write_csv(tmp_path / "a", ROWS), columns=NAMES)
+    taken = data.take(table, np.arange(3))
+    assert taken.factors == table.factors and np.array_equal(taken.factor_ids, table.factor_ids)
+    val = data.read(write_csv(tmp_path / "b", ROWS[:2]), columns=NAMES, train=False)  # one mask, one gender, two ages
+    joined = data.join(table, val)
+    assert joined.factors == table.factors and np.array_equal(joined.factor_ids, table.factor_ids)
+    assert [joined.classes[c] for c in joined.targets[-2:]] == ["wear, male, age 9", "wear, male, age 60"]
+    some = data.only(table, "6,8")  # wear, female, 9 and 60: only the age tells them apart
+    assert some.factors == {"age": ["9", "60"]} and some.factor_ids.tolist() == [[0], [1]]
+    merged = data.merge(table, "0,1")
+    assert merged.factors == {} and merged.factor_ids.shape == (11, 0)
+
+
+@pytest.mark.parametrize(
+    "label, message",
+    [
+        ("mask,sex", "has no column 'sex': it has file, mask, gender, age"),
+        ("mask,", "has no column '': it has"),
+        ("mask,mask", "column 'mask' is listed twice"),
+        ("mask,same", "column same of .* has only the value 'x': leave it out"),
+        ("mask,hole", "rows without a label in column 'hole': 1"),
+        ("mask,digits", "is written in two ways, '1' and '1.0'"),
+        ("a,b", "2 combinations of a, b have the name 'x, y, z': rename a value"),
+        ("file,mask", "no label column with a known name"),
+        ("many,more", "60 .many. x 60 .more. values are too many classes for 120 rows"),
+    ],
+)
+def test_label_columns_that_make_no_classes_are_refused(tmp_path, label, message):
+    columns = ("file", "mask", "gender", "age", "same", "hole", "digits", "a", "b", "many", "more")
+    more = [
+        ("x", "h" * (i > 0), ("1", "1.0", "2")[i % 3], ("x", "x, y")[i % 2], ("y, z", "z")[i % 2]) for i in range(120)
+    ]
+    rows = [(*ROWS[i % 12], *more[i], str(i % 60), str(i // 2)) for i in range(120)]
+    folder = write_csv(tmp_path, rows, columns)
+    with pytest.raises(data.BadInput, match=message):
+        data.read(folder, columns={"label": label})
+    with pytest.raises(data.BadInput, match="--num-classes 4"):
+        data.read(folder, columns={"label": "mask,gender"}, num_classes=4)
+
+
+def test_a_column_whose_name_has_a_comma_is_one_column(tmp_path):
+    folder = write_csv(tmp_path, ROWS, ("file", "mask, worn", "gender", "age"))
+    assert data.read(folder, columns={"label": "mask, worn"}).classes == ["no", "wear"]
+    with pytest.raises(data.NoColumn, match="no column 'mask'"):
+        data.read(folder, columns={"label": "mask, worn,gender"})
 
 
 # --- the scores of a factor ------------------------------------------------------------------------------------------
