@@ -504,6 +504,15 @@ class Run:
         parts = [part.config.get(key) for part in self.folds or [self]]
         return np.mean(parts, axis=0).tolist() if all(parts) else None
 
+    @property
+    def factors(self) -> dict[str, tuple[list[str], list[int]]]:
+        """The values of each factor, and the value of each class; {} if the classes do not combine factors."""
+        config = (self.folds or [self])[0].config
+        if config["classes"] != self.config["classes"]:
+            return {}
+        columns = zip(*config["factor_ids"], strict=True)
+        return {name: (values, [*ids]) for (name, values), ids in zip(config["factors"].items(), columns, strict=True)}
+
     def best(self, column: str = "val_f1", mode: str = "max") -> dict[str, float]:
         """The row of the best epoch by a column; on a tie, the first."""
         return (max if mode == "max" else min)(self.log, key=lambda row: row[column])
@@ -570,7 +579,31 @@ def read_config(folder: Path) -> dict[str, Any]:
         counts = config.get(name, [0] * len(config["classes"]))
         if [type(n) for n in counts] != [int] * len(config["classes"]):
             raise BadInput(f"{file} is damaged: {name} must have an integer for each class")
+    none = {"factors": {}, "factor_ids": [[] for _ in config["classes"]]}  # an older version did not write them
+    config = none | config
+    if not are_factors(config["factors"], config["factor_ids"], len(config["classes"])):
+        raise BadInput(f"{file} is damaged: factors and factor_ids must give each class a value of each factor")
     return config
+
+
+def are_factors(factors: Any, factor_ids: Any, num_classes: int) -> bool:
+    """Whether these entries of a config.json or checkpoint are the factors of a data.ImageTable: all values are used,
+    and no two classes have the same values. True for classes without factors: {} and one empty list per class.
+    """
+    if not (isinstance(factors, dict) and isinstance(factor_ids, list) and len(factor_ids) == num_classes):
+        return False
+    for name, values in factors.items():
+        is_list = isinstance(name, str) and isinstance(values, list) and len(values) > 1
+        if not (is_list and all(isinstance(value, str) for value in values)):
+            return False
+    rows = [row for row in factor_ids if isinstance(row, list) and [type(i) for i in row] == [int] * len(factors)]
+    if not factors or len(rows) < num_classes:
+        return len(rows) == num_classes
+    is_used = all(
+        set(ids) == {*range(len(values))} for ids, values in zip(zip(*rows, strict=True), factors.values(), strict=True)
+    )
+    is_small = num_classes * sum(map(len, factors.values())) <= 10**8  # numbers in models.FactoredHead
+    return is_used and is_small and len({*map(tuple, rows)}) == num_classes
 
 
 def read_predictions(file: Path) -> Predictions:

@@ -13,8 +13,8 @@ from torch import nn
 
 import data
 import demo
-import losses
 import loop
+import losses
 import metrics
 import models
 
