@@ -145,7 +145,11 @@ def make_parser(description: str | None = None) -> Parser:
     group = parser.add_argument_group("data", "e.g. --label-col label --group-col person --fit pad")
     add = group.add_argument
     add("--image-col", help="image column of the CSV (default: found by name, printed at start)")
-    add("--label-col", help="label column of the CSV (default: found by name, else the last)")
+    add(
+        "--label-col",
+        help="label column of the CSV (default: found by name, else the last); several, such as mask,gender,age: "
+        "classes are the combinations of their values",
+    )
     add("--group-col", help="group column of the CSV, e.g. a person's id; a split keeps each group on one side")
     add(
         "--group-regex",
@@ -264,8 +268,8 @@ def make_parser(description: str | None = None) -> Parser:
     add(
         "--head",
         choices=models.HEADS,
-        help="classifier layer: linear = the network's own, cosine = normalized features and weights (default linear; "
-        "cosine for the loss ldam)",
+        help="classifier layer: linear = the network's own, cosine = normalized features and weights, factored = a sum "
+        "over the factors of a class, such as mask, gender and age (default linear; cosine for the loss ldam)",
     )
     add("--fresh-head", action="store_true", help="start the head of --weights at random, also if it fits")
     add("--freeze", metavar="STAGES", help="do not train backbone (all but the head), or the first N stages")
@@ -998,9 +1002,9 @@ def describe_resumed(options: argparse.Namespace, split: Any, state: runs.State,
 
 
 def print_summary(
-    folder: Path, best: dict[str, Any], matrix: metrics.ConfusionMatrix, classes: list[str], counts: np.ndarray
+    folder: Path, best: dict[str, Any], matrix: metrics.ConfusionMatrix, table: data.ImageTable, counts: np.ndarray
 ) -> None:
-    low, high = matrix.f1_interval()
+    classes, (low, high) = table.classes, matrix.f1_interval()
     worst, worst_f1 = matrix.worst_class()
     score = coloured(f"best macro F1 {best['val_f1']:.4f}", BOLD)
     print(f"\n{score} (95 % interval {low:.4f} to {high:.4f}) in epoch {best['epoch']}")
@@ -1009,6 +1013,7 @@ def print_summary(
     for row in matrix.by_frequency(counts):
         of = f"{len(row['classes'])} classes of {row['fewest']:,} to {row['most']:,} training images"
         print(f"{row['group']:<7} F1 {row['f1']:.4f}, accuracy {row['accuracy']:.4f} ({of})")
+    print_factors(matrix, table)
     print(wrapped(printable(f"worst class: {classes[worst]}: F1 {worst_f1:.4f}, validation images {support}")))
     confused = matrix.most_confused(5)
     if confused:
@@ -1024,7 +1029,18 @@ def print_summary(
     print(wrapped(printable(f"files: {folder}/ with {files}")), flush=True)
 
 
-def print_folds(folder: Path, results: list[tuple[dict[str, Any], metrics.ConfusionMatrix]]) -> float:
+def print_factors(matrix: metrics.ConfusionMatrix, table: data.ImageTable) -> None:
+    """One line per factor of the classes, if they have factors."""
+    for (name, values), ids in zip(table.factors.items(), table.factor_ids.T, strict=True):
+        of_factor = matrix.regroup(ids)
+        worst, worst_f1 = of_factor.worst_class()
+        scores = f"macro F1 {of_factor.f1():.4f}, accuracy {of_factor.accuracy():.4f}"
+        print(wrapped(printable(f"factor {name}: {scores}, worst value {values[worst]} ({worst_f1:.4f})")))
+
+
+def print_folds(
+    folder: Path, results: list[tuple[dict[str, Any], metrics.ConfusionMatrix]], table: data.ImageTable
+) -> float:
     """Prints the best macro F1 of each fold and the out-of-fold macro F1 of all images. Returns the latter."""
     out_of_fold = metrics.ConfusionMatrix(results[0][1].num_classes)
     print("\nfold  epoch  macro F1  accuracy  validation images")
@@ -1035,6 +1051,7 @@ def print_folds(folder: Path, results: list[tuple[dict[str, Any], metrics.Confus
     low, high = out_of_fold.f1_interval()
     print(f"macro F1 of the folds: mean {statistics.mean(scores):.4f}, std {statistics.stdev(scores):.4f}")
     print(f"out-of-fold macro F1 of all images {out_of_fold.f1():.4f} (95 % interval {low:.4f} to {high:.4f})")
+    print_factors(out_of_fold, table)
     files = f"report.html, folds.csv, oof.npz, fold0 to fold{len(results) - 1}"
     print(wrapped(printable(f"files: {folder}/ with {files}")))
     return out_of_fold.f1()

@@ -501,14 +501,21 @@ def make_batches(
 
 def make_state(
     options: argparse.Namespace,
-    num_classes: int,
+    table: data.ImageTable,
     updates: int,
     device: torch.device,
     first_weights: Callable[[], dict[str, Tensor]] | None = None,
 ) -> runs.State:
     """A new model, optimizer, schedule, scaler and EMA."""
+    num_classes = len(table.classes)
+    with cli.blaming("--head"):
+        if options.head == "factored" and not table.factors:
+            raise models.BadInput(
+                f"factored needs classes that combine factors, and {table.layout} has none: name several label columns "
+                "(--label-col mask,gender,age), without --merge"
+            )
     with cli.blaming("--model"):
-        model = models.build_model(options.model, num_classes, options.size, options.head)
+        model = models.build_model(options.model, num_classes, options.size, options.head, table.factor_ids)
     if first_weights and options.weights != "none":
         load_weights(options, model, first_weights)
     if options.batch_size == 1:  # BatchNorm may not accept one image
@@ -567,6 +574,8 @@ def about(options: argparse.Namespace, table: data.ImageTable, recipe: Recipe) -
         "labels": table.labels,
         "all_classes": table.all_classes,
         "all_labels": table.all_labels,
+        "factors": table.factors,
+        "factor_ids": table.factor_ids.tolist(),
         "train_counts": recipe.train_counts.tolist(),
     }
 
@@ -585,6 +594,8 @@ def facts(
         "val_counts": data.counts(table, split.val).tolist(),
         "pseudo_counts": data.counts(table, split.pseudo).tolist(),
         "updates_an_epoch": updates,
+        "factors": table.factors,
+        "factor_ids": table.factor_ids.tolist(),
         "pixels": batches.images.digest,
         "warnings": table.warnings + split.warnings,
         "notes": table.notes + split.notes,
