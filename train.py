@@ -108,7 +108,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     rows = [row for row, _ in results]
     runs.write_folds(folder, rows, [split.fold for split in splits])
     write_report(folder)
-    return {"out": str(folder), "val_f1": cli.print_folds(folder, results), "folds": rows}
+    return {"out": str(folder), "val_f1": cli.print_folds(folder, results, table), "folds": rows}
 
 
 def folder_of(folder: Path, split: inputs.Split, splits: Sequence[inputs.Split]) -> Path:
@@ -125,7 +125,7 @@ def rehearse(
     counts = data.counts(table, splits[0].train)
     recipe = inputs.Recipe(options, counts, counts, device)
     recipe.criterion(1), recipe.augment(1)
-    state = inputs.make_state(options, len(counts), 1, device)
+    state = inputs.make_state(options, table, 1, device)
     recipe.freeze(state.model, 1)
     first_weights = functools.cache(lambda: models.first_weights(options.model, options.weights))
     folders = [folder_of(Path(options.resume), split, splits) for split in splits] if options.resume else []
@@ -150,7 +150,7 @@ def train_fold(
     is_resumed = bool(options.resume) and runs.has_last(folder)
     batches = inputs.make_batches(options, images, split, device)
     updates = math.ceil(len(batches[0]) / options.accum)
-    state = inputs.make_state(options, len(table.classes), updates, device, None if is_resumed else first_weights)
+    state = inputs.make_state(options, table, updates, device, None if is_resumed else first_weights)
     counts, drawn = data.counts(table, split.train), inputs.drawn_counts(batches[0], len(table.classes))
     recipe = inputs.Recipe(options, counts, drawn, device, *inputs.mean_std(options, state.model))
     about, facts = inputs.about(options, table, recipe), inputs.facts(table, split, recipe, batches[0], updates)
@@ -181,7 +181,7 @@ def train_fold(
     write_report(folder)
     best_row, best_matrix = state.log[int(state.best["epoch"]) - 1], metrics.ConfusionMatrix(len(table.classes))
     best_matrix.counts = state.best_counts
-    cli.print_summary(folder, best_row, best_matrix, table.classes, counts)
+    cli.print_summary(folder, best_row, best_matrix, table, counts)
     return best_row, best_matrix
 
 
