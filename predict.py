@@ -141,6 +141,10 @@ ENTRIES: dict[str, tuple[str, Callable[[Any, dict[str, Any]], bool]]] = {
         "one number of images per class",
         lambda value, saved: _are_numbers(value, len(saved["classes"]), 0, 2**53, int),
     ),
+    "factors": (
+        "names with their values, of which factor_ids gives each class one",
+        lambda value, saved: runs.are_factors(value, saved.get("factor_ids"), len(saved["classes"])),
+    ),
 }
 
 
@@ -153,6 +157,8 @@ def load_entries(path: Path) -> dict[str, Any]:
     for name in ("classes", "labels"):  # an older version did not store all_classes and all_labels
         saved.setdefault(f"all_{name}", saved.get(name))
     saved = {"head": "linear", "loss": ""} | saved
+    if "factors" not in saved and isinstance(saved.get("classes"), list):
+        saved |= {"factors": {}, "factor_ids": [[] for _ in saved["classes"]]}
     missing = {name for name in ENTRIES if saved.get(name) is None}
     if missing:
         missing -= {"all_classes", "all_labels"}
@@ -178,7 +184,7 @@ def load_predictor(path: Path, device: torch.device, functions: Sequence[str] = 
             f"If you trust the file, add: --model {shlex.quote(name)}"
         )
     saved["size"] = saved["size"] if isinstance(saved["size"], int) else tuple(saved["size"])
-    net = models.build_model(name, len(saved["classes"]), saved["size"], saved["head"])
+    net = models.build_model(name, len(saved["classes"]), saved["size"], saved["head"], saved["factor_ids"])
     try:
         net.load_state_dict(saved.pop("model"))
     except RuntimeError as error:
@@ -305,6 +311,24 @@ def check_one_column(template: Template, labels: list[str]) -> None:
         )
 
 
+def columns_to_fill(template: Template, saved: dict[str, Any], labels: list[str]) -> dict[str, dict[str, str]]:
+    """The columns of the template to fill in: for each, from the label of a class to the text of the column.
+
+    It is the template's label column, with one of `labels`. If the template has no column with a known name for labels,
+    but one for each factor of the classes, it is these columns, with the values of the class.
+    """
+    alone = {template.label: {label: label for label in labels}}
+    columns = data.columns_of(template.path, template.rows) if template.path else {}
+    factors = data.columns_of(template.path, [saved["factors"]]) if saved["factors"] else {}
+    if not factors or not factors.keys() <= columns.keys() or not columns.keys().isdisjoint(data.COLUMNS["label"]):
+        return alone
+    values, ids = saved["factors"], zip(*saved["factor_ids"], strict=True)
+    return {
+        columns[name]: {label: values[factor][i] for label, i in zip(saved["labels"], of_class, strict=True)}
+        for (name, factor), of_class in zip(factors.items(), ids, strict=True)
+    }
+
+
 def find_template(folder: Path, template: str | None) -> Path | None:
     """The template that the user named, or the first of TEMPLATES in the folder, its eval folder or its parent."""
     if template:
@@ -368,9 +392,10 @@ def warn_of_labels(template: Template, labels: list[str]) -> None:
         )
 
 
-def write_submission(path: Path, template: Template, labels: list[str]) -> None:
-    """Writes the template's rows with these labels. The file is complete or not written at all."""
-    filled = (row | {template.label: label} for row, label in zip(template.rows, labels, strict=True))
+def write_submission(path: Path, template: Template, columns: dict[str, dict[str, str]], labels: list[str]) -> None:
+    """Writes the template's rows with these labels, see columns_to_fill. The file is complete or not written at all."""
+    texts = ({column: text_of[label] for column, text_of in columns.items()} for label in labels)
+    filled = (row | text for row, text in zip(template.rows, texts, strict=True))
     rows = ([row[column] for column in template.columns] for row in filled)
     text = io.StringIO()
     csv.writer(text, lineterminator=template.line_end, delimiter=template.separator).writerows(
@@ -1067,7 +1092,9 @@ def promise(val: runs.Predictions | None, judge: Judge) -> dict[str, Any]:
 # ---------------------------------------------------------------------------------------------------------------------
 
 
-def read_answers(answers: str, template: Template, saved: dict[str, Any]) -> tuple[np.ndarray, np.ndarray]:
+def read_answers(
+    answers: str, template: Template, saved: dict[str, Any], to_fill: dict[str, dict[str, str]]
+) -> tuple[np.ndarray, np.ndarray]:
     """(K,) the template's rows that have a label in the CSV `answers`, and (K,) their class numbers.
 
     Rows are matched by the image column, or by another column of the template.
@@ -1082,6 +1109,10 @@ def read_answers(answers: str, template: Template, saved: dict[str, Any]) -> tup
         needed = f"it needs one of {', '.join(names)}, and a label column"
         raise BadInput(f"{answers} has the columns {', '.join(answer_rows[0])}: {needed}")
     truth = {row[key]: row[label].strip() for row in answer_rows}
+    if len(to_fill) > 1 and to_fill.keys() <= answer_rows[0].keys():
+        label_of = {tuple(texts[name] for texts in to_fill.values()): name for name in saved["labels"]}
+        values = {row[key]: tuple(row[column].strip() for column in to_fill) for row in answer_rows}
+        truth = {name: label_of.get(texts, ", ".join(texts)) for name, texts in values.items()}
     if len(truth) < len(answer_rows) or len({row[key] for row in template.rows}) < len(template.rows):
         raise BadInput(f"{answers}: column {key} has the same value in several rows, so rows cannot be matched by it")
     classes = saved["labels"] if set(truth.values()) <= set(saved["labels"]) else saved["classes"]
@@ -1095,9 +1126,15 @@ def read_answers(answers: str, template: Template, saved: dict[str, Any]) -> tup
     return np.array(rows), np.array([classes.index(truth[template.rows[i][key]]) for i in rows])
 
 
-def score(answers: str, template: Template, probs: np.ndarray, saved: dict[str, Any]) -> dict[str, float]:
+def score(
+    answers: str,
+    template: Template,
+    probs: np.ndarray,
+    saved: dict[str, Any],
+    to_fill: dict[str, dict[str, str]],
+) -> dict[str, float]:
     """Prints macro F1, accuracy, the scores of each class, and the most confused classes. Returns the first two."""
-    rows, targets = read_answers(answers, template, saved)
+    rows, targets = read_answers(answers, template, saved, to_fill)
     probs, predicted, classes = probs[rows], probs[rows].argmax(1), saved["classes"]
     matrix = metrics.ConfusionMatrix(len(classes)).update(predicted, targets)
     low, high = matrix.f1_interval()
@@ -1230,7 +1267,9 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
         stated, mixing = stated_shares(options.test_shares, final), refined_mixing(saved, children, options.when)
     with blaming(data_flag):
         check_one_column(template, saved["labels"])
-        warn_of_labels(template, final["labels"])
+        to_fill = columns_to_fill(template, saved, final["labels"])
+        for column, text_of in to_fill.items():
+            warn_of_labels(replace(template, label=column), list(dict.fromkeys(text_of.values())))
     every, work = [*chain.from_iterable(groups)], (device, options.batch_size, options.threads)
     print(f"{len(template.rows):,} images, {len(saved['classes'])} classes, checkpoints used: {len(every)}")
     changes = (options.blend, options.prior_adjust, options.tune_bias, options.refine, options.test_shares)
@@ -1255,15 +1294,15 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
                 val, judge = refined_val, last_judge
     labels = [saved["labels"][c] for c in probs.argmax(1)]
     with blaming("--out"):
-        write_submission(Path(options.out), template, labels)
+        write_submission(Path(options.out), template, to_fill, labels)
     result = {"out": options.out, "rows": len(template.rows)} | (promise(val, judge) if options.test_shares else {})
-    print(cli.printable(f"{options.out}: {len(template.rows):,} rows, column {template.label} filled in"))
+    print(cli.printable(f"{options.out}: {len(template.rows):,} rows, column {', '.join(to_fill)} filled in"))
     if options.probs:
         with blaming("--probs"), checkpoint.replacing(options.probs) as file:
             np.savez(file, paths=np.array(template.images), classes=np.array(saved["classes"]), probs=probs)
     if options.answers:
         with blaming("--answers"):
-            result |= score(options.answers, template, probs, saved)
+            result |= score(options.answers, template, probs, saved, to_fill)
     return result
 
 
