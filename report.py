@@ -202,6 +202,17 @@ def confusion(run: runs.Run) -> Html:
     )
 
 
+def factors(run: runs.Run) -> list[tuple[str, Html]]:
+    """A section with the scores and the confusion matrix of each factor, if the classes combine factors."""
+    parts = []
+    for name, (values, ids) in run.factors.items():
+        matrix = run.predictions.matrix.regroup(ids)
+        caption = f"{name}: macro F1 {matrix.f1():.4f}, accuracy {matrix.accuracy():.4f}"
+        parts.append(page.heat_table(matrix.matrix.numpy(), values, caption))
+    about = f"The same predictions for each factor alone. Macro F1 of the classes: {run.predictions.matrix.f1():.4f}."
+    return [("Factors", page.join([tag("p", about, class_="about"), *parts]))] if parts else []
+
+
 def mistakes(run: runs.Run, look: Look | None = None) -> Html:
     """The most confused pairs of classes, each with the wrong predictions of the highest confidence.
 
@@ -398,6 +409,7 @@ def of_one(run: runs.Run, look: Look | None = None) -> str:
         sections += [
             ("Classes", classes(run)),
             ("Confusion matrix", confusion(run)),
+            *factors(run),
             ("Most confused classes", mistakes(run, look)),
             ("Calibration", calibration(run)),
         ]
