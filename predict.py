@@ -1097,7 +1097,8 @@ def read_answers(
 ) -> tuple[np.ndarray, np.ndarray]:
     """(K,) the template's rows that have a label in the CSV `answers`, and (K,) their class numbers.
 
-    Rows are matched by the image column, or by another column of the template.
+    Rows are matched by the image column, or by another column of the template. If `to_fill` has a column per factor,
+    `answers` can have these columns too.
 
     Raises: BadInput if they cannot be matched, or a label is not a class of the model.
     """
@@ -1109,10 +1110,14 @@ def read_answers(
         needed = f"it needs one of {', '.join(names)}, and a label column"
         raise BadInput(f"{answers} has the columns {', '.join(answer_rows[0])}: {needed}")
     truth = {row[key]: row[label].strip() for row in answer_rows}
-    if len(to_fill) > 1 and to_fill.keys() <= answer_rows[0].keys():
-        label_of = {tuple(texts[name] for texts in to_fill.values()): name for name in saved["labels"]}
-        values = {row[key]: tuple(row[column].strip() for column in to_fill) for row in answer_rows}
-        truth = {name: label_of.get(texts, ", ".join(texts)) for name, texts in values.items()}
+    if len(to_fill) > 1:  # one column per factor
+        columns = data.columns_of(Path(answers), answer_rows)
+        columns = [columns.get(name) for name in data.columns_of(Path(answers), [to_fill])]
+        if None not in columns:
+            label = ", ".join(columns)
+            label_of = {tuple(texts[name] for texts in to_fill.values()): name for name in saved["labels"]}
+            values = {row[key]: tuple(row[column].strip() for column in columns) for row in answer_rows}
+            truth = {name: label_of.get(texts, ", ".join(texts)) for name, texts in values.items()}
     if len(truth) < len(answer_rows) or len({row[key] for row in template.rows}) < len(template.rows):
         raise BadInput(f"{answers}: column {key} has the same value in several rows, so rows cannot be matched by it")
     classes = saved["labels"] if set(truth.values()) <= set(saved["labels"]) else saved["classes"]
