@@ -315,7 +315,8 @@ def test_D2_the_summary_finds_the_worst_files_of_class_names_that_are_not_text(m
     run = runs.read(folder)
     text = (folder / "val_predictions.csv").read_bytes().replace(b"\xb0\xa1", b"renamed")
     (folder / "val_predictions.csv").write_bytes(text)  # only numbers are compared
-    cli.print_summary(folder, run.log[-1] | {"epoch": 5}, run.predictions.matrix, names, run.config["train_counts"])
+    table = data.ImageTable([], np.zeros(0, np.int64), [], names, "made")
+    cli.print_summary(folder, run.log[-1] | {"epoch": 5}, run.predictions.matrix, table, run.config["train_counts"])
     assert r"b -> \udcb0\udca1  images/3.jpg (0.6000)" in capsys.readouterr().out
 
 
