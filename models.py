@@ -5,6 +5,7 @@
 Copy this file alone into your project. It needs torch (2.4 or later) and torchvision.
 
     model = build_model("resnet20", num_classes=10, size=32)                 # He et al. 2015, for CIFAR
+    model = build_model("resnet18", 4, head="factored", factor_ids=[(0, 0), (0, 1), (1, 0), (1, 1)])  # FactoredHead
     model = build_model("my_nets.py:make", num_classes=18)                   # your make(num_classes) -> nn.Module
     model = build_model("resnet18", num_classes=18)                          # random weights; to load others:
     fresh = load_weights(model, first_weights("resnet18", "DEFAULT"))        # torchvision's pretrained weights, or
