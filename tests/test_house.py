@@ -109,7 +109,7 @@ def test_every_compare_and_report_command_in_the_readme_parses():
     for command in re.findall(r"^python compare\.py (.*)$", README.replace("\\\n", " "), re.M):
         options = compare.parse_options(shlex.split(command))
         compare.make_combinations(options.vary, options.seeds, options.out, options.shared)
-    assert README.count("\npython compare.py ") == 2 and README.count("\npython report.py ") == 2
+    assert README.count("\npython compare.py ") == 3 and README.count("\npython report.py ") == 2
 
 
 def test_every_predict_command_in_the_readme_parses():
