@@ -392,6 +392,15 @@ def warn_of_labels(template: Template, labels: list[str]) -> None:
         )
 
 
+def checked_columns(template: Template, saved: dict[str, Any], labels: list[str]) -> dict[str, dict[str, str]]:
+    """The columns to fill in, after the checks of the template."""
+    check_one_column(template, saved["labels"])
+    columns = columns_to_fill(template, saved, labels)
+    for column, text_of in columns.items():
+        warn_of_labels(replace(template, label=column), list(dict.fromkeys(text_of.values())))
+    return columns
+
+
 def write_submission(path: Path, template: Template, columns: dict[str, dict[str, str]], labels: list[str]) -> None:
     """Writes the template's rows with these labels, see columns_to_fill. The file is complete or not written at all."""
     texts = ({column: text_of[label] for column, text_of in columns.items()} for label in labels)
@@ -1271,10 +1280,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     with blaming("--test-shares"):
         stated, mixing = stated_shares(options.test_shares, final), refined_mixing(saved, children, options.when)
     with blaming(data_flag):
-        check_one_column(template, saved["labels"])
-        to_fill = columns_to_fill(template, saved, final["labels"])
-        for column, text_of in to_fill.items():
-            warn_of_labels(replace(template, label=column), list(dict.fromkeys(text_of.values())))
+        to_fill = checked_columns(template, saved, final["labels"])
     every, work = [*chain.from_iterable(groups)], (device, options.batch_size, options.threads)
     print(f"{len(template.rows):,} images, {len(saved['classes'])} classes, checkpoints used: {len(every)}")
     changes = (options.blend, options.prior_adjust, options.tune_bias, options.refine, options.test_shares)
