@@ -244,8 +244,9 @@ class ConfusionMatrix:
         ids = [index(i) for i in ids]
         if len(ids) != self.num_classes or min(ids) < 0:
             raise ValueError(f"ids must be {self.num_classes} class ids >= 0, got {ids}")
-        result, K = ConfusionMatrix(max(ids) + 1, self.device), max(ids) + 1
-        place = torch.tensor([*ids, K, K + 1], device=self.device)  # the last two count values out of range
+        result = ConfusionMatrix(max(ids) + 1, self.device)
+        K = result.num_classes
+        place = torch.tensor([*ids, K, K + 1], device=self.device)  # (C + 2,): the last two are for values out of range
         result.counts.index_put_((place[:, None], place[None, :]), self.counts, accumulate=True)
         return result
 

@@ -149,6 +149,19 @@ def test_a_template_with_a_label_column_keeps_its_factor_columns(factored):
     assert all(len(row["label"].split(", ")) == 3 for row in read_csv("s.csv"))
 
 
+def test_a_second_stage_keeps_the_columns_of_the_factors(factored):
+    """--refine puts the child's classes last, so the columns must not depend on the order of the classes."""
+    run("--only", "0,1", out="child", epochs=1)  # no, female, age 9 or 30
+    words = [factored, "--data", "test", "--refine", "child", "--when", "0,1", "--force", "--probs", "p.npz"]
+    predict.main([*words, "--out", "s.csv"])
+    found = np.load("p.npz")
+    assert found["classes"].tolist()[-2:] == ["no, female, age 9", "no, female, age 30"]
+    composed = dict(zip([Path(path).name for path in found["paths"]], found["probs"].argmax(1), strict=True))
+    for row in read_csv("s.csv"):
+        name = f"{row['Mask ']}, {row['gender']}, age {row['age']}"
+        assert found["classes"][composed[row["ID"]]] == name
+
+
 # --- training --------------------------------------------------------------------------------------------------------
 
 
