@@ -397,7 +397,8 @@ def checked_columns(template: Template, saved: dict[str, Any], labels: list[str]
     check_one_column(template, saved["labels"])
     columns = columns_to_fill(template, saved, labels)
     for column, text_of in columns.items():
-        warn_of_labels(replace(template, label=column), list(dict.fromkeys(text_of.values())))
+        texts = labels if len(columns) == 1 else list(dict.fromkeys(text_of.values()))
+        warn_of_labels(replace(template, label=column), texts)
     return columns
 
 
