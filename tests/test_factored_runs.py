@@ -191,10 +191,10 @@ def test_a_new_factored_head_on_the_frozen_backbone_of_a_linear_one(here, capsys
     assert all(torch.equal(before[key], after[key]) for key in before if not key.startswith("linear."))
 
 
-def test_head_factored_is_allowed_with_the_loss_ldam_and_predicted_with(here):
-    run("--loss", "ldam", "--head", "factored", out="ldam", epochs=1)
-    assert checkpoint.load("ldam/best_f1.pt")["head"] == "factored"
-    predict.main(["ldam", "--data", "test", "--out", "s.csv"])
+def test_head_factored_with_the_loss_ldam_is_refused_and_its_own_head_is_cosine(here, capsys):
+    with pytest.raises(SystemExit):
+        run("--loss", "ldam", "--head", "factored", out="never")
+    assert "--head factored: the margins of --loss ldam are for --head cosine" in capsys.readouterr().err
     run("--loss", "ldam", out="cosine", epochs=1)
     assert checkpoint.load("cosine/best_f1.pt")["head"] == "cosine"
 
