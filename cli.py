@@ -9,6 +9,7 @@ import argparse
 import difflib
 import functools
 import inspect
+import io
 import itertools
 import math
 import os
@@ -20,7 +21,7 @@ import sys
 import time
 import unicodedata
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -39,6 +40,8 @@ import models
 import optim
 import pixels
 import runs
+from ranks import Lost, Ranks
+from stopping import SIGNALS, Stopped
 
 MONITORS = {
     "f1": "max",
@@ -724,6 +727,36 @@ def clear_errors(options: argparse.Namespace, folder: Path, state: runs.State) -
     refuse(f"{message}\nepochs saved in {folder}: {state.epoch}", cause=cause)
 
 
+@contextmanager
+def quiet(rank: int) -> Iterator[None]:
+    """For all but the first process of a run: prints nothing, but the last line of an error that is its own.
+
+    The first process prints the errors that all of them find. It then ends, and so torchrun ends this one.
+    """
+    text = io.StringIO()
+    try:
+        with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere), redirect_stderr(text):
+            yield
+    except Stopped:
+        raise SystemExit(128 + SIGNALS.asked) from None
+    except SystemExit as error:
+        time.sleep(3)
+        lines = text.getvalue().strip().splitlines()
+        if error.code and lines:
+            print(f"process {rank}: {lines[-1]}", file=sys.stderr)
+        raise
+
+
+@contextmanager
+def ending_together() -> Iterator[None]:
+    """The line of a process that notices that another one has ended, and exit code 1."""
+    try:
+        yield
+    except Lost as error:
+        print(f"train.py: error: {error}: see its message. Start the run again with --resume", file=sys.stderr)
+        raise SystemExit(1) from error
+
+
 def usable_device(name: str) -> torch.device:
     """The device of --device. BadInput if it is not cpu, cuda or cuda:NUMBER, or is not available."""
     choices = "choose cpu, cuda or cuda:NUMBER"
@@ -845,7 +878,8 @@ def print_start(
         f"epochs: {options.epochs}",
         "optim": f"{options.optimizer}, lr {options.lr:g}, weight decay {options.weight_decay:g}, {schedule}"
         + (f", SAM rho {options.sam:g}" if options.sam else ""),
-        "device": f"{options.device}, threads {torch.get_num_threads()}, amp {options.amp}, seed {options.seed}",
+        "device": f"{options.device}, threads {torch.get_num_threads()}, amp {options.amp}, seed {options.seed}"
+        + (f", processes {facts['processes']}" if facts["processes"] > 1 else ""),
         "run": str(folder),
     }
     lines |= {"preset": f"{options.preset} = {PRESETS[options.preset]}"} if options.preset else {}
@@ -910,10 +944,11 @@ def _shares(parts: np.ndarray) -> str:
     return f"{shares.min():.2g} to {shares.max():.2g} %"
 
 
-def describe_window(batches: pixels.Batches, window: list[loop.Batch]) -> str:
+def describe_window(batches: pixels.Batches, ranks: Ranks, window: list[loop.Batch]) -> str:
     """For the message of NonFinite: what may help, and the images of the window."""
     paths = batches.images.paths
-    files = [paths[i % len(paths)] for numbers, *_, targets in window for i in numbers.tolist()[: len(targets)]]
+    numbers = ranks.gather(torch.cat([numbers[: len(targets)] for _, numbers, *_, targets in window]))
+    files = [paths[i % len(paths)] for i in numbers.tolist()]
     help = "A smaller --lr, --clip or --amp off may help."
     return printable(f"{help} Images of this update in epoch {batches.epoch}: {len(files)}{pixels.listed(files)}")
 

@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import argparse
 import functools
+import math
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -29,6 +31,8 @@ import optim
 import pixels
 import pseudo
 import runs
+from ranks import Ranks
+from stopping import SIGNALS
 
 
 @dataclass
@@ -203,6 +207,43 @@ def load_images(
         table.notes.append(left_out)
         splits = make_splits(options, table)
     return pseudo.add(options, images, table, apply_leaks(options, table, images, splits), *teachers)
+
+
+@contextmanager
+def ranks_of(options: argparse.Namespace) -> Iterator[Ranks]:
+    """The processes of this run, see ranks.py. All but the first are quiet, and write only in a folder of their own."""
+    with cli.blaming("--device"):
+        device = cli.usable_device(options.device)
+    with Ranks.of_torchrun(device) as ranks:
+        if ranks.size == 1:
+            yield ranks
+            return
+        SIGNALS.agree = ranks.any
+        with nullcontext() if ranks.is_first else cli.quiet(ranks.rank), cli.ending_together():
+            with cli.blaming("--accum"):
+                if ranks.size > options.accum:
+                    smaller = math.ceil(options.batch_size * options.accum / ranks.size)
+                    raise data.BadInput(
+                        f"{options.accum} micro-batches per update cannot be shared by {ranks.size} processes: use "
+                        f"--batch-size {smaller} --accum {ranks.size} for the same updates, or at most {options.accum} "
+                        "processes"
+                    )
+            if not ranks.is_first:
+                options.tensorboard, options.wandb = False, None
+            yield ranks
+
+
+@contextmanager
+def run_folder(options: argparse.Namespace, ranks: Ranks) -> Iterator[str]:
+    """The folder that the run is in, locked; for all but the first rank a temporary folder."""
+    if ranks.is_first:
+        with runs.locked(options.out, f"{options.model}-{options.loss}", bool(options.resume)) as folder:
+            ranks.agree(folder)
+            yield folder
+    else:
+        with runs.joined(ranks.agree(None)) as folder:
+            options.resume = options.resume and folder
+            yield folder
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -549,6 +590,31 @@ def load_weights(
         return models.load_weights(model, first_weights(), options.model, options.weights, not options.fresh_head)
 
 
+def folder_of(folder: Path, split: Split, splits: Sequence[Split]) -> Path:
+    return folder if len(splits) == 1 else folder / f"fold{split.fold}"
+
+
+def rehearse(
+    options: argparse.Namespace, table: data.ImageTable, splits: list[Split], device: torch.device
+) -> Callable[[], dict[str, Tensor]]:
+    """Builds everything once before images are decoded, so that a wrong name, value or file is refused early.
+
+    Returns a function that loads the initial weights (--weights) once for all folds. A resumed training needs none.
+    """
+    counts = data.counts(table, splits[0].train)
+    recipe = Recipe(options, counts, counts, device)
+    recipe.criterion(1), recipe.augment(1)
+    state = make_state(options, table, 1, device)
+    recipe.freeze(state.model, 1)
+    first_weights = functools.cache(lambda: models.first_weights(options.model, options.weights))
+    folders = [folder_of(Path(options.resume), split, splits) for split in splits] if options.resume else []
+    if options.weights != "none" and not (folders and all(map(runs.has_last, folders))):
+        fresh = load_weights(options, state.model, first_weights)
+        if fresh and options.weights != "DEFAULT":
+            table.notes.append(f"{options.weights}: loaded all but {', '.join(fresh)}, which start random")
+    return first_weights
+
+
 def lr_factor(options: argparse.Namespace, model: nn.Module) -> Callable[[str], float]:
     """From the name of a parameter to its learning rate / --lr, with --head-lr and --layer-decay."""
     factors: dict[str, float] = {}
@@ -581,7 +647,7 @@ def about(options: argparse.Namespace, table: data.ImageTable, recipe: Recipe) -
 
 
 def facts(
-    table: data.ImageTable, split: Split, recipe: Recipe, batches: pixels.Batches, updates: int
+    table: data.ImageTable, split: Split, recipe: Recipe, batches: pixels.Batches, updates: int, processes: int = 1
 ) -> dict[str, Any]:
     """Further entries of config.json. drawn_counts: images per class and epoch, after sampling. pixels: a hash.
 
@@ -594,6 +660,7 @@ def facts(
         "val_counts": data.counts(table, split.val).tolist(),
         "pseudo_counts": data.counts(table, split.pseudo).tolist(),
         "updates_an_epoch": updates,
+        "processes": processes,
         "factors": table.factors,
         "factor_ids": table.factor_ids.tolist(),
         "pixels": batches.images.digest,

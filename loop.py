@@ -147,12 +147,12 @@ def _wide(logits: Tensor) -> Tensor:
 
 def backward_window(
     model: nn.Module, forward: Forward, criterion: Any, window: list[Batch], scaler: torch.amp.GradScaler = NO_SCALER
-) -> tuple[Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor]:
     """Adds the gradient of the window's loss to the parameters. It equals the gradient of one big batch.
 
     Dividing each micro-batch's mean by `accum` is not the same: a short last micro-batch, or one of classes with small
     weights, would count as much as a full one. Instead, each micro-batch's mean is multiplied by its share of the
-    window's weight, which is known from the targets. Returns the loss () and the logits (n, C), detached.
+    window's weight, which is known from the targets. Returns the loss (), logits (n, C) and targets, detached.
     """
     targets, additive = torch.cat([batch[-1] for batch in window]), getattr(criterion, "additive", True)
     if additive or len(window) == 1:
@@ -163,7 +163,7 @@ def backward_window(
             scaler.scale(micro_loss).backward()
             loss = loss + micro_loss.detach()
             logits.append(micro_logits.detach())
-        return loss, torch.cat(logits)
+        return loss, torch.cat(logits), targets
 
     # A ratio of sums (F1) needs all logits at once, but not all graphs: gradient caching (Gao et al. 2021,
     # arXiv:2101.06983). Pass 1: all logits without a graph, then the gradient of the loss with respect to them. Pass 2:
@@ -178,7 +178,7 @@ def backward_window(
     sizes = [len(batch[-1]) for batch in window]
     for (*inputs, _), gradient in zip(window, logits.grad.split(sizes), strict=True):
         forward(*inputs).backward(gradient)
-    return loss.detach(), logits.detach()
+    return loss.detach(), logits.detach(), targets
 
 
 def train_epoch(
@@ -193,7 +193,7 @@ def train_epoch(
     describe: Callable[[list[Batch]], str] = lambda window: "",
     check: Callable[[], None] = lambda: None,
     after_window: Callable[[dict[str, float]], None] = lambda numbers: None,
-    backward: Callable[..., tuple[Tensor, Tensor]] | None = None,
+    backward: Callable[..., tuple[Tensor, Tensor, Tensor]] = backward_window,
 ) -> dict[str, float]:
     """One update per window of `accum` micro-batches. An interrupted epoch (state.progress) continues with `batches`.
 
@@ -201,7 +201,7 @@ def train_epoch(
     - skip_nonfinite: number of NaN or infinite windows to skip. describe(window) is added to the message about them.
     - check: called before each micro-batch. If it raises, the window is undone.
     - after_window: called with {"lr", "loss", "grad_norm", "outcome"} after each window, see `judge_window`.
-    - backward: adds a window's gradient in several passes, such as sam.SAM. The default `backward_window` has one.
+    - backward: `backward_window`, or around it in several passes or processes, such as sam.SAM or ranks.py.
 
     Returns lr (of the first update), train_loss, train_ce (plain cross-entropy), skipped_steps (by the scaler),
     nonfinite_steps, images_per_second. Raises NonFinite before weights are changed.
@@ -216,11 +216,12 @@ def train_epoch(
     state.progress = state.progress or dict.fromkeys(counts, 0) | {"lr": optimizer.param_groups[0]["lr"]}
     progress, images_before = state.progress, state.progress["images"]
     for window in windows(batches, accum, device):
-        before = WindowStart(model) if accum > 1 or skip_nonfinite or backward else NOTHING
+        has_parts = accum > 1 or backward is not backward_window  # and may stop between them
+        before = WindowStart(model) if has_parts or skip_nonfinite else NOTHING
         try:
-            loss, logits = (backward or backward_window)(model, forward, criterion, window, scaler)
+            loss, logits, targets = backward(model, forward, criterion, window, scaler)
             if not progress["update"] and not hasattr(criterion, "weight_of"):
-                _check_divisor(criterion, torch.cat([batch[-1] for batch in window]), loss, logits)
+                _check_divisor(criterion, targets, loss, logits)
         except BaseException:
             optimizer.zero_grad(set_to_none=True)
             before.restore(with_rng=True)
@@ -233,7 +234,7 @@ def train_epoch(
             state.schedule.step()  # EMA and schedule count the updates that happened
         scaler.update()
         optimizer.zero_grad(set_to_none=True)
-        _count(progress, criterion, window, loss, logits)
+        _count(progress, criterion, targets, loss, logits)
         after_window(progress["last"])
     state.progress, seconds = {}, time.perf_counter() - start
     return _means(progress) | {"images_per_second": (progress["images"] - images_before) / seconds}
@@ -262,11 +263,10 @@ def judge_window(
     return outcome
 
 
-def _count(progress: dict[str, Any], criterion: Any, window: list[Batch], loss: Tensor, logits: Tensor) -> None:
+def _count(progress: dict[str, Any], criterion: Any, targets: Tensor, loss: Tensor, logits: Tensor) -> None:
     """Adds a window to the sums of the epoch, without a host sync."""
     if progress["last"]["outcome"] != "nonfinite":
-        targets, ignored = torch.cat([batch[-1] for batch in window]), getattr(criterion, "ignore_index", -100)
-        weight = weight_of(criterion, targets)
+        weight, ignored = weight_of(criterion, targets), getattr(criterion, "ignore_index", -100)
         progress["loss"] += loss * weight
         progress["weight"] += weight
         progress["ce"] += F.cross_entropy(_wide(logits), targets, reduction="sum", ignore_index=ignored)

@@ -504,21 +504,25 @@ class Batches:
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         return ((images, targets) for _, images, targets in self.indexed())
 
-    def indexed(self, start: int = 0) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-        """Iterates (numbers, images, targets), all on the device, from batch `start` on. The row is number % N."""
-        loaded = self._load(start)
+    def indexed(self, chosen: Sequence[int | None] | None = None) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        """Iterates (numbers, images, targets), all on the device. The row is number % N.
+
+        chosen: numbers of the batches, default all. None is a batch without images, see ranks.py.
+        """
+        loaded = self._load(range(len(self)) if chosen is None else chosen)
         if self.transform or (self.device.type == "cuda" and self.images.resident is None):
             loaded = _ahead(loaded)
         for batch in loaded:
             yield tuple(tensor.to(self.device, non_blocking=True) for tensor in batch)
 
-    def _load(self, start: int) -> Iterator[tuple[Tensor, ...]]:
+    def _load(self, chosen: Sequence[int | None]) -> Iterator[tuple[Tensor, ...]]:
         pinned = self.device.type == "cuda" and self.images.resident is None
         if pinned:
             torch.cuda.set_device(self.device)  # for this thread
         # not a ThreadPoolExecutor: the end of the program would wait for its threads, even if a transform hangs
         with ThreadPool(os.cpu_count()) if self.transform else nullcontext() as pool:
-            for numbers in self.number_batches()[start:]:
+            every = self.number_batches()
+            for numbers in (every[0][:0] if i is None else every[i] for i in chosen):
                 rows = numbers % len(self.images)
                 images = self.images.gather(rows)
                 if self.transform:

@@ -35,6 +35,21 @@ from torch import Tensor, nn
 WAIT = datetime.timedelta(days=1)  # for a rank that decodes images; a rank that has ended is noticed at once
 
 
+class Lost(RuntimeError):
+    """Another process of the run has ended."""
+
+
+@contextmanager
+def noticing() -> Iterator[None]:
+    """Raises Lost if a collective fails because another process has ended."""
+    try:
+        yield
+    except torch.OutOfMemoryError:
+        raise
+    except RuntimeError as error:  # Gloo's and NCCL's errors are subclasses, with long texts
+        raise Lost("another process of this run has ended") from error
+
+
 class Ranks:
     """The processes of one run. Ranks() is one process alone: each method then returns what it was given."""
 
@@ -47,17 +62,15 @@ class Ranks:
         """The ranks that torchrun started (NCCL on GPUs, Gloo on CPUs), until the end of the block."""
         rank, size, local_rank = (int(os.environ.get(name, n)) for name, n in ENVIRONMENT.items())
         if size == 1:
-            yield cls()
+            yield cls(device=device)
             return
         device = torch.device(device)
         if device.type == "cuda":
             device = torch.device("cuda", local_rank)
             torch.cuda.set_device(device)
         torch.distributed.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=WAIT)
-        try:
-            yield cls(rank, size, local_rank, device)
-        finally:
-            torch.distributed.destroy_process_group()
+        yield cls(rank, size, local_rank, device)
+        torch.distributed.destroy_process_group()  # not after an error: it may wait for a process that has ended
 
     # ---- who does what ----
 
@@ -89,8 +102,13 @@ class Ranks:
         """The sum over the ranks, the same bits on each."""
         if self.size > 1:
             tensor = tensor.to(self.device, copy=True).contiguous()
-            torch.distributed.all_reduce(tensor)
+            with noticing():
+                torch.distributed.all_reduce(tensor)
         return tensor
+
+    @property
+    def is_first(self) -> bool:
+        return self.rank == 0
 
     def any(self, flag: bool | int) -> bool:
         return bool(flag) if self.size == 1 else self.sum(torch.tensor(float(bool(flag)))).item() > 0
@@ -99,39 +117,46 @@ class Ranks:
         """(n, ...) of each rank -> the rows of all ranks, in their order. n may differ, and be 0."""
         if self.size == 1:
             return rows
-        rows = rows.to(self.device).contiguous()
-        counts = torch.zeros(self.size, dtype=torch.long)
-        counts[self.rank] = len(rows)
-        counts = self.sum(counts).tolist()
+        rows, counts = rows.to(self.device).contiguous(), self.counts(len(rows))
         padded = rows.new_zeros(max(counts), *rows.shape[1:])
         padded[: len(rows)] = rows
         parts = [torch.empty_like(padded) for _ in counts]
-        torch.distributed.all_gather(parts, padded)
+        with noticing():
+            torch.distributed.all_gather(parts, padded)
         return torch.cat([part[:n] for part, n in zip(parts, counts, strict=True)])
+
+    def counts(self, n: int) -> list[int]:
+        """The number of each rank."""
+        return self.sum(torch.tensor([n * (rank == self.rank) for rank in range(self.size)])).tolist()
+
+    def gather_logits(self, logits: Tensor) -> Tensor:
+        """As `gather`, of (n, C). A rank without rows may give (0, any number)."""
+        C = max(self.counts(logits.shape[1]))
+        return self.gather(logits if len(logits) else logits.new_zeros(0, C))
 
     def agree(self, value: Any) -> Any:
         """The value of rank 0: any plain Python object."""
         values = [value]
         if self.size > 1:
-            torch.distributed.broadcast_object_list(values, src=0, device=self.device)
+            with noticing():
+                torch.distributed.broadcast_object_list(values, src=0, device=self.device)
         return values[0]
 
     @contextmanager
     def one_first(self) -> Iterator[None]:
         """On each machine one rank runs the block first, such as one that fills a cache. Then the others do."""
-        if self.size > 1 and self.local_rank:
-            torch.distributed.barrier()
+        if self.local_rank:
+            self.any(False)
         yield
         if self.size > 1 and not self.local_rank:
-            torch.distributed.barrier()
+            self.any(False)
 
     # ---- a window ----
 
     def backward(self, backward: Callable[..., Any], weight_of: Callable[[Any, Tensor], Any]) -> Callable[..., Any]:
         """A function like `backward` (loop.backward_window) that adds the gradient of the window of all ranks.
 
-        Each rank gives its own micro-batches. Returns the loss of the whole window and this rank's logits.
-        The criterion needs a method weight_of(targets), as those of losses.py have.
+        Each rank gives its own micro-batches. Returns loss, logits and targets of the whole window.
         """
         return backward if self.size == 1 else _Backward(self, backward, weight_of)
 
@@ -145,7 +170,7 @@ class _Backward:
 
     def __call__(
         self, model: nn.Module, forward: Callable[..., Tensor], criterion: Any, window: Sequence[Any], *scaler: Any
-    ) -> tuple[Tensor, Tensor]:
+    ) -> tuple[Tensor, Tensor, Tensor]:
         ranks, targets = self.ranks, torch.cat([batch[-1] for batch in window])
         window = [batch for batch in window if len(batch[-1])]
         is_ratio, statistics = not getattr(criterion, "additive", True), RunningStatistics(model)
@@ -154,7 +179,7 @@ class _Backward:
         if is_ratio:
             criterion = _OfAllRanks(criterion, ranks)
         if window:
-            loss, logits = self.backward(model, forward, criterion, window, *scaler)
+            loss, logits, _ = self.backward(model, forward, criterion, window, *scaler)
         elif is_ratio:
             criterion(logits, targets)  # the other ranks wait for its (empty) rows
 
@@ -176,10 +201,11 @@ class _Backward:
             parameter.grad = torch.zeros_like(parameter) if not weight else parameter.grad * factor
         gradients = [parameter.grad for parameter in used]
         summed = self._sum([*gradients, *statistics.parts(micro_batches, ranks.rank)])
-        for parameter, gradient in zip(used, summed, strict=False):
-            parameter.grad = gradient
+        with torch.no_grad():  # a copy keeps the memory layout of the parameter, which fused optimizers need
+            torch._foreach_copy_(gradients, summed[: len(used)])
         statistics.set(summed[len(used) :], micro_batches)
-        return torch.tensor(loss_sum / total if total else float("nan"), device=logits.device), logits
+        loss = torch.tensor(loss_sum / total if total else float("nan"), device=logits.device)
+        return loss, ranks.gather_logits(logits), ranks.gather(targets)
 
     def _sum(self, tensors: list[Tensor]) -> list[Tensor]:
         """The tensors summed over the ranks, with one collective for each type of number."""
@@ -203,14 +229,10 @@ class _OfAllRanks:
 
     def __call__(self, logits: Tensor, targets: Tensor) -> Tensor:
         ranks = self.ranks
-        sizes = torch.zeros(2, ranks.size, dtype=torch.long)
-        sizes[:, ranks.rank] = torch.tensor([len(logits), logits.shape[1]])
-        (counts, classes) = ranks.sum(sizes).tolist()
-        others = ranks.gather(logits.detach() if len(logits) else logits.new_zeros(0, max(classes)))
-        targets = ranks.gather(targets)
+        counts, others = ranks.counts(len(logits)), ranks.gather_logits(logits.detach())
         start = sum(counts[: ranks.rank])
         parts = [others[:start], logits, others[start + len(logits) :]]
-        return self.criterion(torch.cat([part for part in parts if len(part)]), targets)
+        return self.criterion(torch.cat([part for part in parts if len(part)]), ranks.gather(targets))
 
 
 class RunningStatistics:
@@ -257,11 +279,11 @@ def main() -> None:
         x, y = torch.randn(27, 8).double(), torch.arange(27) % 5
         batches = list(zip(x.split(8), y.split(8), strict=True))
 
-        def backward(model: nn.Module, forward: Any, criterion: Any, window: Sequence[Any]) -> tuple[Tensor, Tensor]:
+        def backward(model: nn.Module, forward: Any, criterion: Any, window: Sequence[Any]) -> tuple[Tensor, ...]:
             logits, targets = model(torch.cat([x for x, _ in window])), torch.cat([y for _, y in window])
             loss = criterion(logits, targets)
             loss.backward()
-            return loss.detach(), logits.detach()
+            return loss.detach(), logits.detach(), targets
 
         def gradient(add: Callable[..., Any], criterion: nn.Module, window: Sequence[Any]) -> Tensor:
             model.zero_grad()

@@ -31,6 +31,7 @@ import re
 import shlex
 import subprocess
 import sys
+import tempfile
 import time
 import zipfile
 import zlib
@@ -102,6 +103,7 @@ class State(loop.State):
     epochs_without_improvement: int = 0
     top: list[list[Any]] = field(default_factory=list)  # [score, file name] of --save-top
     log: list[dict[str, Any]] = field(default_factory=list)  # the rows of log.csv
+    saves: bool = True  # False: another process of this run saves the checkpoints and predictions
 
     PLAIN = ("epoch", "trained", "updates", "best", "best_counts", "epochs_without_improvement", "top", "log")
 
@@ -162,6 +164,21 @@ def locked(out: str | None, name: str = "", is_resumed: bool = False) -> Iterato
         if is_new:
             with suppress(OSError):  # not empty
                 folder.rmdir()
+
+
+@contextmanager
+def joined(folder: str) -> Iterator[str]:
+    """A temporary folder for another process of the run in `folder`, with links to what a resumed run reads.
+
+    The process writes its small files there, and nothing in the run.
+    """
+    with tempfile.TemporaryDirectory() as own:
+        for file in (*Path(folder).glob("*"), *Path(folder).glob("fold[0-9]*/*")):
+            if file.name in ("config.json", "updates.csv") or file.name.startswith("last.pt"):
+                link = Path(own) / file.relative_to(folder)
+                link.parent.mkdir(exist_ok=True)
+                link.symlink_to(file.resolve())
+        yield own
 
 
 def _make_folder(out: str | None, name: str) -> tuple[Path, bool]:
@@ -378,15 +395,17 @@ def end_epoch(
     state.log.append(row)
     state.schedule.epoch_end(row[f"val_{monitor}"])
     scores = {key: value for key, value in row.items() if key.startswith("val_")}
+    save = checkpoint.save if state.saves else lambda path, content: None
     for_prediction = about | {"model": weights, "epoch": state.epoch, "scores": scores}
     if row["val_f1"] > state.best["f1"]:
         state.best |= {"f1": row["val_f1"], "epoch": state.epoch}
         state.best_counts = counts
-        write_predictions()
-        checkpoint.save(folder / "best_f1.pt", for_prediction)
+        if state.saves:
+            write_predictions()
+        save(folder / "best_f1.pt", for_prediction)
     if row["val_loss"] < state.best["loss"]:
         state.best["loss"] = row["val_loss"]
-        checkpoint.save(folder / "best_loss.pt", for_prediction)
+        save(folder / "best_loss.pt", for_prediction)
     monitored = row[f"val_{monitor}"] * {"max": 1, "min": -1}[mode]
     state.epochs_without_improvement += 1
     if monitored > state.best["monitored"] + min_delta:
@@ -395,7 +414,7 @@ def end_epoch(
         name = f"{state.epoch:03d}_{monitor}_{row[f'val_{monitor}']:.4f}.pt"
         state.top = sorted([*state.top, [monitored, name]], key=lambda entry: -entry[0])[:save_top]
         if [monitored, name] in state.top:
-            checkpoint.save(folder / name, for_prediction)
+            save(folder / name, for_prediction)
     append_updates(folder, state.epoch, state.schedule.updates - len(state.updates) + 1, state.updates)
     state.updates = []
     save_last(folder, state, about)
@@ -404,7 +423,8 @@ def end_epoch(
 
 
 def save_last(folder: Path, state: State, about: dict[str, Any]) -> None:
-    checkpoint.save(folder / "last.pt", about | state.state_dict(), keep_previous=True)
+    if state.saves:
+        checkpoint.save(folder / "last.pt", about | state.state_dict(), keep_previous=True)
 
 
 def read_val_predictions(folder: Path) -> list[dict[str, str]]:

@@ -29,10 +29,10 @@ class SAM:
     A gradient that is not finite (an fp16 overflow) perturbs nothing: it is left to the loop, which judges it.
 
     Args:
-        backward: (model, forward, criterion, window, scaler) -> (loss, logits). It adds the gradient of the window to
-            the parameters, such as loop.backward_window. The gradients before must be None.
+        backward: (model, forward, criterion, window, scaler) -> (loss, logits, targets). It adds the gradient of the
+            window to the parameters, such as loop.backward_window. The gradients before must be None.
         rho: radius of the perturbation, > 0.
-    Returns, as `backward`: loss and logits at the weights w.
+    Returns, as `backward`: loss, logits and targets, at the weights w.
     """
 
     def __init__(self, backward: Callable[..., Any], rho: float = 0.05):

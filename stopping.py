@@ -60,15 +60,19 @@ class Signals:
 
     Inside `stopping(at_once=False)` the first signal is only stored in `asked`, and the next `check` raises Stopped.
     Elsewhere the signal raises Stopped immediately.
+
+    agree: with several processes, a function that tells whether any of them was asked (ranks.Ranks.any). They then stop
+    together, only at `check`.
     """
 
     def __init__(self) -> None:
         self.asked, self.stops_at_once = 0, True  # asked: the number of the signal, or 0
+        self.agree: Callable[[int], bool] = bool
 
     @contextmanager
     def installed(self) -> Iterator[None]:
         """Handles the two signals and the loss of the terminal inside the block, then restores what was before."""
-        self.asked, self.stops_at_once = 0, True
+        self.asked, self.stops_at_once, self.agree = 0, True, bool
         is_main = threading.current_thread() is threading.main_thread()  # Python delivers signals only to this one
         numbers = (signal.SIGTERM, signal.SIGINT) if is_main else ()
         before = [signal.signal(number, self._handle) for number in numbers]
@@ -92,6 +96,7 @@ class Signals:
     @contextmanager
     def stopping(self, at_once: bool) -> Iterator[None]:
         """Sets, inside the block, whether a signal stops at once or at the next `check`."""
+        at_once = at_once and self.agree is bool
         before, self.stops_at_once = self.stops_at_once, at_once
         try:
             if at_once:
@@ -111,9 +116,15 @@ class Signals:
             yield item
 
     def check(self) -> None:
-        """Raises Stopped if a signal was received."""
-        if self.asked:
+        """Raises Stopped if a signal was received, by any process."""
+        if self.agree(self.asked):
+            self.asked = self.asked or signal.SIGTERM
             raise Stopped
+
+    def check_alone(self) -> None:
+        """`check` of one process alone. Several processes do not stop here."""
+        if self.agree is bool:
+            self.check()
 
 
 def _leave(code: int) -> None:

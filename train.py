@@ -38,11 +38,11 @@ import inputs
 import loggers
 import loop
 import metrics
-import models
 import pixels
 import report
 import runs
 import sam
+from ranks import Ranks
 from stopping import SIGNALS, Stopped
 
 
@@ -53,11 +53,11 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     with SIGNALS.installed():
         try:
             with ExitStack() as stack:
+                ranks = stack.enter_context(inputs.ranks_of(options))
                 if not options.preview:
                     with cli.blaming("--resume" if options.resume else "--out"):
-                        name = f"{options.model}-{options.loss}"
-                        options.out = stack.enter_context(runs.locked(options.out, name, bool(options.resume)))
-                return run(options)
+                        options.out = stack.enter_context(inputs.run_folder(options, ranks))
+                return run(options, ranks)
         except Stopped:
             name = signal.Signals(SIGNALS.asked).name
             has_config = options.out and (Path(options.out) / "config.json").exists()
@@ -66,22 +66,22 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
             raise SystemExit(128 + SIGNALS.asked) from None
 
 
-def run(options: argparse.Namespace) -> dict[str, Any]:
+def run(options: argparse.Namespace, ranks: Ranks) -> dict[str, Any]:
     """Options -> images -> splits -> one training per split, in the folder options.out, which the caller has locked.
 
     Returns {"out": folder, "epoch", "val_f1", "val_accuracy", "val_loss", ...}: the best row of log.csv. With several
     folds: {"out": folder, "val_f1": out-of-fold macro F1, "folds": the best row of each fold}. With --preview:
-    {"preview": file}.
+    {"preview": file}. ranks: the processes of the run, usually one.
     """
     torch.backends.cudnn.benchmark = True
     if options.threads:
         torch.set_num_threads(options.threads)
-    with cli.blaming("--device"):
-        device = cli.usable_device(options.device)
-    table = inputs.read_table(options)
-    splits = inputs.make_splits(options, table)
-    first_weights = rehearse(options, table, splits, device)
-    images, table, splits = inputs.load_images(options, table, splits)
+    device = ranks.device
+    with ranks.one_first():  # it fills the caches
+        table = inputs.read_table(options)
+        splits = inputs.make_splits(options, table)
+        first_weights = inputs.rehearse(options, table, splits, device)
+        images, table, splits = inputs.load_images(options, table, splits)
     if not options.transform:
         images.move_to(device)
     batches, _ = inputs.make_batches(options, images, splits[0], device)
@@ -95,45 +95,21 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
 
     folder = Path(options.out)
     if len(splits) == 1:
-        row, _ = train_fold(options, table, images, splits[0], folder, device, first_weights)
+        row, _ = train_fold(options, table, images, splits[0], folder, ranks, first_weights)
         return {"out": str(folder)} | row
     with cli.blaming("--resume" if options.resume else "--out"):
         digest = data.digest(table, *(split.val for split in splits))
         runs.write_config(folder, vars(options), table.classes, digest, inputs.stored_fixes(table))
     results = []
     for split in splits:
-        fold = folder_of(folder, split, splits)
-        results.append(train_fold(options, table, images, split, fold, device, first_weights))
+        fold = inputs.folder_of(folder, split, splits)
+        results.append(train_fold(options, table, images, split, fold, ranks, first_weights))
         print()
     rows = [row for row, _ in results]
-    runs.write_folds(folder, rows, [split.fold for split in splits])
-    write_report(folder)
+    if ranks.is_first:
+        runs.write_folds(folder, rows, [split.fold for split in splits])
+        write_report(folder)
     return {"out": str(folder), "val_f1": cli.print_folds(folder, results, table), "folds": rows}
-
-
-def folder_of(folder: Path, split: inputs.Split, splits: Sequence[inputs.Split]) -> Path:
-    return folder if len(splits) == 1 else folder / f"fold{split.fold}"
-
-
-def rehearse(
-    options: argparse.Namespace, table: data.ImageTable, splits: list[inputs.Split], device: torch.device
-) -> Callable[[], dict[str, Tensor]]:
-    """Builds everything once before images are decoded, so that a wrong name, value or file is refused early.
-
-    Returns a function that loads the initial weights (--weights) once for all folds. A resumed training needs none.
-    """
-    counts = data.counts(table, splits[0].train)
-    recipe = inputs.Recipe(options, counts, counts, device)
-    recipe.criterion(1), recipe.augment(1)
-    state = inputs.make_state(options, table, 1, device)
-    recipe.freeze(state.model, 1)
-    first_weights = functools.cache(lambda: models.first_weights(options.model, options.weights))
-    folders = [folder_of(Path(options.resume), split, splits) for split in splits] if options.resume else []
-    if options.weights != "none" and not (folders and all(map(runs.has_last, folders))):
-        fresh = inputs.load_weights(options, state.model, first_weights)
-        if fresh and options.weights != "DEFAULT":
-            table.notes.append(f"{options.weights}: loaded all but {', '.join(fresh)}, which start random")
-    return first_weights
 
 
 def train_fold(
@@ -142,18 +118,20 @@ def train_fold(
     images: pixels.ImageArray,
     split: inputs.Split,
     folder: Path,
-    device: torch.device,
+    ranks: Ranks,
     first_weights: Callable[[], dict[str, Tensor]],
 ) -> tuple[dict[str, Any], metrics.ConfusionMatrix]:
     """Trains on one split, from the start or from last.pt. Returns the best row of log.csv and its confusion matrix."""
     torch.manual_seed(options.seed)
-    is_resumed = bool(options.resume) and runs.has_last(folder)
+    is_resumed, device = bool(options.resume) and runs.has_last(folder), ranks.device
     batches = inputs.make_batches(options, images, split, device)
     updates = math.ceil(len(batches[0]) / options.accum)
     state = inputs.make_state(options, table, updates, device, None if is_resumed else first_weights)
+    state.saves = ranks.is_first
     counts, drawn = data.counts(table, split.train), inputs.drawn_counts(batches[0], len(table.classes))
     recipe = inputs.Recipe(options, counts, drawn, device, *inputs.mean_std(options, state.model))
-    about, facts = inputs.about(options, table, recipe), inputs.facts(table, split, recipe, batches[0], updates)
+    about = inputs.about(options, table, recipe)
+    facts = inputs.facts(table, split, recipe, batches[0], updates, ranks.size)
     with cli.blaming("--resume" if options.resume else "--out"):
         digest = data.digest(table, split.train, split.val)
         config = runs.write_config(folder, vars(options), table.classes, digest, facts)
@@ -169,7 +147,7 @@ def train_fold(
     logs = loggers.Loggers(folder, config, state.log, options.tensorboard, options.wandb)
     with SIGNALS.stopping(at_once=False), cli.clear_errors(options, folder, state):
         try:
-            train_epochs(options, table, split, folder, state, recipe, batches, about, logs, print_epoch)
+            train_epochs(options, table, split, folder, state, recipe, batches, about, logs, print_epoch, ranks)
         except Stopped:
             runs.save_last(folder, state, about)
             n = updates if state.trained else state.progress.get("windows", 0)
@@ -178,10 +156,11 @@ def train_fold(
     if state.epoch < options.epochs:
         print(f"early stopping: validation {options.monitor} has not improved (--patience {options.patience})")
     logs.close()
-    write_report(folder)
     best_row, best_matrix = state.log[int(state.best["epoch"]) - 1], metrics.ConfusionMatrix(len(table.classes))
     best_matrix.counts = state.best_counts
-    cli.print_summary(folder, best_row, best_matrix, table, counts)
+    if ranks.is_first:
+        write_report(folder)
+        cli.print_summary(folder, best_row, best_matrix, table, counts)
     return best_row, best_matrix
 
 
@@ -196,6 +175,7 @@ def train_epochs(
     about: dict[str, Any],
     logs: loggers.Loggers,
     print_epoch: Callable[[], None],
+    ranks: Ranks,
 ) -> None:
     """Trains and validates each epoch, until --epochs or --patience ends the run."""
     (train_batches, val_batches), amp = batches, cli.AMP_TYPES[options.amp]
@@ -205,9 +185,9 @@ def train_epochs(
     ):
         train_batches.epoch, start = state.epoch + 1, time.perf_counter()
         if not state.trained:  # otherwise the run was stopped during validation
-            state.trained = train_epoch(options, folder, state, recipe, train_batches, about)
+            state.trained = train_epoch(options, folder, state, recipe, train_batches, about, ranks)
         with SIGNALS.stopping(at_once=True):
-            judged = [judge(model, val_batches, criterion, plain, amp) for model in state.candidates]
+            judged = [judge(model, val_batches, criterion, plain, amp, ranks) for model in state.candidates]
         scores, matrix, logits, model = max(judged, key=lambda one: one[0]["val_f1"])  # on a tie the first: the EMA
         scores["val_f1_raw"] = judged[-1][0]["val_f1"]
         row = {"epoch": state.epoch + 1, **state.trained, **scores, "seconds": time.perf_counter() - start}
@@ -230,12 +210,21 @@ def train_epochs(
 
 
 def judge(
-    model: nn.Module, batches: pixels.Batches, criterion: nn.Module, plain: augment.Augment, amp: torch.dtype
+    model: nn.Module,
+    batches: pixels.Batches,
+    criterion: nn.Module,
+    plain: augment.Augment,
+    amp: torch.dtype,
+    ranks: Ranks,
 ) -> tuple[dict[str, float], metrics.ConfusionMatrix, Tensor, nn.Module]:
-    """Validation scores, confusion matrix and logits (N, C) of a model, and the model."""
+    """Validation scores, confusion matrix and logits (N, C) of a model, and the model. Ranks share the batches."""
+    mine = batches.indexed([*ranks.part(len(batches))] or [None])
     scores, logits, targets = loop.evaluate(
-        model, batches.indexed(), criterion, lambda numbers, images: model(plain(images, numbers, 0)), amp
+        model, mine, criterion, lambda numbers, images: model(plain(images, numbers, 0)), amp
     )
+    if ranks.size > 1:
+        every = ranks.gather(logits), ranks.gather(targets)
+        scores, logits, targets = loop.evaluate(model, [every], criterion, lambda logits: logits)
     matrix = metrics.ConfusionMatrix(logits.shape[1], logits.device).update(logits, targets)
     scores |= {"val_f1": matrix.f1(), "val_f1_present": matrix.f1("macro_present"), "val_accuracy": matrix.accuracy()}
     return scores, matrix, logits, model
@@ -248,20 +237,26 @@ def train_epoch(
     recipe: inputs.Recipe,
     batches: pixels.Batches,
     about: dict[str, Any],
+    ranks: Ranks,
 ) -> dict[str, float]:
-    """loop.train_epoch on augmented images, with a progress bar. last.pt is saved every --save-every updates."""
+    """loop.train_epoch on augmented images, with a progress bar. last.pt is saved every --save-every updates.
+
+    Dropout's random numbers depend only on (seed, epoch, micro-batch), as those of the augmentation on the image.
+    """
     criterion, augmented = recipe.criterion(batches.epoch), recipe.augment(batches.epoch)
     recipe.freeze(state.model, batches.epoch)
     batches.overlap = augmented.overlap  # mixing needs the next image of the epoch too
     first = state.progress.get("windows", 0) * options.accum  # micro-batches done before an interruption
-    bar = tqdm(total=len(batches), initial=first, desc=f"epoch {batches.epoch}", leave=False, disable=None)
+    mine = ranks.share(len(batches), options.accum, first)
+    bar = tqdm(total=len(mine), desc=f"epoch {batches.epoch}", leave=False, disable=None if ranks.is_first else True)
 
-    def micro_batches() -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-        for numbers, images, targets in SIGNALS.waiting(batches.indexed(first)):
-            yield numbers, images, augmented.mix_targets(targets, numbers, batches.epoch, images.shape[2:])
+    def micro_batches() -> Iterator[tuple[int | None, Tensor, Tensor, Tensor]]:
+        for i, (numbers, images, targets) in zip(mine, SIGNALS.waiting(batches.indexed(mine)), strict=False):
+            yield i, numbers, images, augmented.mix_targets(targets, numbers, batches.epoch, images.shape[2:])
             bar.update()
 
-    def forward(numbers: Tensor, images: Tensor) -> Tensor:
+    def forward(i: int, numbers: Tensor, images: Tensor) -> Tensor:
+        torch.manual_seed((options.seed * 1_000_003 + batches.epoch) * 1_000_003 + i)
         return state.model(augmented(images, numbers, batches.epoch))
 
     def after_window(window: dict[str, Any]) -> None:
@@ -271,20 +266,21 @@ def train_epoch(
             runs.save_last(folder, state, about)
         SIGNALS.check()
 
+    backward = ranks.backward(loop.backward_window, loop.weight_of)
     with bar:
         return loop.train_epoch(
             state,
             micro_batches(),
             criterion,
             forward,
-            accum=options.accum,
+            accum=ranks.accum(options.accum),
             clip=options.clip,
             amp=cli.AMP_TYPES[options.amp],
             skip_nonfinite=options.skip_nonfinite - sum(row["nonfinite_steps"] for row in state.log),
-            describe=functools.partial(cli.describe_window, batches),
-            check=SIGNALS.check,
+            describe=functools.partial(cli.describe_window, batches, ranks),
+            check=SIGNALS.check_alone,
             after_window=after_window,
-            backward=sam.SAM(loop.backward_window, options.sam) if options.sam else None,
+            backward=sam.SAM(backward, options.sam) if options.sam else backward,
         )
 
 

@@ -138,7 +138,7 @@ def test_gradient_caching_draws_the_same_masks_and_moves_batchnorm_once():
         model, criterion = Stochastic(), losses.build_loss("focal")
         criterion.additive = additive
         window = next(loop.windows(pixels.Batches(images, np.arange(22), 5).indexed(), 5))
-        loss, logits = loop.backward_window(model, lambda _, x: model(x.float() / 255), criterion, window)
+        loss, logits, _ = loop.backward_window(model, lambda _, x: model(x.float() / 255), criterion, window)
         gradient = torch.cat([p.grad.flatten() for p in model.parameters()])
         return [gradient, loss, logits, *model.buffers(), torch.get_rng_state()]
 
@@ -151,7 +151,7 @@ def test_the_reported_loss_is_the_big_batchs_loss():
     for name in LOSS_NAMES:
         criterion, model = losses.build_loss(name, COUNTS), Stochastic().eval()
         window = next(loop.windows(pixels.Batches(images, np.arange(22), 5).indexed(), 5))
-        loss, logits = loop.backward_window(model, lambda _, x: model(x.float() / 255), criterion, window)  # noqa: B023
+        loss, logits, _ = loop.backward_window(model, lambda _, x: model(x.float() / 255), criterion, window)  # noqa: B023
         assert torch.allclose(loss, criterion(logits, images.targets[:22]), atol=1e-6)
 
 
@@ -410,7 +410,7 @@ def test_a_micro_batch_of_ignored_targets_weighs_nothing():
     (net, _, _), (reference, _, _), criterion = foreign(), foreign(), torch.nn.CrossEntropyLoss(WEIGHT, ignore_index=-1)
     x, y = torch.randn(8, 3, 8, 8).double(), torch.tensor([0, 1, 2, -1, -1, -1, -1, -1])
     window = list(zip(x.split(4), y.split(4), strict=True))  # the second micro-batch has nothing to learn from
-    loss, _ = loop.backward_window(net, net, criterion, window)
+    loss, *_ = loop.backward_window(net, net, criterion, window)
     expected = criterion(reference(x), y)
     expected.backward()
     assert loss == pytest.approx(expected.item(), rel=1e-10)  # a mean over nothing would be 0 / 0

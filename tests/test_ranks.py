@@ -47,7 +47,7 @@ def averaging(group):
 
     def backward(model, forward, criterion, window, scaler):
         window = [batch for batch in window if len(batch[-1])]
-        result = torch.zeros(()), torch.zeros(0, 4).double()
+        result = torch.zeros(()), torch.zeros(0, 4).double(), torch.zeros(0).long()
         if window:
             result = loop.backward_window(model, forward, criterion, window, scaler)
         for parameter in model.parameters():
@@ -64,7 +64,11 @@ def train(group, name, norm=False, wrap=lambda backward: backward, average=False
     criterion = losses.build_loss(how.pop("name", name), COUNTS, **how).double()
     model = network(norm)
     model[0].requires_grad_(not frozen)
-    state = loop.State(model, torch.optim.SGD(model.parameters(), 0.1, momentum=0.9, weight_decay=1e-2))
+    optimizer = torch.optim.SGD(model.parameters(), 0.1, momentum=0.9, weight_decay=1e-2)
+    if norm:  # fused, and a memory layout that the gradients must have too
+        model = model.to(memory_format=torch.channels_last)
+        optimizer = torch.optim.SGD(model.parameters(), 0.1, momentum=0.9, weight_decay=1e-2, fused=True)
+    state = loop.State(model, optimizer)
     state.schedule = optim.build_schedule("cosine", state.optimizer, 2, 3)
     batches, found = micro_batches(), []
     nothing = batches[0][0][:0], batches[0][1][:0]

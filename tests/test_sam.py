@@ -57,7 +57,7 @@ def test_the_gradient_of_a_window_is_that_of_one_big_batch(weighted, sizes):
     criterion, batches = nn.CrossEntropyLoss(weight, label_smoothing=0.1), window(sizes)
     expected = by_hand(Net(norm=False).double(), batches, criterion, 0.5)
     net = Net(norm=False).double()
-    loss, logits = SAM(loop.backward_window, 0.5)(net, net, criterion, batches)
+    loss, logits, _ = SAM(loop.backward_window, 0.5)(net, net, criterion, batches)
     assert torch.allclose(flat(net), expected, rtol=1e-10, atol=1e-12)
     assert torch.equal(flat(net, lambda p: p), flat(Net(norm=False).double(), lambda p: p))  # weights as before
     x, y = (torch.cat(parts) for parts in zip(*batches, strict=True))
