@@ -15,9 +15,9 @@ from test_ranks import ROOT, free_port, launch
 
 import train
 
-# batch 4 x accum 3: windows of 3, 3, 3 and 2 micro-batches, the last with 2 of its 4 images; with 3 processes the third
-# has none in the last window
-BASE = "--data d --size 16 --batch-size 4 --accum 3 --epochs 2 --cache cache --augment light --threads 1".split()
+# 34 training images, batch 5 x accum 3: windows of 3, 3 and 1 micro-batches, the last of 4 images. In the last window
+# only the first process has a micro-batch.
+BASE = "--data d --size 16 --batch-size 5 --accum 3 --epochs 2 --cache cache --augment light --threads 1".split()
 PLAIN = ["--model", "nets.py:plain"]
 VARIANTS = {
     "ce": PLAIN,
@@ -105,7 +105,7 @@ def test_more_processes_than_micro_batches_are_refused_by_one_line(folder):
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", f"--master_port={free_port()}"]
     command = [*torchrun, str(ROOT / "train.py"), *BASE, "--accum", "1"]
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=300)
-    message = "--accum: 1 micro-batches per update cannot be shared by 2 processes: use --batch-size 2 --accum 2"
+    message = "--accum: 1 micro-batches per update cannot be shared by 2 processes: use --batch-size 3 --accum 2"
     assert done.returncode == 1 and done.stderr.count("cannot be shared") == 1 and message in done.stderr
 
 
@@ -146,9 +146,9 @@ def test_a_signal_stops_all_processes_after_the_same_update(folder):
     assert [process.returncode for process in processes] == [128 + signal.SIGTERM] * 2
     text = "".join(err for _, err in found)
     assert text.count("stopped by SIGTERM; continue with: python train.py --resume stopped") == 1
-    n = int(re.search(r"stopped in epoch \d+, after (\d) of 4 updates", found[0][0]).group(1))
+    n = int(re.search(r"stopped in epoch \d+, after (\d) of 3 updates", found[0][0]).group(1))
     saved = torch.load(folder / "stopped" / "last.pt", weights_only=True)
-    assert saved["progress"].get("windows", 0) == n % 4 and found[1][0] == ""
+    assert saved["progress"].get("windows", 0) == n and found[1][0] == ""
 
 
 if __name__ == "__main__":
