@@ -21,7 +21,7 @@ import sys
 import time
 import unicodedata
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from contextlib import contextmanager, nullcontext, redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -728,6 +728,19 @@ def clear_errors(options: argparse.Namespace, folder: Path, state: runs.State) -
 
 
 @contextmanager
+def ranks_of(device: str, program: str = "train.py") -> Iterator[Ranks]:
+    """The processes that torchrun started, on this --device, usually one. All but the first are quiet."""
+    with blaming("--device", program):
+        found = usable_device(device)
+    with Ranks.of_torchrun(found) as ranks:
+        if ranks.size == 1:
+            yield ranks
+            return
+        with nullcontext() if ranks.is_first else quiet(ranks.rank), ending_together(program):
+            yield ranks
+
+
+@contextmanager
 def quiet(rank: int) -> Iterator[None]:
     """For all but the first process of a run: prints nothing, but the last line of an error that is its own.
 
@@ -748,12 +761,13 @@ def quiet(rank: int) -> Iterator[None]:
 
 
 @contextmanager
-def ending_together() -> Iterator[None]:
+def ending_together(program: str) -> Iterator[None]:
     """The line of a process that notices that another one has ended, and exit code 1."""
     try:
         yield
     except Lost as error:
-        print(f"train.py: error: {error}: see its message. Start the run again with --resume", file=sys.stderr)
+        advice = "Continue the run with --resume" if program == "train.py" else "Start the same command again"
+        print(f"{program}: error: {error}: see its message. {advice}", file=sys.stderr)
         raise SystemExit(1) from error
 
 

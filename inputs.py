@@ -10,7 +10,7 @@ import functools
 import math
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -211,26 +211,21 @@ def load_images(
 
 @contextmanager
 def ranks_of(options: argparse.Namespace) -> Iterator[Ranks]:
-    """The processes of this run, see ranks.py. All but the first are quiet, and write only in a folder of their own."""
-    with cli.blaming("--device"):
-        device = cli.usable_device(options.device)
-    with Ranks.of_torchrun(device) as ranks:
-        if ranks.size == 1:
-            yield ranks
-            return
-        SIGNALS.agree = ranks.any
-        with nullcontext() if ranks.is_first else cli.quiet(ranks.rank), cli.ending_together():
-            with cli.blaming("--accum"):
-                if ranks.size > options.accum:
-                    smaller = math.ceil(options.batch_size * options.accum / ranks.size)
-                    raise data.BadInput(
-                        f"{options.accum} micro-batches per update cannot be shared by {ranks.size} processes: use "
-                        f"--batch-size {smaller} --accum {ranks.size} for the same updates, or at most {options.accum} "
-                        "processes"
-                    )
-            if not ranks.is_first:
-                options.tensorboard, options.wandb = False, None
-            yield ranks
+    """The processes of this run, usually one. All but the first write only in a folder of their own."""
+    with cli.ranks_of(options.device) as ranks:
+        with cli.blaming("--accum"):
+            if ranks.size > options.accum:
+                smaller = math.ceil(options.batch_size * options.accum / ranks.size)
+                raise data.BadInput(
+                    f"{options.accum} micro-batches per update cannot be shared by {ranks.size} processes: use "
+                    f"--batch-size {smaller} --accum {ranks.size} for the same updates, or at most {options.accum} "
+                    "processes"
+                )
+        if ranks.size > 1:
+            SIGNALS.agree = ranks.any
+        if not ranks.is_first:
+            options.tensorboard, options.wandb = False, None
+        yield ranks
 
 
 @contextmanager

@@ -51,6 +51,7 @@ import models
 import pixels
 import runs
 import shares
+from ranks import Ranks
 from runs import BadInput
 
 TEMPLATES = ("sample_submission.csv", "info.csv", "test.csv")
@@ -475,16 +476,20 @@ def decoded(
 def predict_probs(
     groups: list[list[Predictor]],
     tta: str,
-    device: torch.device,
+    ranks: Ranks,
     batch_size: int,
     threads: int | None,
     paths: list[str],
 ) -> np.ndarray:
-    """float32 (A, N, C): the probabilities of each of A groups, averaged over its networks and the views `tta`."""
-    C = len(groups[0][0].saved["classes"])
+    """float32 (A, N, C): the probabilities of each of A groups, averaged over its networks and the views `tta`.
+
+    Each of the ranks (processes, usually one) decodes and predicts its part of the images.
+    """
+    C, device, mine = len(groups[0][0].saved["classes"]), ranks.device, ranks.part(len(paths))
+    paths = paths[mine.start : mine.stop]
     probs, done = np.zeros((len(groups), len(paths), C), np.float32), 0
     shapes = {predictor.shape for group in groups for predictor in group}
-    with tqdm(total=len(paths), desc="predict", unit="img", disable=None) as bar:
+    with tqdm(total=len(paths), desc="predict", unit="img", disable=None if ranks.is_first else True) as bar:
         for batch in decoded(paths, shapes, batch_size, threads):
             n = len(next(iter(batch.values())))
             for g, group in enumerate(groups):
@@ -496,7 +501,7 @@ def predict_probs(
                 probs[g, done : done + n] = (total / len(group)).cpu().numpy()
             done += n
             bar.update(n)
-    return probs
+    return ranks.gather(torch.from_numpy(probs).transpose(0, 1)).transpose(0, 1).cpu().numpy()
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -636,7 +641,7 @@ def try_first(
 def choose_tta(
     tta: str,
     groups: list[list[Predictor]],
-    device: torch.device,
+    ranks: Ranks,
     batch_size: int,
     threads: int | None,
     force: bool,
@@ -661,7 +666,7 @@ def choose_tta(
     before = [validation_of(str(predictor.path)) for predictor in predictors]  # of the runs themselves, without views
     after = []
     for predictor, val in zip(predictors, before, strict=True):
-        probs = predict_probs([[predictor]], tta, device, batch_size, threads, val.paths.tolist())[0]
+        probs = predict_probs([[predictor]], tta, ranks, batch_size, threads, val.paths.tolist())[0]
         after.append(replace(val, probs=probs))
     old, new = counted_once(before), counted_once(after)
     use = try_first(f"--tta {tta}", old.probs, new.probs, old.targets, force=False, judge=judge)
@@ -1264,10 +1269,15 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     """
     options = parse_options(argv)
     cli.print_any_text()
+    with cli.ranks_of(options.device, "predict.py") as ranks:
+        return run(options, ranks)
+
+
+def run(options: argparse.Namespace, ranks: Ranks) -> dict[str, Any]:
+    """See `main`. ranks: the processes that share the images, usually one."""
+    device = ranks.device
     if options.threads:
         torch.set_num_threads(options.threads)
-    with blaming("--device"):
-        device = cli.usable_device(options.device)
     check_outputs(options.out, options.probs)
     data_flag = "--template" if options.template else "--data"
     with blaming(data_flag):
@@ -1282,7 +1292,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
         stated, mixing = stated_shares(options.test_shares, final), refined_mixing(saved, children, options.when)
     with blaming(data_flag):
         to_fill = checked_columns(template, saved, final["labels"])
-    every, work = [*chain.from_iterable(groups)], (device, options.batch_size, options.threads)
+    every, work = [*chain.from_iterable(groups)], (ranks, options.batch_size, options.threads)
     print(f"{len(template.rows):,} images, {len(saved['classes'])} classes, checkpoints used: {len(every)}")
     changes = (options.blend, options.prior_adjust, options.tune_bias, options.refine, options.test_shares)
     common = measured_on(options.runs, changes, options.force)
@@ -1305,6 +1315,8 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
                 probs, saved = refine(probs, saved, predict_child(template.images)[0], child, options.when)
                 val, judge = refined_val, last_judge
     labels = [saved["labels"][c] for c in probs.argmax(1)]
+    if not ranks.is_first:
+        return {}
     with blaming("--out"):
         write_submission(Path(options.out), template, to_fill, labels)
     result = {"out": options.out, "rows": len(template.rows)} | (promise(val, judge) if options.test_shares else {})

@@ -34,6 +34,7 @@ import pixels
 import predict
 import runs
 import shares
+from ranks import Ranks
 from runs import BadInput
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -130,7 +131,7 @@ def predicted_labels(
     """The chosen images of each split with their labels. BadInput if a network has a different split."""
     for teacher, split in zip(teachers, splits, strict=True):
         check_same_split(teacher.path.parent, table, split)
-    work = torch.device(options.device), options.batch_size, options.threads
+    work = Ranks(device=options.device), options.batch_size, options.threads
     by_fold = predict.predict_probs([[teacher] for teacher in teachers], "none", *work, images)  # (folds, N, C)
     labelled = []
     for teacher, probs in zip(teachers, by_fold, strict=True):

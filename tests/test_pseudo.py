@@ -21,6 +21,7 @@ import report
 import runs
 import shares
 import train
+from ranks import Ranks
 
 FLAGS = "--size 16 --model nets.py:make --threads 1 --cache c --lr 3e-3".split()
 NET = """
@@ -150,7 +151,7 @@ def test_the_labels_of_a_fold_are_those_of_the_network_of_the_same_fold(here):
 
 
 DEVICE = torch.device("cpu"), ["nets.py:make"]
-WORK = "none", DEVICE[0], 8, 1
+WORK = "none", Ranks(), 8, 1
 
 
 @pytest.mark.parametrize(

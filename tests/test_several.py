@@ -7,12 +7,15 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from conftest import image_folder
 from test_ranks import ROOT, free_port, launch
 
+import predict
 import train
 
 # 34 training images, batch 5 x accum 3: windows of 3, 3 and 1 micro-batches, the last of 4 images. In the last window
@@ -149,6 +152,22 @@ def test_a_signal_stops_all_processes_after_the_same_update(folder):
     n = int(re.search(r"stopped in epoch \d+, after (\d) of 3 updates", found[0][0]).group(1))
     saved = torch.load(folder / "stopped" / "last.pt", weights_only=True)
     assert saved["progress"].get("windows", 0) == n and found[1][0] == ""
+
+
+def test_predict_shares_the_images(both):
+    one, several = both
+    size = int(several.name[-1])
+    images = image_folder(Path(f"test{size}"), per_class=(5, 1, 1), seed=1)
+    words = ["--data", str(images), "--batch-size", "4", "--model", "nets.py:plain"]
+    run = str(one / "weighted")
+    predict.main([run, *words, "--out", "one.csv", "--probs", "one.npz"])
+    for process in launch(size, ROOT / "predict.py", run, *words, "--out", "all.csv", "--probs", "all.npz"):
+        printed, err = process.communicate(timeout=300)
+        assert process.returncode == 0, printed + err
+    assert Path("one.csv").read_bytes() == Path("all.csv").read_bytes()
+    found = [np.load(file) for file in ("one.npz", "all.npz")]
+    assert np.array_equal(found[0]["paths"], found[1]["paths"])
+    assert np.abs(found[0]["probs"] - found[1]["probs"]).max() < 1e-6
 
 
 if __name__ == "__main__":
