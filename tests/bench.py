@@ -16,11 +16,16 @@ from __future__ import annotations
 import argparse
 import contextlib
 import itertools
+import json
+import math
 import os
 import platform
 import random
+import resource
 import shlex
+import socket
 import statistics
+import subprocess
 import sys
 import tempfile
 import time
@@ -51,6 +56,7 @@ import models
 import optim
 import pixels
 import sam
+from ranks import Ranks
 
 Times = dict[str, list[float]]  # seconds per call of each row of a table, one number per round
 
@@ -462,11 +468,111 @@ def bench_photos(device: str, rounds: int) -> list[str]:
         return lines + bench_augmentation(images, batch, rounds, device)
 
 
+# ---------------------------------------------------------------------------------------------------------------------
+# Several processes
+# ---------------------------------------------------------------------------------------------------------------------
+
+WINDOWS, MICRO_BATCHES, BATCH = 6, 4, 64
+
+
+def rank_worker(threads: int) -> None:
+    """What each process of `bench_ranks` does: some windows of resnet20. The first one prints its figures as JSON."""
+    torch.set_num_threads(threads)
+    with Ranks.of_torchrun() as ranks:
+        torch.manual_seed(0)
+        model = models.build_model("resnet20", 10, 32).to(memory_format=torch.channels_last)
+        x = torch.randn(BATCH, 3, 32, 32).to(memory_format=torch.channels_last)
+        targets, spent = torch.randint(0, 10, (BATCH,)), [0.0]
+
+        def timed(call: Callable[..., object]) -> Callable[..., object]:
+            def wrapped(*arguments: object) -> object:
+                start = time.perf_counter()
+                result = call(*arguments)
+                spent[0] += time.perf_counter() - start
+                return result
+
+            return wrapped
+
+        if ranks.size > 1:
+            torch.distributed.all_reduce = timed(torch.distributed.all_reduce)
+            torch.distributed.all_gather = timed(torch.distributed.all_gather)
+        state = loop.State(model, optim.build_optimizer("sgd", model, lr=0.01))
+        backward, criterion = ranks.backward(loop.backward_window, loop.weight_of), losses.build_loss("ce")
+        batches = [(x, targets)] * (ranks.accum(MICRO_BATCHES) * WINDOWS)
+        for _ in range(2):  # the first epoch warms up
+            ranks.any(False)
+            spent[0], start = 0.0, time.perf_counter()
+            loop.train_epoch(state, batches, criterion, accum=ranks.accum(MICRO_BATCHES), backward=backward)
+            ranks.any(False)
+            seconds = time.perf_counter() - start
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+        if ranks.is_first:
+            print(json.dumps({"seconds": seconds, "spent": spent[0], "peak": peak}))
+
+
+def run_ranks(processes: int, threads: int) -> dict[str, float]:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port = listener.getsockname()[1]
+    shared = os.environ | {"WORLD_SIZE": str(processes), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    command = [sys.executable, __file__, "--rank-worker", "--threads", str(threads)]
+    every = [
+        subprocess.Popen(
+            command, env=shared | {"RANK": str(rank), "LOCAL_RANK": str(rank)}, stdout=subprocess.PIPE, text=True
+        )
+        for rank in range(processes)
+    ]
+    printed = [process.communicate()[0] for process in every]
+    return json.loads(printed[0])
+
+
+# bytes per second of one direction of a link, as its all-reduce reaches it; images per second of one GPU with AMP
+LINKS = {"8 GPUs, NVLink": (8, 200e9), "8 GPUs, PCIe 4": (8, 12e9), "2 nodes of 8, 100 Gbit/s": (16, 11e9)}
+LINKS |= {"2 nodes of 8, 10 Gbit/s": (16, 1.1e9)}
+NETWORKS = {"resnet50": 1000, "vit_b_16": 400}
+
+
+def bench_ranks(device: str, rounds: int) -> list[str]:
+    contestants = {"1 process, 2 threads": (1, 2), "1 process, 1 thread": (1, 1), "2 processes, 1 thread each": (2, 1)}
+    found: dict[str, list[dict[str, float]]] = {name: [] for name in contestants}
+    for _ in range(rounds):
+        for name, how in contestants.items():
+            found[name].append(run_ranks(*how))
+    images = WINDOWS * MICRO_BATCHES * BATCH
+    lines = [f"\nWindows of {MICRO_BATCHES} micro-batches of {BATCH}, resnet20, 32 x 32, Gloo\n"]
+    lines += ["| processes | images/s | x first | waiting and communication | peak memory of a process, MB |"]
+    lines += ["|---|---|---|---|---|"]
+    first = found["1 process, 2 threads"]
+    for name, runs in found.items():
+        speed = images / statistics.median(run["seconds"] for run in runs)
+        over = statistics.median(a["seconds"] / b["seconds"] for a, b in zip(first, runs, strict=True))
+        share = statistics.median(run["spent"] / run["seconds"] for run in runs)
+        peak = statistics.median(run["peak"] for run in runs)
+        lines.append(f"| {name} | {speed:.0f} | {over:.2f} | {100 * share:.1f} % | {peak:.0f} |")
+    lines += [
+        "\nOn paper, not measured: a ring all-reduce sends 2 (N - 1) / N times the bytes of the gradient per GPU."
+    ]
+    lines += ["Assumed: micro-batches of 32, the links and speeds in the table, no overlap with the backward pass.\n"]
+    lines += [
+        "| network | gradient, MB | images/s of a GPU | link | ms per window | --accum per GPU for less than 5 % |"
+    ]
+    lines += ["|---|---|---|---|---|---|"]
+    for name, speed in NETWORKS.items():
+        with torch.device("meta"):
+            size = 4 * models.count_parameters(torchvision.models.get_model(name))
+        for link, (N, bandwidth) in LINKS.items():
+            seconds = 2 * (N - 1) / N * size / bandwidth
+            accum = math.ceil(seconds / (0.05 * 32 / speed))
+            lines.append(f"| {name} | {size / 1e6:.0f} | {speed} | {link} | {1e3 * seconds:.1f} | {accum} |")
+    return lines
+
+
 TABLES = {  # each with its default number of rounds
     "losses": (bench_losses, 31),
     "metrics": (bench_metrics, 31),
     "loop": (bench_loop, 5),
     "photos": (bench_photos, 7),
+    "ranks": (bench_ranks, 5),
 }
 
 
@@ -478,9 +584,13 @@ def main() -> None:
     parser.add_argument("tables", nargs="*", metavar="TABLE", help=f"one or more of {', '.join(TABLES)} (default all)")
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"), help="default cpu")
     parser.add_argument("--threads", type=int, default=2, help="CPU threads (default 2)")
-    parser.add_argument("--rounds", type=int, help="rounds per table (default 31; loop 5, photos 7)")
+    parser.add_argument("--rounds", type=int, help="rounds per table (default 31; loop and ranks 5, photos 7)")
     parser.add_argument("--out", help="also write the tables to this Markdown file")
+    parser.add_argument("--rank-worker", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
+    if options.rank_worker:
+        rank_worker(options.threads)
+        return
     unknown = set(options.tables) - set(TABLES)
     if unknown:
         parser.error(f"unknown table {sorted(unknown)[0]!r}: choose from {', '.join(TABLES)}")
