@@ -1273,7 +1273,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
         return run(options, ranks)
 
 
-def run(options: argparse.Namespace, ranks: Ranks) -> dict[str, Any]:
+def run(options: Any, ranks: Ranks) -> dict[str, Any]:
     """See `main`. ranks: the processes that share the images, usually one."""
     device = ranks.device
     if options.threads:
