@@ -115,7 +115,9 @@ PRESETS = {
 
 def make_parser(description: str | None = None) -> Parser:
     parser = Parser(prog="train.py", usage="python train.py [OPTION ...]", description=description, add_help=False)
-    group = parser.add_argument_group("the most used options", "e.g. --data FOLDER --model efficientnet_b3 --lr 1e-4")
+    group = parser.add_argument_group(
+        "the ten most used options", "e.g. --data FOLDER --model efficientnet_b3 --lr 1e-4"
+    )
     add = group.add_argument
     add("--data", default="demo", help="a folder, 'demo', or a torchvision data set such as CIFAR10 (default demo)")
     add(
@@ -138,11 +140,6 @@ def make_parser(description: str | None = None) -> Parser:
     add("--batch-size", type=int, default=32, help="images per micro-batch, limited by memory (default 32)")
     add("--lr", type=float, help="peak learning rate (default 0.1 for sgd, else 1e-3; 5e-3 for the demo)")
     add("--loss", "--criterion", default="ce", help=f"{', '.join(losses.LOSSES)}, or a sum such as ce+f1 (default ce)")
-    add(
-        "--preset",
-        choices=PRESETS,
-        help="options to begin with: scratch = random weights, finetune = pretrained weights; typed options win",
-    )
     add("--resume", metavar="RUN", help="continue an interrupted run, with the options that it was started with")
 
     group = parser.add_argument_group("data", "e.g. --label-col label --group-col person --fit pad")
@@ -282,6 +279,11 @@ def make_parser(description: str | None = None) -> Parser:
 
     group = parser.add_argument_group("loss", "e.g. --loss focal:0.6+f1:0.4 --gamma 1 --class-weights effective")
     add = group.add_argument
+    add(
+        "--preset",
+        choices=PRESETS,
+        help="options to begin with: scratch = random weights, finetune = pretrained weights; typed options win",
+    )
     add("--gamma", type=float, help="focusing parameter of focal (default 2)")
     add(
         "--smoothing",

@@ -385,7 +385,7 @@ def epochs_gradients(batch_size, accum, mixing, start=0, overlap=1, N=70, sample
     batches.epoch = 2
 
     def mixed():
-        for numbers, x, targets in batches.indexed(start * accum):
+        for numbers, x, targets in batches.indexed(range(start * accum, len(batches))):
             yield numbers, x, augment.mix_targets(targets, numbers, 2, (8, 8)).double()
 
     gradients = []

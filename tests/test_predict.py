@@ -524,14 +524,14 @@ def test_main_returns_its_scores_and_works_in_a_notebook(here, monkeypatch):
     assert f", accuracy {result['accuracy']:.4f}\n" in sys.stdout.getvalue()
 
 
-def test_the_parsed_options_go_no_further_than_main():
+def test_the_parsed_options_go_no_further_than_run():
     tree = ast.parse(Path(predict.__file__).read_text(encoding="utf-8"))
     functions = {node.name: list(ast.walk(node)) for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)}
     names = {name: {n.id for n in nodes if isinstance(n, ast.Name)} for name, nodes in functions.items()}
     users = {name for name, used in names.items() if used & {"argparse", "options"}}
-    assert users == {"make_parser", "parse_options", "main"}
+    assert users == {"make_parser", "parse_options", "main", "run"}
     arguments = [
-        a for n in functions["main"] if isinstance(n, ast.Call) for a in [*n.args, *(k.value for k in n.keywords)]
+        a for n in functions["run"] if isinstance(n, ast.Call) for a in [*n.args, *(k.value for k in n.keywords)]
     ]
     assert len(arguments) > 20 and not any(isinstance(a, ast.Name) and a.id == "options" for a in arguments)
 

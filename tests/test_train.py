@@ -27,8 +27,10 @@ import metrics
 import models
 import optim
 import pixels
+import pseudo
 import runs
 import train
+from ranks import Ranks
 
 SOURCE = "".join(Path(module.__file__).read_text(encoding="utf-8") for module in (cli, inputs, train))
 LOSS_NAMES = [*(name for name in losses.LOSSES if name != "cross_entropy"), "ce+f1", "focal:0.6+f1:0.4"]
@@ -217,6 +219,7 @@ def test_A5_D3_every_option_is_used():
     used = set(re.findall(r"options\.(\w+)", SOURCE.split("def given")[1]))
     used |= set(re.findall(r'"(\w+)"', " ".join(re.findall(r"given\(([^)]*)\)", SOURCE)))) | set(cli.SCHEDULE_OPTIONS)
     used |= {"only", "merge", *cli.LOSS_OPTIONS}  # read by name in inputs
+    used |= set(re.findall(r"options\.(\w+)", Path(pseudo.__file__).read_text(encoding="utf-8")))
     assert set(vars(options_of())) - used == set()
 
 
@@ -589,7 +592,7 @@ def test_M8_the_loss_under_mixing_is_against_the_mixed_labels():
     logits = state_model(mixed(images.gather(torch.arange(8)), torch.arange(8), 1)).detach()
     options, counts = options_of("--mixup", "1"), np.bincount(images.targets, minlength=5)
     recipe = inputs.Recipe(options, counts, counts, torch.device("cpu"))
-    scores = train.train_epoch(options, Path("no folder"), state, recipe, batches, {})
+    scores = train.train_epoch(options, Path("no folder"), state, recipe, batches, {}, Ranks())
     assert scores["train_ce"] == pytest.approx(float(F.cross_entropy(logits, targets)), rel=1e-5)
     assert scores["train_ce"] != pytest.approx(float(F.cross_entropy(logits, images.targets)), rel=1e-3)
 
@@ -756,7 +759,7 @@ def test_rows_stand_under_their_heads_whatever_their_size(capsys):
 
 def test_every_group_of_the_help_has_an_example_that_parses():
     groups = cli.make_parser()._action_groups[2:]  # after argparse's own two
-    assert len(groups) == 9
+    assert len(groups) == 10
     for group in groups:
         assert group.description.startswith("e.g. --")
         cli.make_parser().parse_args(group.description.removeprefix("e.g. ").split())
