@@ -113,11 +113,15 @@ class Ranks:
     def any(self, flag: bool | int) -> bool:
         return bool(flag) if self.size == 1 else self.sum(torch.tensor(float(bool(flag)))).item() > 0
 
-    def gather(self, rows: Tensor) -> Tensor:
-        """(n, ...) of each rank -> the rows of all ranks, in their order. n may differ, and be 0."""
+    def gather(self, rows: Tensor, counts: Sequence[int] | None = None) -> Tensor:
+        """(n, ...) of each rank -> the rows of all ranks, in their order. n may differ, and be 0.
+
+        counts: n of each rank, if it is known.
+        """
         if self.size == 1:
             return rows
-        rows, counts = rows.to(self.device).contiguous(), self.counts(len(rows))
+        rows = rows.to(self.device).contiguous()
+        counts = counts or [int(n) for (n,) in self.table([len(rows)])]
         padded = rows.new_zeros(max(counts), *rows.shape[1:])
         padded[: len(rows)] = rows
         parts = [torch.empty_like(padded) for _ in counts]
@@ -125,14 +129,11 @@ class Ranks:
             torch.distributed.all_gather(parts, padded)
         return torch.cat([part[:n] for part, n in zip(parts, counts, strict=True)])
 
-    def counts(self, n: int) -> list[int]:
-        """The number of each rank."""
-        return self.sum(torch.tensor([n * (rank == self.rank) for rank in range(self.size)])).tolist()
-
-    def gather_logits(self, logits: Tensor) -> Tensor:
-        """As `gather`, of (n, C). A rank without rows may give (0, any number)."""
-        C = max(self.counts(logits.shape[1]))
-        return self.gather(logits if len(logits) else logits.new_zeros(0, C))
+    def table(self, numbers: Sequence[float]) -> list[list[float]]:
+        """The same k numbers of every rank: a row of k per rank, in float64."""
+        rows = torch.zeros(self.size, len(numbers), dtype=torch.float64)
+        rows[self.rank] = torch.tensor(numbers, dtype=torch.float64)
+        return self.sum(rows).tolist()
 
     def agree(self, value: Any) -> Any:
         """The value of rank 0: any plain Python object."""
@@ -183,20 +184,15 @@ class _Backward:
         elif is_ratio:
             criterion(logits, targets)  # the other ranks wait for its (empty) rows
 
-        # what each rank has: its weight, its part of the loss, its micro-batches, the parameters that have a gradient
         parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
         weight = float(bool(window)) if is_ratio else float(self.weight_of(criterion, targets))
-        known = [
-            weight,
-            weight * float(loss) if weight else 0.0,
-            *(len(window) * (r == ranks.rank) for r in range(ranks.size)),
-        ]
-        known += [parameter.grad is not None for parameter in parameters]
-        total, loss_sum, *known = ranks.sum(torch.tensor(known, dtype=torch.float64)).tolist()
-        micro_batches, has_gradient = known[: ranks.size], known[ranks.size :]
+        known = [weight, weight * float(loss) if weight else 0.0, len(window), len(targets), logits.shape[1]]
+        each = ranks.table([*known, *(parameter.grad is not None for parameter in parameters)])
+        weights, losses, micro_batches, rows, classes, *has_gradient = zip(*each, strict=True)
+        total, rows = sum(weights), [int(n) for n in rows]
 
         factor = 1.0 if is_ratio else weight / total if weight else 0.0
-        used = [parameter for parameter, n in zip(parameters, has_gradient, strict=True) if n]
+        used = [parameter for parameter, has in zip(parameters, has_gradient, strict=True) if any(has)]
         for parameter in used:
             parameter.grad = torch.zeros_like(parameter) if not weight else parameter.grad * factor
         gradients = [parameter.grad for parameter in used]
@@ -204,8 +200,9 @@ class _Backward:
         with torch.no_grad():  # a copy keeps the memory layout of the parameter, which fused optimizers need
             torch._foreach_copy_(gradients, summed[: len(used)])
         statistics.set(summed[len(used) :], micro_batches)
-        loss = torch.tensor(loss_sum / total if total else float("nan"), device=logits.device)
-        return loss, ranks.gather_logits(logits), ranks.gather(targets)
+        loss = torch.tensor(sum(losses) / total if total else float("nan"), device=logits.device)
+        logits = logits.to(wide) if len(logits) else logits.new_zeros(0, int(max(classes)))  # the same type on each
+        return loss, ranks.gather(logits, rows), ranks.gather(targets, rows)
 
     def _sum(self, tensors: list[Tensor]) -> list[Tensor]:
         """The tensors summed over the ranks, with one collective for each type of number."""
@@ -229,10 +226,10 @@ class _OfAllRanks:
 
     def __call__(self, logits: Tensor, targets: Tensor) -> Tensor:
         ranks = self.ranks
-        counts, others = ranks.counts(len(logits)), ranks.gather_logits(logits.detach())
-        start = sum(counts[: ranks.rank])
-        parts = [others[:start], logits, others[start + len(logits) :]]
-        return self.criterion(torch.cat([part for part in parts if len(part)]), ranks.gather(targets))
+        rows, classes = zip(*ranks.table([len(logits), logits.shape[1]]), strict=True)
+        rows, own = [int(n) for n in rows], logits if len(logits) else logits.new_zeros(0, int(max(classes)))
+        others, start = ranks.gather(own.detach(), rows), sum(rows[: ranks.rank])
+        return self.criterion(torch.cat([others[:start], own, others[start + len(own) :]]), ranks.gather(targets, rows))
 
 
 class RunningStatistics:
@@ -246,21 +243,18 @@ class RunningStatistics:
         self.before = [tensor.clone() for tensor in self.tensors]
         self.batches = [module.num_batches_tracked.clone() for module in self.modules]
 
-    def _powers(self, k: float) -> list[float]:
-        """(1 - m)^k for each tensor; 0 for momentum None, whose statistics become the mean over the micro-batches."""
+    def _powers(self, k: float, otherwise: float = 0.0) -> list[float]:
+        """(1 - m)^k for each tensor, or `otherwise` for momentum None: the mean over the micro-batches."""
         momenta = [module.momentum for module in self.modules for _ in range(2)]
-        return [0.0 if momentum is None else (1 - momentum) ** k for momentum in momenta]
+        return [otherwise if momentum is None else (1 - momentum) ** k for momentum in momenta]
 
     def parts(self, micro_batches: Sequence[float], rank: int) -> list[Tensor]:
         """This rank's part of the new statistics, see the top of this file."""
         if not self.tensors:
             return []
-        k, share = micro_batches[rank], micro_batches[rank] / sum(micro_batches)
-        after = self._powers(sum(micro_batches[rank + 1 :]))
-        momenta = [module.momentum for module in self.modules for _ in range(2)]
-        after = [share if momentum is None else power for momentum, power in zip(momenta, after, strict=True)]
+        k, total, after = micro_batches[rank], sum(micro_batches), sum(micro_batches[rank + 1 :])
         changes = torch._foreach_sub(self.tensors, torch._foreach_mul(self.before, self._powers(k)))
-        return list(torch._foreach_mul(changes, after))
+        return list(torch._foreach_mul(changes, self._powers(after, otherwise=k / total)))
 
     @torch.no_grad()
     def set(self, summed: Sequence[Tensor], micro_batches: Sequence[float]) -> None:
