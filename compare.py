@@ -324,8 +324,8 @@ def train_all(combinations: list[Combination], after_run: Callable[[], Any]) -> 
     Returns one line per failed run. A failed run does not stop the others.
     """
     waiting = [(combination, job) for combination in combinations for job in combination.jobs]
-    names = [f"{combination.name}  seed {job.seed}" for combination, job in waiting]
-    width, number, failed, is_first = max(map(len, names)), len(waiting), [], True
+    width = max(len(f"{combination.name}  seed {job.seed}") for combination, job in waiting)
+    number, failed, is_first = len(waiting), [], True
     total = sum(job.epochs for _, job in waiting if not job.is_finished())
     is_terminal = hasattr(sys.stderr, "isatty") and sys.stderr.isatty()
     with (
@@ -495,10 +495,10 @@ def make_result(run: runs.Run) -> Result:
         sum(row["seconds"] for part in parts for row in part.log) / 60,
         statistics.mean(row["images_per_second"] for part in parts for row in part.log),
     )
-    of_groups = group_scores(stored.matrix, run.train_counts() or [])
-    small = replace(run, folds=[])  # a new Run that has not loaded the probabilities
     counts = run.train_counts() or []
-    return Result(small, predictions, dict(zip(SCORES, scores, strict=True)) | of_groups, curve, counts)
+    by_name = dict(zip(SCORES, scores, strict=True)) | group_scores(stored.matrix, counts)
+    small = replace(run, folds=[])  # a new Run that has not loaded the probabilities
+    return Result(small, predictions, by_name, curve, counts)
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -96,9 +96,6 @@ def read_table(options: argparse.Namespace) -> data.ImageTable:
     return table
 
 
-FIX_COLUMNS = ("action", "image", "given", "suggested")
-
-
 def fix_labels(table: data.ImageTable, file: str) -> None:
     """Changes the labels of the rows of labels.py's CSV whose action is fix. table.fixes has these, and the drops.
 
@@ -106,14 +103,14 @@ def fix_labels(table: data.ImageTable, file: str) -> None:
     """
     sheet, fixes = data.read_sheet(Path(file)), {}
     columns = data.columns_of(sheet.file, sheet.rows)
-    missing = [name for name in FIX_COLUMNS if name not in columns]
+    missing = [name for name in runs.FIX_COLUMNS if name not in columns]
     if missing:
         raise data.BadInput(
-            f"{file} has no column {missing[0]!r}: it must have {', '.join(FIX_COLUMNS)}, see labels.py"
+            f"{file} has no column {missing[0]!r}: it must have {', '.join(runs.FIX_COLUMNS)}, see labels.py"
         )
     row_of = {os.path.abspath(path): i for i, path in enumerate(table.paths)}
     for row, line in zip(sheet.rows, sheet.lines, strict=True):
-        action, image, given, suggested = (runs.from_cell(row[columns[name]].strip()) for name in FIX_COLUMNS)
+        action, image, given, suggested = (runs.from_cell(row[columns[name]].strip()) for name in runs.FIX_COLUMNS)
         if action:
             try:
                 i, c = _fix(table, row_of, action, image, given, suggested)
@@ -256,9 +253,11 @@ def make_splits(options: argparse.Namespace, table: data.ImageTable) -> list[Spl
     if options.fold and not has_folds:
         with cli.blaming("--fold"):
             raise data.BadInput(f"{options.fold} has no effect without folds: add --folds or a fold column")
-    before = [table.fixes.get(path, (target,))[0] for path, target in zip(table.paths, table.targets, strict=True)]
-    unfixed = replace(table, targets=np.array(before, dtype=np.int64))  # --fixes does not change who is validated
-    kept = np.array([table.fixes.get(path, (0, 0))[1] is not None for path in table.paths])
+    unfixed, kept = replace(table, targets=table.targets.copy()), np.ones(len(table), dtype=bool)
+    for i, path in enumerate(table.paths if table.fixes else ()):
+        if path in table.fixes:
+            unfixed.targets[i], now = table.fixes[path]  # --fixes does not change who is validated
+            kept[i] = now is not None
     if has_folds:
         splits = fold_splits(options, unfixed)
     else:
@@ -307,10 +306,8 @@ def check_split(options: argparse.Namespace, table: data.ImageTable, split: Spli
             )
     weights = f"--class-weights {options.class_weights}" if options.class_weights != "none" else ""
     weights = weights or (f"--drw {options.drw:g}" if options.drw else "")
-    prior = any(part.corrects_prior for part in losses.loss_classes(options.loss))
-    before = (
-        f"--sampler {options.sampler}" if options.sampler != "shuffle" else f"--loss {options.loss}" if prior else ""
-    )
+    before = f"--loss {options.loss}" if losses.corrects_prior(options.loss) else ""
+    before = f"--sampler {options.sampler}" if options.sampler != "shuffle" else before
     if weights and before:
         split.notes.append(
             f"{before} and {weights} both favour rare classes. Together they correct the imbalance twice: see the "

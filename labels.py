@@ -152,7 +152,7 @@ def by_chance(probs: np.ndarray, targets: np.ndarray, draws: int = 200, seed: in
 # What is shown together
 # ---------------------------------------------------------------------------------------------------------------------
 
-COLUMNS = ("action", "image", "given", "suggested", "score", "why", "group")
+COLUMNS = (*runs.FIX_COLUMNS, "score", "why", "group")
 MATES = 20  # at most this many images that are not suspect are listed with the suspects of their group
 SUSPECT, MATE, TWO_LABELS, DECIDED = "suspect", "same group", "identical, two labels", "fixed before"
 

@@ -678,6 +678,15 @@ def loss_classes(name: str) -> Sequence[type]:
     return [LOSSES[kind] for kind in kinds if kind in LOSSES]
 
 
+def corrects_prior(name: str) -> bool:
+    """Whether a network that was trained with this loss needs no post-hoc logit adjustment, see ClassificationLoss.
+
+    >>> corrects_prior("balanced_softmax+f1"), corrects_prior("ce")
+    (True, False)
+    """
+    return any(part.corrects_prior for part in loss_classes(name))
+
+
 def _coefficient(term: str, number: str) -> float:
     try:
         value = float(number) if ":" in term else 1.0

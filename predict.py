@@ -593,9 +593,7 @@ def adjust_prior(probs: np.ndarray, train_counts: list[int], tau: float) -> np.n
     float32 (N, C) of probs (N, C). The prior is the share of each class in the training images.
     """
     prior = np.maximum(np.array(train_counts, dtype=np.float64), 1)
-    log_p = np.log(np.maximum(probs.astype(np.float64), 1e-30)) - tau * np.log(prior / prior.sum())
-    p = np.exp(log_p - log_p.max(1, keepdims=True))
-    return (p / p.sum(1, keepdims=True)).astype(np.float32)
+    return shares.calibrated(probs, 1.0, -tau * np.log(prior / prior.sum())).astype(np.float32)
 
 
 def fit_tau(log_p: np.ndarray, log_prior: np.ndarray, targets: np.ndarray, weights: np.ndarray) -> float:
@@ -832,7 +830,7 @@ def weigh(
 
 def warn_of_prior(prior_adjust: float | str, predictors: Iterable[Predictor]) -> None:
     """A loss with a class prior has already done what --prior-adjust does; "auto" finds that out by itself."""
-    corrected = [p for p in predictors if any(part.corrects_prior for part in losses.loss_classes(p.saved["loss"]))]
+    corrected = [predictor for predictor in predictors if losses.corrects_prior(predictor.saved["loss"])]
     if prior_adjust not in (0, "auto") and corrected:
         first = corrected[0]
         warning = (

@@ -61,7 +61,7 @@ def class_prior(config: dict[str, Any], train_counts: Sequence[int]) -> np.ndarr
     Uniform for a loss that corrects the class prior itself. Validation labels are not used: that would be a leak.
     """
     weighting = config["options"].get("class_weights")
-    if any(part.corrects_prior for part in losses.loss_classes(config["options"]["loss"])):
+    if losses.corrects_prior(config["options"]["loss"]):
         return np.full(len(train_counts), 1 / len(train_counts))
     drawn = np.array(config.get("drawn_counts") or train_counts, dtype=np.float64)
     if weighting in losses.WEIGHTINGS:

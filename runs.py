@@ -73,6 +73,7 @@ LOG_COLUMNS = (
     "seconds",
 )
 UPDATE_COLUMNS = ("epoch", "update", "lr", "loss", "grad_norm")
+FIX_COLUMNS = ("action", "image", "given", "suggested")  # of labels.py's CSV, which --fixes reads
 LEAK_COLUMNS = ("what", "validation", "validation_class", "training", "training_class")
 
 
@@ -493,7 +494,7 @@ class Run:
 
     @cached_property
     def updates(self) -> dict[str, list[float]] | None:
-        """The columns of updates.csv by name, one number per update. None if there is no such file (old run).
+        """The columns of updates.csv by name, one number per update. None if it does not exist (old run).
 
         A last line without its end, left by a kill, is ignored. BadInput if the file is damaged elsewhere.
         """

@@ -31,9 +31,10 @@ def adjusted(run: runs.Run, tau: float) -> compare.Predictions:
 
 
 def group_f1(one: compare.Predictions, train_counts: list[float]) -> list[float]:
-    """F1 of the head, medium and tail classes."""
+    """F1 of the head, medium and tail classes; [] if the classes are not long-tailed."""
     matrix = metrics.ConfusionMatrix(one.num_classes).update(one.preds, one.targets)
-    return [row["f1"] for row in matrix.by_frequency(train_counts)]
+    scores = compare.group_scores(matrix, train_counts)
+    return [scores[f"{group}_f1"] for group in compare.GROUPS if scores]
 
 
 def main() -> None:
