@@ -253,7 +253,7 @@ def make_splits(options: argparse.Namespace, table: data.ImageTable) -> list[Spl
     if options.fold and not has_folds:
         with cli.blaming("--fold"):
             raise data.BadInput(f"{options.fold} has no effect without folds: add --folds or a fold column")
-    unfixed, kept = replace(table, targets=table.targets.copy()), np.ones(len(table), dtype=bool)
+    unfixed, kept = replace(table, targets=table.targets.copy()), np.ones(len(table), bool)
     for i, path in enumerate(table.paths if table.fixes else ()):
         if path in table.fixes:
             unfixed.targets[i], now = table.fixes[path]  # --fixes does not change who is validated
