@@ -63,7 +63,7 @@ from urllib.parse import quote
 
 import numpy as np
 import torch
-from tqdm import tqdm
+from tqdm.auto import tqdm
 
 import checkpoint
 import cli
@@ -721,6 +721,12 @@ def mean_curve(combination: Combination) -> page.Series:
     return page.Series(combination.name, list(range(1, len(means) + 1)), means)
 
 
+def in_order(row: Sequence[str], dots: str, interval: str) -> list[str]:
+    """A row by HEAD with its pictures, in the page's order: what fits on a phone is the verdict, not the seeds."""
+    name, seeds, f1, std, difference, numbers, verdict, *more = row
+    return [name, f1, difference, verdict, numbers, interval, seeds, dots, std, *more]
+
+
 def make_page(
     combinations: list[Combination], lines: list[dict[str, Any]], out: Path, title: str, command: str, note: str
 ) -> str:
@@ -737,8 +743,8 @@ def make_page(
         if line["low"] is not None:
             alt = "difference and its 95 % interval"
             interval = page.strip(scale, [line["difference"]], alt, (line["low"], line["high"]))
-        rows.append([*row[:4], dots, *row[4:6], interval, *row[6:]])
-    head = [*HEAD[:4], "each seed", *HEAD[4:6], "interval (dotted line: 0)", *HEAD[6:]]
+        rows.append(in_order(row, dots, interval))
+    head = in_order(HEAD, "each seed", "interval (dotted line: 0)")
     notes = page.tag("ul", *(page.tag("li", line) for line in (*NOTES, note) if line))
     each = []
     for combination in finished:

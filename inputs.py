@@ -532,6 +532,15 @@ def make_batches(
     return train, pixels.Batches(images, split.val, options.batch_size, device=device)
 
 
+def peak_memory(device: torch.device) -> float:
+    """The most GPU memory that tensors needed since the last call, in GiB; 0 on a CPU."""
+    if device.type != "cuda":
+        return 0.0
+    peak = torch.cuda.max_memory_allocated(device) / 2**30
+    torch.cuda.reset_peak_memory_stats(device)
+    return peak
+
+
 def make_state(
     options: argparse.Namespace,
     table: data.ImageTable,

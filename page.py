@@ -106,10 +106,11 @@ def table(head: Sequence[str], rows: Iterable[Sequence[Any]], caption: str) -> H
 
 
 def scrolling_table(titles: Iterable[Html], lines: Iterable[Html], caption: str, class_: str | None = None) -> Html:
-    """A table from th and tr elements. If it is wider than the page, it scrolls, also by keyboard."""
-    head = tag("thead", tag("tr", *titles))
-    content = tag("table", tag("caption", caption), head, tag("tbody", *lines), class_=class_)
-    return tag("div", content, class_="wide", tabindex="0", role="region", aria_label=caption)
+    """A table from th and tr elements. If it is wider than the page, it scrolls, also by keyboard, and has a shadow."""
+    label, head = caption, tag("thead", tag("tr", *titles))
+    caption = tag("caption", tag("span", caption))  # the span stays in view when the table scrolls
+    content = tag("table", caption, head, tag("tbody", *lines), class_=class_)
+    return tag("div", content, class_="wide", tabindex="0", role="region", aria_label=label)
 
 
 def picture(image: Image.Image, alt: str, transparency: bytes | None = None, **attributes: Any) -> Html:
@@ -136,7 +137,8 @@ class Series:
     titles: Sequence[str] | None = None  # tooltip of each dot (default: its numbers)
 
 
-WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 420, 250, 48, 12, 10, 38
+WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 420, 250, 48, 12, 20, 38
+LETTER = 7.6  # width of a digit in a wide font
 COLOURS = 7  # in the style sheet; with 4 kinds of dashes, 28 lines look different
 
 
@@ -146,6 +148,14 @@ def ticks(low: float, high: float, most: int = 6) -> list[float]:
     power = 10 ** math.floor(math.log10(rough))
     step = next(factor * power for factor in (1, 2, 5, 10) if factor * power >= rough * (1 - 1e-9))
     return [round(i * step, 12) for i in range(math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9) + 1)]
+
+
+def tick_text(tick: float) -> str:
+    """A short text of an axis' number: 0.01, 1000, 9.9e-4, 1e5."""
+    if tick == 0 or 1e-3 <= abs(tick) < 1e5:
+        return f"{tick:g}"
+    exponent = math.floor(math.log10(abs(tick)) + 1e-9)
+    return f"{tick / 10.0**exponent:g}e{exponent}"
 
 
 class Axis:
@@ -192,27 +202,34 @@ def line_chart(
     """
     all_x = np.array([x for one in series for x in one.x], dtype=float)
     all_y = np.array([y for one in series for y in one.y], dtype=float)
-    to_x = Axis(all_x, LEFT, WIDTH - RIGHT, log_x, integers=not log_x and bool((all_x == all_x.round()).all()))
     to_y = Axis(all_y, HEIGHT - BOTTOM, TOP, log_y)
+    left = max(LEFT, 12 + math.ceil(LETTER * max(len(tick_text(tick)) for tick in to_y.ticks or [0])))
+    to_x = Axis(all_x, left, WIDTH - RIGHT, log_x, integers=not log_x and bool((all_x == all_x.round()).all()))
     parts = []
     for tick in to_y.ticks:
         y = to_y(tick)
-        parts.append(tag("path", d=f"M{LEFT} {y}H{WIDTH - RIGHT}", class_="grid"))
-        parts.append(tag("text", f"{tick:g}", x=LEFT - 6, y=y + 4, class_="end"))
+        parts.append(tag("path", d=f"M{left} {y}H{WIDTH - RIGHT}", class_="grid"))
+        parts.append(tag("text", tick_text(tick), x=left - 6, y=y + 4, class_="end"))
     for tick in to_x.ticks:
-        parts.append(tag("text", f"{tick:g}", x=to_x(tick), y=HEIGHT - BOTTOM + 16, class_="mid"))
-    parts.append(tag("text", x_label, x=(LEFT + WIDTH - RIGHT) / 2, y=HEIGHT - 4, class_="mid"))
+        x = min(to_x(tick), WIDTH - LETTER * len(tick_text(tick)) / 2)  # the last number stays inside the drawing
+        parts.append(tag("text", tick_text(tick), x=x, y=HEIGHT - BOTTOM + 16, class_="mid"))
+    parts.append(tag("text", x_label, x=(left + WIDTH - RIGHT) / 2, y=HEIGHT - 4, class_="mid"))
     if mark:
-        x, y = to_x(mark[0]), HEIGHT - BOTTOM - 5
-        position = {"x": x - 4, "class_": "end"} if x > WIDTH * 0.7 else {"x": x + 4}
+        x = to_x(mark[0])
         parts.append(tag("path", d=f"M{x} {TOP}V{HEIGHT - BOTTOM}", class_="mark"))
-        parts.append(tag("text", mark[1], y=y, **position))
-    for i, one in enumerate(series):
-        parts += _draw(one, line_style(i), to_x, to_y, with_dots=one.dots or len(all_x) <= 400)
+        parts.append(tag("text", mark[1], x=beside(x, mark[1]), y=TOP - 6))  # above the curves
+    drawn = [_draw(one, line_style(i), to_x, to_y, one.dots or len(all_x) <= 400) for i, one in enumerate(series)]
+    parts += [part for k in (0, 1) for lines_and_dots in drawn for part in lines_and_dots[k]]  # dots over all lines
     description = f"{caption}. {about}" if about else caption
     svg = tag("svg", *parts, viewBox=f"0 0 {WIDTH} {HEIGHT}", role="img", aria_label=description)
     names = legend([one.name for one in series]) if with_legend and len(series) > 1 else ""
     return tag("figure", tag("figcaption", caption), names, svg, tag("p", about, class_="about") if about else "")
+
+
+def beside(x: float, text: str) -> float:
+    """Where a text begins whose middle is at x, or as near to it as the drawing allows."""
+    length = LETTER * len(text)
+    return round(max(min(x - length / 2, WIDTH - length), 0), 1)
 
 
 def line_style(i: int) -> str:
@@ -227,9 +244,9 @@ def legend(names: Sequence[str]) -> Html:
     return tag("ul", *(tag("li", key, name) for key, name in zip(keys, names, strict=True)), class_="legend")
 
 
-def _draw(one: Series, style: str, to_x: Axis, to_y: Axis, with_dots: bool) -> list[Html]:
-    """The line of a series, broken at gaps, and a dot at each point with a tooltip."""
-    path, parts, command = [], [], "M"  # M moves the pen, L draws a line
+def _draw(one: Series, style: str, to_x: Axis, to_y: Axis, with_dots: bool) -> tuple[list[Html], list[Html]]:
+    """The line of a series, broken at gaps, and a dot at each point. Pointing at a dot, or a tap, shows its values."""
+    path, dots, command = [], [], "M"  # M moves the pen, L draws a line
     for i, (x, y) in enumerate(zip(one.x, one.y, strict=True)):
         if not (math.isfinite(x) and math.isfinite(y)) or (to_x.log and x <= 0) or (to_y.log and y <= 0):
             command = "M"
@@ -237,10 +254,11 @@ def _draw(one: Series, style: str, to_x: Axis, to_y: Axis, with_dots: bool) -> l
         path.append(f"{command}{to_x(x)} {to_y(y)}")
         command = "L"
         if with_dots:
-            tooltip = tag("title", one.titles[i] if one.titles else f"{one.name}, {x:g}: {y:.4g}")
-            parts.append(tag("circle", tooltip, cx=to_x(x), cy=to_y(y), r=3.5 if one.dots else 2, class_=style))
-    line = [] if one.dots else [tag("path", d="".join(path), class_=f"line {style}")]
-    return line + parts
+            values, at = one.titles[i] if one.titles else f"{one.name}, {x:g}: {y:.4g}", (to_x(x), to_y(y))
+            tip = tag("text", values, x=beside(at[0], values), y=at[1] - 9 if at[1] > TOP + 9 else at[1] + 18)
+            circle = tag("circle", cx=at[0], cy=at[1], r=3.5 if one.dots else 2, class_=style)
+            dots.append(tag("g", circle, tip, class_="dot", tabindex="-1"))
+    return [] if one.dots else [tag("path", d="".join(path), class_=f"line {style}")], dots
 
 
 def strip(scale: Sequence[float], dots: Sequence[float], alt: str, interval: tuple[float, float] | None = None) -> Html:
@@ -261,6 +279,9 @@ def strip(scale: Sequence[float], dots: Sequence[float], alt: str, interval: tup
 # ---------------------------------------------------------------------------------------------------------------------
 
 
+NAMED = 20  # at most this many columns of a heat map have names
+
+
 def heat(text: str, share: float, title: str | None = None, diagonal: bool = False) -> Html:
     """A table cell. A larger `share` (0 to 1) gives a stronger colour, in ten steps."""
     step = 0 if share <= 0 else min(1 + int(share * 9), 9)
@@ -268,11 +289,17 @@ def heat(text: str, share: float, title: str | None = None, diagonal: bool = Fal
 
 
 def heat_table(counts: np.ndarray, names: Sequence[str], caption: str, rows: Sequence[int] | None = None) -> Html:
-    """A confusion matrix (C, C) with its counts. The colour is the share of the row; `rows` selects classes."""
+    """A confusion matrix (C, C) with its counts. The colour is the share of the row; `rows` selects classes.
+
+    Up to NAMED classes, the columns have names, which are written upwards; with more classes, only numbers.
+    """
     rows = list(range(len(names))) if rows is None else list(rows)
     shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
     head = [tag("th", "true / predicted", scope="col")]
-    head += [tag("th", tag("abbr", c, title=names[c]), scope="col") for c in rows]
+    if len(rows) <= NAMED:
+        head += [tag("th", tag("div", named(c, names)), scope="col", class_="up") for c in rows]
+    else:
+        head += [tag("th", tag("abbr", c, title=names[c]), scope="col") for c in rows]
     lines = []
     for t in rows:
         cells = [tag("th", named(t, names), scope="row")]
@@ -288,7 +315,17 @@ def heat_picture(counts: np.ndarray, caption: str) -> Html:
     shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
     image = Image.fromarray((255 * shares**0.25).round().astype(np.uint8), "P")
     image.putpalette([0, 103, 165] * 256)  # one blue from transparent to opaque, for a light page and a dark one
-    drawn = picture(image, caption, bytes(range(256)), class_="matrix")
+    content, C, left, top, side = io.BytesIO(), len(counts), 40, 24, 600
+    image.save(content, "PNG", optimize=True, transparency=bytes(range(256)))
+    source = "data:image/png;base64," + base64.b64encode(content.getvalue()).decode()
+    parts = [tag("image", href=source, x=left, y=top, width=side, height=side, class_="pixels")]
+    parts.append(tag("path", d=f"M{left} {top}h{side}v{side}h-{side}z", class_="frame"))
+    for c in (int(tick) for tick in ticks(0, C - 1, 10) if tick == int(tick)):
+        middle = round((c + 0.5) * side / C, 1)
+        parts.append(tag("text", c, x=left + middle, y=top - 8, class_="mid"))
+        parts.append(tag("text", c, x=left - 6, y=top + middle + 4, class_="end"))
+    box = f"0 0 {left + side + 16} {top + side + 2}"
+    drawn = tag("svg", *parts, viewBox=box, role="img", aria_label=caption, class_="matrix")
     return tag("figure", tag("figcaption", caption), drawn)
 
 
@@ -298,9 +335,9 @@ def heat_picture(counts: np.ndarray, caption: str) -> Html:
 
 STYLE = """
 :root{color-scheme:light dark;--bg:#fff;--fg:#1b1f24;--dim:#59636e;--rule:#d5dae0;--card:#f4f6f8;--link:#0058a3;
---bar:#cfe3f3;--c0:#0067a5;--c1:#c44e00;--c2:#007a5a;--c3:#8f4a80;--c4:#946200;--c5:#4d6b00;--c6:#a3263b}
+--shade:#0004;--bar:#cfe3f3;--c0:#0067a5;--c1:#c44e00;--c2:#007a5a;--c3:#8f4a80;--c4:#946200;--c5:#4d6b00;--c6:#a3263b}
 @media screen and (prefers-color-scheme:dark){:root{--bg:#14171b;--fg:#e6e9ed;--dim:#a2acb7;--rule:#353c45;
---card:#1e2329;--link:#7cc0ff;--bar:#1f4a6b;--c0:#62b5ee;--c1:#ff9350;--c2:#3fcf9f;--c3:#e09fd0;--c4:#edb93f;--c5:#b5d35c;
+--card:#1e2329;--link:#7cc0ff;--shade:#fff4;--bar:#1f4a6b;--c0:#62b5ee;--c1:#ff9350;--c2:#3fcf9f;--c3:#e09fd0;--c4:#edb93f;--c5:#b5d35c;
 --c6:#ff8797}}
 *{box-sizing:border-box}
 body{margin:0 auto;max-width:84rem;padding:1rem;background:var(--bg);color:var(--fg);font:16px/1.5 system-ui,sans-serif;
@@ -315,17 +352,26 @@ nav ul,.legend{list-style:none;display:flex;flex-wrap:wrap;gap:.2rem 1rem;paddin
 .cards div{background:var(--card);border-radius:.5rem;padding:.6rem .8rem}dt{color:var(--dim);font-size:.85rem}
 dd{margin:0}dd b{font-size:1.4rem;line-height:1.3;display:block}
 .warning{border-left:.4rem solid var(--c1);border-radius:.3rem;background:var(--card);padding:.5rem .8rem;margin:1rem 0}
-.warning b{color:var(--c1)}.warning p{max-width:60rem}
-figure svg{max-width:36rem}
-.grid2{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,23rem),1fr));gap:1rem 1.5rem}
+.notes{max-width:60rem;padding-left:1.2rem;font-size:.9rem}.warning b{color:var(--c1)}.warning p{max-width:60rem}
+figure svg{max-width:26.25rem}
+.grid2{display:grid;grid-template-columns:repeat(auto-fill,minmax(min(100%,25rem),1fr));gap:1rem 1.5rem}
 figure{margin:0 0 1rem;break-inside:avoid}figcaption{font-weight:600}
 svg{width:100%;height:auto;display:block;font-size:12px}svg text{fill:var(--dim);
 paint-order:stroke;stroke:var(--bg);stroke-width:3px}
 .mid{text-anchor:middle}.end{text-anchor:end}.grid{stroke:var(--rule)}.mark{stroke:var(--dim);stroke-dasharray:2 3}
 .line{fill:none;stroke-width:2;stroke-linejoin:round}.thick{stroke-width:3}
 .key{width:22px;height:10px;display:inline-block;margin-right:.4rem}.legend{font-size:.85rem}
+.dot{outline:none}.dot circle{stroke:transparent;stroke-width:12px;pointer-events:all}
+.dot text{display:none;fill:var(--fg)}
+.dot:hover text,.dot:focus text{display:block}.dot:hover circle,.dot:focus circle{r:5px}
 .strip{width:160px;height:20px}
-.wide{overflow-x:auto;margin:.5rem 0}table{border-collapse:collapse;font-size:.875rem}
+.wide{overflow-x:auto;margin:.5rem 0;container-type:inline-size;scrollbar-width:thin;
+background:linear-gradient(to right,var(--bg) 40%,transparent) 0 0/3rem 100% no-repeat local,
+linear-gradient(to left,var(--bg) 40%,transparent) 100% 0/3rem 100% no-repeat local,
+linear-gradient(to right,var(--shade),transparent) 0 0/1rem 100% no-repeat,
+linear-gradient(to left,var(--shade),transparent) 100% 0/1rem 100% no-repeat}
+caption span{position:sticky;left:0;display:inline-block;max-width:100cqw}
+table{border-collapse:collapse;font-size:.875rem}
 caption{text-align:left;color:var(--dim);padding:.2rem 0}thead th{text-align:left;border-bottom:2px solid var(--rule)}
 th,td{padding:.2rem .5rem;border-bottom:1px solid var(--rule);vertical-align:top}
 th[scope=row]{text-align:left;font-weight:500;min-width:7rem;max-width:18rem}
@@ -336,6 +382,8 @@ thead th{white-space:nowrap}thead .n,.n{text-align:right;font-variant-numeric:ta
 font-variant-numeric:tabular-nums}
 .heat th[scope=row]{position:sticky;left:0;background:var(--bg)}.heat thead th{text-align:center;white-space:normal}
 .heat thead th:first-child{text-align:left;font-weight:400;color:var(--dim)}
+.heat .up{vertical-align:bottom}.up div{writing-mode:vertical-rl;transform:rotate(180deg);max-height:14rem;
+margin:0 auto;text-align:left;font-weight:500;line-height:1.1}
 .heat .on{outline:1px solid var(--dim);outline-offset:-2px}abbr{text-decoration:none}
 .h0{color:var(--dim)}.h1{background:#e3eef7;color:#1b1f24}.h2{background:#cfe1f0;color:#1b1f24}
 .h3{background:#b5d1e8;color:#1b1f24}.h4{background:#97bedd;color:#1b1f24}.h5{background:#77a9d1;color:#1b1f24}
@@ -351,7 +399,7 @@ grid-template-columns:repeat(auto-fill,minmax(7.5rem,1fr))}
 .shots img,.shots .gone{display:block;width:112px;height:112px;object-fit:contain;background:var(--card);
 border-radius:.3rem;margin-bottom:.2rem}.small{image-rendering:pixelated}
 .pairs{grid-template-columns:repeat(auto-fill,minmax(14.5rem,1fr))}.pair{display:flex;gap:.25rem}
-.matrix{width:100%;max-width:62rem;height:auto;image-rendering:pixelated;border:1px solid var(--rule)}
+figure .matrix{max-width:41rem}.pixels{image-rendering:pixelated}.frame{fill:none;stroke:var(--rule)}
 pre{background:var(--card);padding:.7rem;border-radius:.5rem;white-space:pre-wrap}
 summary{cursor:pointer;padding:.3rem 0}
 @media print{body{font-size:10pt;max-width:none;padding:0}.wide{overflow:visible}nav,.skip{display:none}

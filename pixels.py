@@ -42,7 +42,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 from torch.utils.data import Dataset
 from torchvision.transforms.v2 import functional as transforms
-from tqdm import tqdm
+from tqdm.auto import tqdm
 
 try:
     from torchvision.io import ImageReadMode, decode_jpeg

@@ -15,6 +15,7 @@ from __future__ import annotations
 import functools
 import math
 import os
+import shlex
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -58,13 +59,36 @@ def learning_rates(run: runs.Run) -> tuple[list[float], list[float]] | None:
     return run.updates["update"][::every], run.updates["lr"][::every]
 
 
+def mean_log(run: runs.Run) -> list[dict[str, float]]:
+    """The rows of log.csv. For a run with several folds: the mean over the folds, of the epochs that all have."""
+    every = zip(*(part.log for part in run.folds or [run]), strict=False)
+    return [{name: sum(row[name] for row in rows) / len(rows) for name in rows[0]} for rows in every]
+
+
 def lr_chart(several: Sequence[runs.Run], names: Sequence[str]) -> Html:
+    several = [(run.folds or [run])[0] for run in several]  # the same in all folds
     traces = [learning_rates(run) for run in several]
     if all(traces):
         series = [Series(name, *trace) for name, trace in zip(names, traces, strict=True)]
         return page.line_chart("Learning rate of each update", series, "update", with_legend=False)
     series = [Series(name, column(r, "epoch"), column(r, "lr")) for name, r in zip(names, several, strict=True)]
     return page.line_chart("Learning rate at the start of each epoch", series, "epoch", with_legend=False)
+
+
+def update_charts(run: runs.Run) -> Html:
+    """Gradient norm of each update, of those that have one, and the GPU memory of each epoch, if a GPU was used."""
+    charts = []
+    if run.updates and any(run.updates["grad_norm"]):
+        every = math.ceil(len(run.updates["grad_norm"]) / POINTS)
+        series = [Series("gradient norm", run.updates["update"][::every], run.updates["grad_norm"][::every])]
+        about = f"Before clipping. Largest: {max(run.updates['grad_norm']):.4g}."
+        charts.append(page.line_chart("Gradient norm of each update", series, "update", log_y=True, about=about))
+    memory = column(run, "gpu_memory")
+    if any(memory):
+        series = [Series("GPU memory", column(run, "epoch"), memory)]
+        about = f"Largest: {max(memory):.2f} GiB allocated."
+        charts.append(page.line_chart("GPU memory of each epoch, GiB", series, "epoch", about=about))
+    return page.join(charts)
 
 
 def curves_of_one(run: runs.Run) -> Html:
@@ -86,7 +110,7 @@ def curves_of_one(run: runs.Run) -> Html:
     scores = {"macro F1, all classes": "val_f1", "macro F1, classes present": "val_f1_present"}
     about = f"Macro F1: {best['val_f1']:.4f} in the best epoch, {run.log[-1]['val_f1']:.4f} in the last epoch."
     charts.append(chart("Validation scores", scores | {"accuracy": "val_accuracy"}, about))
-    return tag("div", *charts, lr_chart([run], ["learning rate"]), class_="grid2")
+    return tag("div", *charts, lr_chart([run], ["learning rate"]), update_charts(run), class_="grid2")
 
 
 COMPARED = {
@@ -102,7 +126,8 @@ COMPARED = {
 def curves_of_several(several: Sequence[runs.Run], names: Sequence[str]) -> Html:
     charts = []
     for key, caption in COMPARED.items():
-        series = [Series(name, column(r, "epoch"), column(r, key)) for name, r in zip(names, several, strict=True)]
+        logs = zip(names, map(mean_log, several), strict=True)
+        series = [Series(name, [row["epoch"] for row in log], [row[key] for row in log]) for name, log in logs]
         charts.append(page.line_chart(caption, series, "epoch", with_legend=False))
     return page.join([page.legend(names), tag("div", *charts, lr_chart(several, names), class_="grid2")])
 
@@ -347,6 +372,23 @@ def warnings(several: Sequence[runs.Run]) -> Html:
     return page.warning(dict.fromkeys(texts))
 
 
+def notes(run: runs.Run) -> Html:
+    """What the reader should know before the scores: that the run is not finished, and the notes of its start."""
+    texts = [note for part in [run, *run.folds] for note in part.config.get("notes", [])]
+    parts = run.folds or [run]
+    if not run.is_finished and not all(part.is_finished or part.is_stopped_early for part in parts):
+        epochs = f"{sum(len(part.log) for part in parts)} of {job_epochs(run)}"
+        command = tag("code", f"python train.py --resume {shlex.quote(str(run.folder))}")
+        texts.insert(0, page.join([f"Not finished, epochs: {epochs}. It is still training, or was stopped: ", command]))
+    return tag("ul", *(tag("li", text) for text in dict.fromkeys(texts)), class_="notes") if texts else Html("")
+
+
+def job_epochs(run: runs.Run) -> int:
+    """Planned epochs of all folds."""
+    every_fold = run.options.get("folds") and run.options.get("fold") in (None, "all")
+    return run.options["epochs"] * (run.options["folds"] if every_fold else 1)
+
+
 def summary(run: runs.Run) -> Html:
     """The key figures at the top of the page."""
     predictions = run.predictions
@@ -374,20 +416,19 @@ def summary(run: runs.Run) -> Html:
     return page.join([page.cards(entries), tag("p", about, class_="about")])
 
 
+def option_text(value: Any) -> str:
+    return "not set" if value is None else str(value)
+
+
 def about_run(run: runs.Run) -> Html:
-    """The command, notes, versions and all options."""
+    """The command, versions and all options."""
     config = run.config
-    notes = [tag("li", note) for part in [run, *run.folds] for note in part.config.get("notes", [])]
     facts = {"started": config.get("started", "unknown"), **config["versions"], "data checksum": config["data"][:16]}
     versions = ([name, page.text(value)] for name, value in facts.items())
-    options = (
-        [f"--{name.replace('_', '-')}", page.text("" if value is None else value)]
-        for name, value in run.options.items()
-    )
+    options = ([f"--{name.replace('_', '-')}", page.text(option_text(value))] for name, value in run.options.items())
     return page.join(
         [
             tag("pre", config["command"]),
-            tag("ul", *notes) if notes else "",
             page.table(["name", "value"], versions, "Start and versions"),
             page.folded(
                 "All options", page.table(["option", "value"], options, "Values that the run uses, with defaults")
@@ -415,7 +456,7 @@ def of_one(run: runs.Run, look: Look | None = None) -> str:
         ]
     sections.append(("Settings", about_run(run)))
     title = f"{'/'.join(run.folder.resolve().parts[-2:])}: {run.options['model']}, {run.options['loss']}"
-    return page.document(title, sections, page.join([warnings([run]), summary(run)]))
+    return page.document(title, sections, page.join([warnings([run]), notes(run), summary(run)]))
 
 
 def differing(several: Sequence[runs.Run]) -> list[str]:
@@ -432,16 +473,23 @@ def runs_table(several: Sequence[runs.Run], names: Sequence[str]) -> Html:
     head += [f"--{name.replace('_', '-')}" for name in options]
     lines = []
     for run, name in zip(several, names, strict=True):
-        best, (low, high) = run.best(), run.predictions.matrix.f1_interval()
-        line = [name, page.Bar(f"{best['val_f1']:.4f}", best["val_f1"]), f"{low:.4f} to {high:.4f}"]
-        line += [f"{best['val_accuracy']:.4f}", f"{best['epoch']:.0f}", f"{best['val_ce']:.4f}"]
-        line += [f"{run.best('val_loss', 'min')['val_f1']:.4f}", f"{sum(column(run, 'seconds')) / 60:.1f}"]
-        line += [f"{np.mean(column(run, 'images_per_second')):.0f}"]
-        lines.append(line + [str(run.options.get(option)) for option in options])
+        parts, matrix = run.folds or [run], run.predictions.matrix
+        (low, high), rows = matrix.f1_interval(), [row for part in parts for row in part.log]
+        line = [name, page.Bar(f"{matrix.f1():.4f}", matrix.f1()), f"{low:.4f} to {high:.4f}"]
+        line += [f"{matrix.accuracy():.4f}", page.text(", ".join(f"{part.best()['epoch']:.0f}" for part in parts))]
+        line += [f"{np.mean([part.best()['val_ce'] for part in parts]):.4f}"]
+        line += [f"{np.mean([part.best('val_loss', 'min')['val_f1'] for part in parts]):.4f}"]
+        line += [f"{sum(row['seconds'] for row in rows) / 60:.1f}"]
+        line += [f"{np.mean([row['images_per_second'] for row in rows]):.0f}"]
+        lines.append(line + [page.text(option_text(run.options.get(option))) for option in options])
     about = (
         "The interval covers different validation images, but not different seeds. To find out whether a difference is "
         "real, use compare.py with several seeds."
     )
+    if any(run.folds for run in several):
+        about += (
+            " A run with several folds has its out-of-fold scores; cross-entropy and best-loss are means over folds."
+        )
     return page.join([page.table(head, lines, "Best epoch of each run"), tag("p", about, class_="about")])
 
 
@@ -464,7 +512,7 @@ def f1_by_class(several: Sequence[runs.Run], names: Sequence[str]) -> Html:
 def of_several(several: Sequence[runs.Run]) -> str:
     """BadInput if a run has no validated epoch, or if its classes differ from those of the first run."""
     for run in several:
-        if not run.log or not run.predictions:
+        if not run.predictions or not all(part.log for part in run.folds or [run]):
             raise BadInput(f"{run.folder} has no results yet: wait until its first epoch is finished")
         if run.config["classes"] != several[0].config["classes"]:
             raise BadInput(
@@ -473,6 +521,9 @@ def of_several(several: Sequence[runs.Run]) -> str:
             )
     folder = os.path.commonpath([run.folder.resolve().parent for run in several])
     names = [os.path.relpath(run.folder.resolve(), folder) for run in several]
+    names = [
+        f"{name} ({len(run.folds)} folds)" if run.folds else name for name, run in zip(names, several, strict=True)
+    ]
     sections = [
         ("Scores", runs_table(several, names)),
         ("Curves", curves_of_several(several, names)),
@@ -496,9 +547,9 @@ def write(folders: Sequence[str | Path], out: str | Path | None = None, look: Lo
 
 
 def flattened(several: Sequence[runs.Run]) -> Iterator[runs.Run]:
-    """The runs. In place of a run with several folds, its folds that have results."""
+    """The runs. In place of a run with several folds that is not finished, its folds that have results."""
     for run in several:
-        yield from [fold for fold in run.folds if fold.log] or [run]
+        yield from [run] if run.predictions else [fold for fold in run.folds if fold.log] or [run]
 
 
 def main(argv: Sequence[str] | None = None) -> Path:

@@ -69,6 +69,7 @@ LOG_COLUMNS = (
     "val_accuracy",
     "skipped_steps",
     "nonfinite_steps",
+    "gpu_memory",
     "images_per_second",
     "seconds",
 )
@@ -127,6 +128,7 @@ class State(loop.State):
             setattr(self, name, saved[name] if name in saved else getattr(self, name))
         for row in self.log:
             row.setdefault("val_f1_raw", row["val_f1"])
+            row.setdefault("gpu_memory", 0.0)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -520,6 +522,16 @@ class Run:
             return (self.folder / "folds.csv").exists()
         return len(self.log) >= self.options["epochs"]
 
+    @property
+    def is_stopped_early(self) -> bool:
+        """Whether --patience ended the run: the monitored score has not improved by --min-delta for so many epochs."""
+        patience, monitor = self.options.get("patience"), self.options.get("monitor") or "f1"
+        best, since = -math.inf, 0
+        for row in self.log:
+            score = row[f"val_{monitor}"] * (-1 if monitor in ("loss", "ce") else 1)
+            best, since = (score, 0) if score > best + (self.options.get("min_delta") or 0) else (best, since + 1)
+        return bool(patience) and since >= patience
+
     def train_counts(self, key: str = "train_counts") -> list[float] | None:
         """Training images per class, or with "drawn_counts" those of one epoch; mean over folds. None in an old run."""
         parts = [part.config.get(key) for part in self.folds or [self]]
@@ -556,7 +568,8 @@ def _read_one(folder: Path) -> Run:
             with open(folder / "log.csv", newline="", encoding="utf-8") as file:
                 log = [{key: float(value) for key, value in row.items()} for row in csv.DictReader(file)]
         for row in log:
-            row.setdefault("val_f1_raw", row.get("val_f1"))  # an older version did not write it
+            row.setdefault("val_f1_raw", row.get("val_f1"))  # older versions did not write these
+            row.setdefault("gpu_memory", 0.0)
     except (ValueError, TypeError, OSError, csv.Error) as error:
         raise BadInput(f"{folder / 'log.csv'} is damaged: {error}") from error
     missing = set(LOG_COLUMNS) - set(log[0] if log else LOG_COLUMNS)

@@ -29,7 +29,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from tqdm import tqdm
+from tqdm.auto import tqdm
 
 import augment
 import cli
@@ -191,6 +191,7 @@ def train_epochs(
         scores, matrix, logits, model = max(judged, key=lambda one: one[0]["val_f1"])  # on a tie the first: the EMA
         scores["val_f1_raw"] = judged[-1][0]["val_f1"]
         row = {"epoch": state.epoch + 1, **state.trained, **scores, "seconds": time.perf_counter() - start}
+        row["gpu_memory"] = inputs.peak_memory(ranks.device)
         runs.end_epoch(
             folder,
             state,

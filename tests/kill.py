@@ -47,7 +47,7 @@ OPTIONS = (
     "--lr 0.02 --augment strong --mixup 0.3 --sampler weighted --class-weights sqrt --monitor f1 --patience 5 "
     "--min-delta 0.7 --threads 1 --save-top 2"
 )
-TIMING = ("images_per_second", "seconds")
+TIMING = ("gpu_memory", "images_per_second", "seconds")
 
 
 def make_workspace(folder: Path) -> None:

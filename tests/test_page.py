@@ -84,6 +84,43 @@ def test_ticks_are_few_round_and_inside(low, high):
     assert f"{found[1] - found[0]:.0e}"[0] in "125"
 
 
+@pytest.mark.parametrize(
+    "tick, text",
+    [(0, "0"), (0.25, "0.25"), (1000, "1000"), (1e5, "1e5"), (0.00099, "9.9e-4"), (-2e-7, "-2e-7"), (1e30, "1e30")],
+)
+def test_numbers_of_an_axis_are_short(tick, text):
+    assert page.tick_text(tick) == text and float(text) == tick
+
+
+@pytest.mark.parametrize("y", [[0.00099, 0.00104], [0.0123456, 0.0123461], [-12345.5, 3.0]])
+def test_numbers_of_the_axes_stay_inside_the_drawing(y):
+    text = page.line_chart("c", [Series("a", [1, 1000], y)], "update", mark=(1000, "best epoch: 1000"))
+    found = re.findall(r'<text x="([\d.]+)" y="[\d.]+" class="(end|mid)">([^<]*)<', text)
+    assert {kind for _, kind, _ in found} == {"end", "mid"} and "1000" in {label for _, _, label in found}
+    for x, kind, label in found:
+        length = page.LETTER * len(label)
+        left = float(x) - length * (1 if kind == "end" else 0.5)
+        assert left >= -0.01 and left + length <= page.WIDTH + 0.01, label
+
+
+def test_the_label_of_the_mark_is_above_the_curves():
+    text = page.line_chart("c", [Series("a", [1, 2], [0.1, 0.9])], "epoch", mark=(2, "best epoch: 2"))
+    y, highest = re.search(r'y="([\d.]+)">best epoch: 2<', text).group(1), min(re.findall(r'cy="([\d.]+)"', text))
+    assert float(y) < page.TOP <= float(highest)
+
+
+@pytest.mark.parametrize("C, named", [(page.NAMED, True), (page.NAMED + 1, False)])
+def test_the_columns_of_a_small_matrix_have_names_and_of_a_large_one_numbers(C, named):
+    text = page.heat_table(np.eye(C, dtype=int), [f"class {c}" for c in range(C)], "c")
+    head = text.split("</thead>")[0]
+    assert (f"<bdi>class {C - 1}</bdi>" in head) == named and ("<abbr" in head) == (not named)
+
+
+def test_the_picture_of_a_large_matrix_has_the_numbers_of_classes_on_both_axes():
+    text = page.heat_picture(np.eye(200, dtype=int), "c")
+    assert re.findall(r">(\d+)</text>", text) == [str(c) for c in range(0, 200, 20) for _ in range(2)]
+
+
 def test_an_axis_maps_its_ends_and_a_logarithm_halves():
     axis = page.Axis(np.array([1.0, 100.0]), 0, 200, log=True)
     assert [axis(1), axis(10), axis(100)] == [0, 100, 200] and axis.ticks == [1, 10, 100]

@@ -117,7 +117,7 @@ def test_the_page_is_under_3_MB_and_well_formed(which, request):
 
 def test_a_thousand_classes_are_a_picture_a_short_table_and_a_folded_one(run1000):
     text = report.write([run1000]).read_text("utf-8")
-    source = re.search(r'<img src="data:image/png;base64,([^"]+)" alt="All 1000 classes', text).group(1)
+    source = re.search(r'<image href="data:image/png;base64,([^"]+)"', text).group(1)
     image = Image.open(io.BytesIO(base64.b64decode(source)))
     assert image.size == (1000, 1000)
     alpha, counts = np.asarray(image.convert("RGBA"))[..., 3], runs.read(run1000).predictions.matrix.matrix.numpy()
@@ -189,7 +189,7 @@ def test_the_worst_class_stands_first_and_the_losses_are_not_swapped(run17):
     loss = text[text.index("Loss (ce)") :].split("</figure>")[0]
     run = runs.read(run17)
     for name, key in (("training", "train_loss"), ("validation", "val_loss")):
-        assert f"<title>{name}, 3: {run.log[2][key]:.4g}</title>" in loss
+        assert f">{name}, 3: {run.log[2][key]:.4g}</text></g>" in loss
 
 
 def test_the_classes_in_which_runs_differ_most_are_shown(tmp_path, make_run):
@@ -385,6 +385,59 @@ def test_several_folds_have_a_page_of_all_images(tmp_path):
     shown = words(report.write([out]).read_text("utf-8"))
     assert "Folds with results: 2." in shown and "fold1" in shown
     report.write([out, out / "fold0"], tmp_path / "both.html")
+
+
+def test_a_run_of_folds_beside_others_is_one_row_with_its_out_of_fold_score(tmp_path):
+    out = small_run(tmp_path, "--folds", "3", "--epochs", "1")
+    run, text = runs.read(out), report.write([out, out / "fold0"], tmp_path / "both.html").read_text("utf-8")
+    rows = re.findall(r'<th scope="row">(.*?)</th><td class="n bar"[^>]*>([\d.]+)</td>', text)
+    name = out.name
+    assert rows == [
+        (f"{name} (3 folds)", f"{run.predictions.matrix.f1():.4f}"),
+        (f"{name}/fold0", f"{run.folds[0].predictions.matrix.f1():.4f}"),
+    ]
+    mean = sum(fold.log[0]["val_ce"] for fold in run.folds) / 3
+    chart = text[text.index("Validation cross-entropy</figcaption>") :].split("</figure>")[0]
+    assert f"{name} (3 folds), 1: {mean:.4g}</text>" in chart
+
+
+def test_a_run_that_is_not_finished_is_called_so_with_the_command_that_continues_it(tmp_path, make_run):
+    probs, targets = predictions(3, 30)
+    cut = make_run(tmp_path / "cut", probs, targets, planned=9)
+    done = make_run(tmp_path / "done", probs, targets)
+    early = make_run(tmp_path / "early", probs, targets, planned=9, argv=["--patience", "2"])
+    log = runs.read(early).log
+    runs.write_log(early, log + [log[-1] | {"epoch": epoch} for epoch in (6, 7)])
+    texts = {folder.name: report.write([folder]).read_text("utf-8") for folder in (cut, done, early)}
+    assert {name: "Not finished" in text for name, text in texts.items()} == {
+        "cut": True,
+        "done": False,
+        "early": False,
+    }
+    assert "Not finished, epochs: 5 of 9" in texts["cut"] and f"train.py --resume {cut}</code>" in texts["cut"]
+    runs.write_log(early, log + [log[-1] | {"epoch": 6}])  # one epoch without improvement: --patience has not ended it
+    assert "Not finished" in report.write([early]).read_text("utf-8")
+
+
+def test_notes_are_above_the_scores_and_an_option_that_is_not_set_is_called_so(tmp_path, make_run):
+    probs, targets = predictions(3, 30)
+    a = make_run(tmp_path / "a", probs, targets, notes=["near-duplicates: 4"])
+    b = make_run(tmp_path / "b", probs, targets, argv=["--clip", "5"])
+    text = report.write([a]).read_text("utf-8")
+    assert text.index("near-duplicates: 4") < text.index('class="cards"') and ">None<" not in text
+    both = report.write([a, b], tmp_path / "both.html").read_text("utf-8")
+    assert "<td>not set</td>" in both and "<td>5.0</td>" in both
+
+
+def test_gradient_norm_and_gpu_memory_are_drawn_if_the_run_has_them(tmp_path, make_run):
+    probs, targets = predictions(3, 30)
+    folder = make_run(tmp_path / "a", probs, targets)
+    text = report.write([folder]).read_text("utf-8")
+    assert "Gradient norm of each update" in text and "GPU memory" not in text
+    runs.write_log(folder, [row | {"gpu_memory": 3.25} for row in runs.read(folder).log])
+    assert "Largest: 3.25 GiB allocated." in report.write([folder]).read_text("utf-8")
+    (folder / "updates.csv").unlink()
+    assert "Gradient norm" not in report.write([folder]).read_text("utf-8")
 
 
 def test_a_report_that_cannot_be_written_is_a_line_and_the_run_stays(tmp_path, monkeypatch, capsys):
