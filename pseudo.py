@@ -16,6 +16,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import os
+import shlex
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -28,12 +29,10 @@ import checkpoint
 import cli
 import data
 import leaks
-import losses
 import models
 import pixels
 import predict
 import runs
-import shares
 from ranks import Ranks
 from runs import BadInput
 
@@ -53,20 +52,6 @@ def choose(probs: np.ndarray, class_shares: np.ndarray, share: float) -> np.ndar
         own = np.flatnonzero(preds == c)
         chosen.append(own[np.argsort(-confidence[own], kind="stable")][:wanted])
     return np.sort(np.concatenate(chosen))
-
-
-def class_prior(config: dict[str, Any], train_counts: Sequence[int]) -> np.ndarray:
-    """(C,) the class shares that a network's probabilities assume: those of its training, as sampled and weighted.
-
-    Uniform for a loss that corrects the class prior itself. Validation labels are not used: that would be a leak.
-    """
-    weighting = config["options"].get("class_weights")
-    if losses.corrects_prior(config["options"]["loss"]):
-        return np.full(len(train_counts), 1 / len(train_counts))
-    drawn = np.array(config.get("drawn_counts") or train_counts, dtype=np.float64)
-    if weighting in losses.WEIGHTINGS:
-        drawn = drawn * losses.class_weights(list(train_counts), weighting).numpy()
-    return drawn / drawn.sum()
 
 
 def teacher_folders(run: str, splits: Sequence[Any]) -> list[Path]:
@@ -115,6 +100,12 @@ def load_teachers(
         functions = [options.model] if models.is_function(options.model) else []
         device, teachers = torch.device(options.device), []
         for folder in teacher_folders(options.pseudo, splits):
+            name = runs.read_config(folder)["options"].get("model", "")
+            if models.is_function(name) and name not in functions:
+                raise BadInput(
+                    f"the network of {folder} is {name}, a function in a file, which is only executed if --model has "
+                    f"the same name: choose --model {shlex.quote(name)}, or a RUN whose network is not a function"
+                )
             teachers.append(predict.load_predictor(folder / "best_f1.pt", device, functions))
             if teachers[-1].saved["classes"] != table.classes:
                 raise BadInput(f"{teachers[-1].path} has different classes than --data: train it with the same classes")
@@ -135,8 +126,9 @@ def predicted_labels(
     by_fold = predict.predict_probs([[teacher] for teacher in teachers], "none", *work, images)  # (folds, N, C)
     labelled = []
     for teacher, probs in zip(teachers, by_fold, strict=True):
-        prior = class_prior(runs.read_config(teacher.path.parent), teacher.saved["train_counts"])
-        rows = choose(probs, shares.estimate_shares(probs, prior), options.pseudo_share)
+        # The mean is near the true shares also if the network is not calibrated. EM (shares.py) is not: it needs
+        # validation labels to calibrate, which would be a leak.
+        rows = choose(probs, probs.mean(0, dtype=np.float64), options.pseudo_share)
         if not len(rows):
             raise BadInput(f"no image of {options.pseudo_data} is chosen: give more images, or a larger --pseudo-share")
         labelled.append(runs.Predictions(np.array(images)[rows], probs[rows].argmax(1), probs[rows]))
