@@ -604,19 +604,23 @@ def fit_tau(log_p: np.ndarray, log_prior: np.ndarray, targets: np.ndarray, weigh
 
 def choose_tau(
     probs: np.ndarray, targets: np.ndarray, train_counts: list[int], judge: Judge, seed: int = 0
-) -> tuple[float, np.ndarray]:
+) -> tuple[float, np.ndarray, np.ndarray]:
     """--prior-adjust auto: the mean of the two tau that are fitted on each half of the images.
 
-    Returns: it, and the probabilities (N, C) adjusted with the tau that was fitted on the other half.
+    Returns: it, and the probabilities (N, C) adjusted with the tau that was fitted on the other half, to judge by, and
+        on the same half, to fit later changes on.
     """
     prior = np.maximum(np.array(train_counts, dtype=np.float64), 1)
     log_p, half, weights = np.log(probs.astype(np.float64).clip(1e-30)), halves(targets, seed), judge.weights(targets)
     fits = [fit_tau(log_p[part], np.log(prior / prior.sum()), targets[part], weights[part]) for part in (half, ~half)]
-    after = np.empty_like(probs, dtype=np.float32)
-    for part, tau in ((half, fits[1]), (~half, fits[0])):
-        after[part] = adjust_prior(probs[part], train_counts, tau)
+    with_first, with_second = (adjust_prior(probs, train_counts, tau) for tau in fits)
+    is_first = half[:, None]
     print(f"--prior-adjust auto: tau {fits[0]:g} and {fits[1]:g}, fitted on each half of the validation images")
-    return float(np.mean(fits)), after
+    return (
+        float(np.mean(fits)),
+        np.where(is_first, with_second, with_first),
+        np.where(is_first, with_first, with_second),
+    )
 
 
 def try_first(
@@ -752,17 +756,26 @@ def halves(targets: np.ndarray, seed: int) -> np.ndarray:
 
 
 def tune_bias(
-    probs: np.ndarray, targets: np.ndarray, force: bool, seed: int = 0, judge: Judge = AS_THEY_ARE
+    probs: np.ndarray,
+    targets: np.ndarray,
+    force: bool,
+    seed: int = 0,
+    judge: Judge = AS_THEY_ARE,
+    own: np.ndarray | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Biases (C,) to add to log-probabilities, for probs (N, C) and targets (N,); zeros if they do not help.
 
     Cross-fitted: biases are fitted on each half of the images and measured on the other half. So the printed macro F1
     is not too optimistic. The result is the mean of the two fits.
 
+    own: (N, C), if probs are cross-fitted already (choose_tau): those of the fit on the same half. Biases are fitted on
+    them, so that each half is judged by a tau and biases that were both fitted on the other half.
+
     Returns: the biases, and the probabilities (N, C) with the biases that were fitted on the other half.
     """
     log_p, half, weights = np.log(probs.astype(np.float64).clip(1e-12)), halves(targets, seed), judge.weights(targets)
-    fits = [fit_bias(log_p[part], targets[part], weights=weights[part]) for part in (half, ~half)]
+    log_own = log_p if own is None else np.log(own.astype(np.float64).clip(1e-12))
+    fits = [fit_bias(log_own[part], targets[part], weights=weights[part]) for part in (half, ~half)]
     bias = np.where(half[:, None], fits[1], fits[0])  # (N, C)
     for name, scores in (("without biases", log_p), ("with cross-fitted biases", log_p + bias)):
         low, high = judge.interval(scores, targets)
@@ -807,23 +820,23 @@ def weigh(
         use = try_first("--blend", before, after, common.targets, force, judge=judge)
         weights = fitted if use else weights
     probs = np.tensordot(weights, probs, 1)
-    val = replace(common, probs=np.tensordot(weights, common.probs, 1)) if common else None
+    val, own = replace(common, probs=np.tensordot(weights, common.probs, 1)) if common else None, None
     if prior_adjust is not None:
         warn_of_prior(prior_adjust, chain.from_iterable(groups))
         counts, tau, use = groups[0][0].saved["train_counts"], prior_adjust, True
         if val:
             if tau == "auto":
-                tau, after = choose_tau(val.probs, val.targets, counts, judge)
+                tau, after, own = choose_tau(val.probs, val.targets, counts, judge)
             else:
                 after = adjust_prior(val.probs, counts, tau)
             name = (
                 f"--prior-adjust {prior_adjust} (tau {tau:g})" if prior_adjust == "auto" else f"--prior-adjust {tau:g}"
             )
             use = try_first(name, val.probs, after, val.targets, force, judge=judge)
-            val = replace(val, probs=after) if use else val
+            val, own = (replace(val, probs=after), own) if use else (val, None)
         probs = adjust_prior(probs, counts, tau) if use else probs
     if tune:
-        bias, after = tune_bias(val.probs, val.targets, force, judge=judge)
+        bias, after = tune_bias(val.probs, val.targets, force, judge=judge, own=own)
         probs, val = add_bias(probs, bias), replace(val, probs=after)
     return probs, val
 

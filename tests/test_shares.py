@@ -162,17 +162,44 @@ def test_what_is_promised_comes_true_within_its_interval_and_without_the_shares_
 def test_prior_adjust_auto_finds_tau_under_the_stated_shares(capsys):
     val, targets = images(6000, TAIL, seed=0, noise=0.6)
     counts = (1000 * TAIL).astype(int).tolist()
-    uniform, _ = predict.choose_tau(val, targets, counts, predict.Judge(UNIFORM))
+    uniform, *_ = predict.choose_tau(val, targets, counts, predict.Judge(UNIFORM))
     assert uniform == pytest.approx(1.0, abs=0.35)
-    reverse, _ = predict.choose_tau(val, targets, counts, predict.Judge(TAIL[::-1].copy()))
-    train, after = predict.choose_tau(val, targets, counts, predict.AS_THEY_ARE)
+    reverse, *_ = predict.choose_tau(val, targets, counts, predict.Judge(TAIL[::-1].copy()))
+    train, after, own = predict.choose_tau(val, targets, counts, predict.AS_THEY_ARE)
     assert train < uniform < reverse
     fits = [float(tau) for tau in re.findall(r"tau (\S+) and (\S+),", capsys.readouterr().out)[-1]]
     half = predict.halves(targets, 0)
     for part, tau in ((half, fits[1]), (~half, fits[0])):  # each half has the tau of the other
         assert np.array_equal(after[part], predict.adjust_prior(val[part], counts, tau))
+        assert np.array_equal(own[~part], predict.adjust_prior(val[~part], counts, tau))
     already = shares.adjust(val, TAIL, UNIFORM)  # a log-prior loss: nothing is left to correct
     assert abs(predict.choose_tau(already, targets, counts, predict.Judge(UNIFORM))[0]) < 0.35
+
+
+def test_each_half_is_judged_by_a_tau_and_biases_that_were_both_fitted_on_the_other_half(capsys):
+    val, targets = images(1500, TAIL, seed=0, noise=0.8)
+    counts, half, judge = (1000 * TAIL).astype(int).tolist(), predict.halves(targets, 0), predict.Judge(UNIFORM)
+    _, after, own = predict.choose_tau(val, targets, counts, judge)
+    taus = [float(tau) for tau in re.findall(r"tau (\S+) and (\S+),", capsys.readouterr().out)[-1]]
+    assert abs(taus[0] - taus[1]) > 0.05
+    _, tuned = predict.tune_bias(after, targets, True, judge=judge, own=own)
+    weights = judge.weights(targets)
+    for part, tau in ((half, taus[0]), (~half, taus[1])):  # by hand: all is fitted on `part` and used on the rest
+        fitted = np.log(predict.adjust_prior(val[part], counts, tau).astype(float).clip(1e-12))
+        bias = predict.fit_bias(fitted, targets[part], weights=weights[part])
+        expected = predict.add_bias(predict.adjust_prior(val[~part], counts, tau), bias)
+        assert np.allclose(tuned[~part], expected, atol=1e-5)
+    _, mixed = predict.tune_bias(after, targets, True, judge=judge)  # the control: biases for the tau of the other half
+    assert not np.allclose(mixed, tuned, atol=0.01)
+    assert judge.macro_f1(tuned, targets) > judge.macro_f1(mixed, targets)
+
+
+def test_predict_tunes_biases_on_the_probabilities_of_the_same_half(here, capsys, monkeypatch):  # noqa: F811
+    given, tune_bias = [], predict.tune_bias
+    monkeypatch.setattr(predict, "tune_bias", lambda *a, **k: given.append(k["own"]) or tune_bias(*a, **k))
+    promised(here, capsys, "--prior-adjust", "auto", "--tune-bias", "--force")
+    promised(here, capsys, "--prior-adjust", "0.5", "--tune-bias", "--force")
+    assert given[0].shape == (90, 3) and given[1] is None
 
 
 def test_shares_of_a_group_are_those_of_its_classes():
