@@ -125,7 +125,7 @@ def predicted_labels(
     work = Ranks(device=options.device), options.batch_size, options.threads
     by_fold = predict.predict_probs([[teacher] for teacher in teachers], "none", *work, images)  # (folds, N, C)
     labelled = []
-    for teacher, probs in zip(teachers, by_fold, strict=True):
+    for probs in by_fold:
         # The mean is near the true shares also if the network is not calibrated. EM (shares.py) is not: it needs
         # validation labels to calibrate, which would be a leak.
         rows = choose(probs, probs.mean(0, dtype=np.float64), options.pseudo_share)

@@ -223,7 +223,9 @@ def test_a_run_whose_network_is_a_different_function_is_refused_with_what_is_val
     shutil.copy("nets.py", "mine.py")
     error = refused(capsys, "--folds", 3, *USED, "--model", "mine.py:make")
     assert "--pseudo: the network of folds/fold0 is nets.py:make, a function in a file, which is only executed" in error
-    assert "if --model has the same name: choose --model nets.py:make, or a RUN whose network is not a function" in error
+    assert (
+        "if --model has the same name: choose --model nets.py:make, or a RUN whose network is not a function" in error
+    )
 
 
 # --- what they do ----------------------------------------------------------------------------------------------------
