@@ -135,9 +135,19 @@ class Chance(NamedTuple):
     wrong: float
 
 
-def by_chance(probs: np.ndarray, targets: np.ndarray, draws: int = 200, seed: int = 0) -> Chance:
-    """Counts the suspects among labels that are drawn from the calibrated probabilities, so that all are right."""
-    q, wrong = calibrated(probs, targets)
+def by_chance(
+    probs: np.ndarray, targets: np.ndarray, networks: np.ndarray | None = None, draws: int = 200, seed: int = 0
+) -> Chance:
+    """Counts the suspects among labels that are drawn from the calibrated probabilities, so that all are right.
+
+    networks: int (N,), which network predicted each image (its fold). Each network is calibrated by itself: one is
+    underconfident, another is not, and what one temperature cannot explain would count as wrong labels.
+    """
+    networks, q, wrong = np.zeros(len(probs), int) if networks is None else networks, np.empty(probs.shape), 0.0
+    for number in np.unique(networks):
+        rows = networks == number
+        q[rows], share = calibrated(probs[rows], targets[rows])
+        wrong += share * rows.mean()
     steps, rng = q.cumsum(1), np.random.default_rng(seed)
     steps /= steps[:, -1:]  # the last step is 1 exactly
     found = []
@@ -178,7 +188,11 @@ class Findings:
 
     @cached_property
     def chance(self) -> Chance:
-        return by_chance(self.probs, self.targets)
+        fold_of = {
+            path: f for f, fold in enumerate(self.run.folds) if fold.predictions for path in fold.predictions.paths
+        }
+        networks = np.array([fold_of.get(path, -1) for path in self.run.predictions.paths])
+        return by_chance(self.probs, self.targets, networks)
 
     @cached_property
     def contradictions(self) -> list[np.ndarray]:
@@ -321,7 +335,7 @@ def verdict(findings: Findings) -> str:
     text += f" (95 % range {low} to {high})"
     if n <= high:
         return f"{text}. That is no more than chance: the images may be difficult, and their labels right."
-    return f"{text}. So about {n - mean:.0f} of the {n} are probably wrong labels."
+    return f"{text}. So about {n - mean:.0f} of the {n} are probably wrong labels, and most of the others are right."
 
 
 def hardly_known(findings: Findings) -> str:

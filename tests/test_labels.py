@@ -114,6 +114,40 @@ def test_without_calibration_an_overconfident_network_on_a_clean_set_would_be_ab
     assert labels.count_suspects(probs, targets) > labels.by_chance(probs, targets).high
 
 
+def folds_that_differ(N=500, C=6):
+    """(probs, targets, network): a clean set whose three networks are under-, over- and well calibrated."""
+    parts = [calibrated_set(k, N=N, C=C, power=power) for k, power in enumerate((0.3, 1.0, 3.0))]
+    probs, targets = (np.concatenate(part) for part in zip(*parts, strict=True))
+    return probs, targets, np.repeat(np.arange(3), N)
+
+
+def test_on_a_clean_set_folds_that_are_calibrated_differently_give_no_more_suspects_than_by_chance():
+    probs, targets, networks = folds_that_differ()
+    n, chance = labels.count_suspects(probs, targets), labels.by_chance(probs, targets, networks)
+    assert chance.low <= n <= chance.high and chance.wrong < 0.01
+    given = plant(targets, 6, 0.05, np.random.default_rng(1))
+    planted = labels.by_chance(probs, given, networks)
+    assert labels.count_suspects(probs, given) > planted.high and 0.03 < planted.wrong < 0.07
+    pooled = labels.by_chance(probs, targets)  # the control: one calibration for all
+    assert n > 3 * pooled.high and pooled.wrong > 0.03
+
+
+def test_labels_py_calibrates_each_fold_of_a_run_by_itself(tmp_path, make_run, capsys):
+    probs, targets, networks = folds_that_differ(N=200)
+    files = [f"images/{i}.png" for i in range(len(probs))]
+    for f in range(3):
+        own = np.flatnonzero(networks == f)
+        make_run(tmp_path / f"run/fold{f}", probs[own].astype(np.float32), targets[own], [files[i] for i in own])
+    shutil.copy(tmp_path / "run/fold0/config.json", tmp_path / "run")
+    order = np.random.default_rng(0).permutation(len(probs))
+    np.savez(
+        tmp_path / "run/oof.npz", paths=np.array(files)[order], targets=targets[order], probs=probs[order].astype("f")
+    )
+    found = labels.main([str(tmp_path / "run")]).chance
+    expected = labels.by_chance(probs[order].astype(np.float32).astype(float), targets[order], networks[order])
+    assert found == pytest.approx(expected) and "no more than chance" in capsys.readouterr().out
+
+
 def test_probabilities_of_zero_and_one_and_an_absent_class_are_finite():
     probs, targets = np.eye(4)[[0, 1, 2, 0, 1, 2]], np.array([0, 1, 2, 0, 1, 1])
     chance = labels.by_chance(probs, targets, draws=5)
@@ -162,7 +196,8 @@ def test_the_table_has_the_suspects_worst_first_without_actions(tmp_path, make_r
     assert rows[0]["given"] == f"class {found.targets[first]}"
     assert rows[0]["suggested"] == f"class {found.probs[first].argmax()}"
     out = capsys.readouterr().out
-    assert f"Suspect labels: {len(rows)}." in out and "By chance" in out and "probably wrong labels" in out
+    assert f"Suspect labels: {len(rows)}." in out and "By chance" in out
+    assert "are probably wrong labels, and most of the others are right" in out
     assert "only its 240 validation images are checked" in out
 
 
