@@ -188,11 +188,7 @@ class Findings:
 
     @cached_property
     def chance(self) -> Chance:
-        fold_of = {
-            path: f for f, fold in enumerate(self.run.folds) if fold.predictions for path in fold.predictions.paths
-        }
-        networks = np.array([fold_of.get(path, -1) for path in self.run.predictions.paths])
-        return by_chance(self.probs, self.targets, networks)
+        return by_chance(self.probs, self.targets, networks_of(self.run))
 
     @cached_property
     def contradictions(self) -> list[np.ndarray]:
@@ -250,6 +246,13 @@ class Findings:
             return [""] * len(self.same)
         _, number, counts = np.unique(groups, return_inverse=True, return_counts=True)
         return np.where(counts[number] > 1, groups, "").tolist()
+
+
+def networks_of(run: runs.Run) -> np.ndarray:
+    """int (N,): the fold that predicted each image of a run; -1 if it has no folds, or their files are gone."""
+    parts = [(f, fold.predictions) for f, fold in enumerate(run.folds)]
+    fold_of = {path: f for f, found in parts if found for path in found.paths.tolist()}
+    return np.array([fold_of.get(path, -1) for path in run.predictions.paths.tolist()])
 
 
 def _tied(first: np.ndarray, second: np.ndarray) -> np.ndarray:

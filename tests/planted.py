@@ -78,10 +78,11 @@ def print_scores(run, file):
     accuracy = (probs.argmax(1) == truth).mean()
     print(f"images {len(truth)}, planted {is_wrong.sum()}, out-of-fold accuracy on the labels before {accuracy:.4f}\n")
     flagged = labels.find_suspects(probs, found.targets)
-    chance = labels.by_chance(probs, found.targets)
+    networks = labels.networks_of(runs.read(run))
+    chance = labels.by_chance(probs, found.targets, networks)
     print(f"labels.py flags {len(flagged)}, expected by chance {chance.mean:.1f} ({chance.low} to {chance.high})")
     print(f"share of wrong labels: estimated {chance.wrong:.4f}, planted {is_wrong.mean():.4f}")
-    clean, n = labels.by_chance(probs, truth), labels.count_suspects(probs, truth)
+    clean, n = labels.by_chance(probs, truth, networks), labels.count_suspects(probs, truth)
     print(
         f"with the labels before: flags {n}, expected by chance {clean.mean:.1f} ({clean.low} to {clean.high}), ",
         end="",
