@@ -355,7 +355,9 @@ def apply_leaks(
         splits = make_splits(options, table)
     warn_of_seen_images(options, table, splits)
     files = table.paths, table.targets, table.classes
-    two_labels = leaks.find_two_labels(*files, same)
+    dropped = {path for path, (_, now) in table.fixes.items() if now is None}
+    pairs = leaks.find_two_labels(*files, same)
+    two_labels = [pair for pair in pairs if dropped.isdisjoint((pair.path, pair.other_path))]
     if two_labels:
         table.notes.append(
             f"images identical to one with a different label: {len(two_labels)}" + listed_pairs(two_labels)

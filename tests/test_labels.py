@@ -378,6 +378,15 @@ def test_fixes_end_to_end_change_labels_in_training_and_validation_and_leave_ima
     assert [count.tolist() for count in counts] == [[24, 12, 5]] * 2
 
 
+def test_a_dropped_image_is_not_reported_as_identical_to_one_with_a_different_label(workspace, capsys):
+    shutil.copy("d/class0/00.png", "d/class1/x.png")
+    train.main([*RUN, "--epochs", "1", "--leaks", "warn", "--out", "first"])
+    assert "identical to one with a different label: 1" in capsys.readouterr().out  # the control
+    write_fixes("fixes.csv", [["drop", "d/class1/x.png", "class1", ""]])
+    train.main([*RUN, "--epochs", "1", "--out", "second", "--fixes", "fixes.csv"])
+    assert "identical to one with a different label" not in capsys.readouterr().out
+
+
 def test_the_split_does_not_depend_on_fixes(workspace):
     train.main([*RUN, "--out", "first"])
     paths = runs.read("first").predictions.paths.tolist()
@@ -387,6 +396,16 @@ def test_the_split_does_not_depend_on_fixes(workspace):
     assert runs.read("second").predictions.paths.tolist() == paths
     changed = runs.read("first").predictions.targets != runs.read("second").predictions.targets
     assert changed.sum() == len(zeros) - 1 > 1
+
+
+def test_the_folds_do_not_depend_on_fixes(workspace):
+    words = [*RUN, "--epochs", "1", "--folds", "2"]
+    train.main([*words, "--out", "first"])
+    zeros = [path for path in runs.read("first").predictions.paths.tolist() if "class0" in path]
+    write_fixes("fixes.csv", [["fix", path, "class0", "class2"] for path in zeros[::2]])
+    train.main([*words, "--out", "second", "--fixes", "fixes.csv"])
+    first, second = ([fold.predictions.paths.tolist() for fold in runs.read(run).folds] for run in ("first", "second"))
+    assert first == second and len(zeros) > 10
 
 
 def test_a_resumed_run_keeps_its_fixes_and_refuses_a_changed_file(workspace, capsys):
