@@ -691,6 +691,14 @@ def common_validation(arguments: list[str]) -> runs.Predictions:
                 f"{argument} and {arguments[0]} have different validation images: train the runs with the same --data, "
                 "--seed and split options (--folds, --val-frac, groups, --leaks), or leave this option out"
             )
+        differ = np.flatnonzero(part.targets != parts[0].targets)
+        if len(differ):
+            text = (
+                f"warning: {argument} and {arguments[0]} have different labels for {len(differ)} validation images, "
+                f"such as {part.paths[differ[0]]} (train.py --fixes): all is measured with the labels of "
+                f"{arguments[0]}. Name the run with the right labels first"
+            )
+            print(cli.printable(text), file=sys.stderr)
     return replace(parts[0], probs=np.stack([part.probs for part in parts]))
 
 

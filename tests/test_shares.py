@@ -1,6 +1,7 @@
 """shares.py, and predict.py --test-shares: the estimate has known answers, and what is promised comes true."""
 
 import re
+import shutil
 
 import numpy as np
 import pytest
@@ -140,6 +141,28 @@ def test_weighted_validation_is_validation_drawn_again_with_these_shares():
     resampled = predict.macro_f1(probs[again], targets[again])
     assert judge.macro_f1(probs, targets) == pytest.approx(resampled, abs=0.003)
     assert abs(predict.macro_f1(probs, targets) - resampled) > 0.05
+
+
+def test_the_interval_is_centred_on_what_is_promised():
+    """The macro F1 of classes with few images is lower, on the average, if they are drawn again."""
+    (val, targets), judge = images(300, TAIL, seed=0), predict.Judge(UNIFORM, images=300)
+    matrix = predict.metrics.ConfusionMatrix(5).update(val.argmax(1), targets).matrix.numpy()
+    drawn, value = predict.f1_of(shares.promised_counts(matrix, UNIFORM, 300)), judge.macro_f1(val, targets)
+    low, high = np.quantile(drawn, [0.025, 0.975])
+    assert abs(drawn.mean() - value) > 0.004  # the control: there is something to correct
+    assert judge.interval(val, targets) == pytest.approx((low + value - drawn.mean(), high + value - drawn.mean()))
+
+
+def test_the_interval_is_wider_for_fewer_test_images_and_for_shares_that_are_estimated():
+    val, targets = images(3000, TAIL, seed=0)
+    draws = np.random.default_rng(0).dirichlet(20 * UNIFORM, 200)
+
+    def width(*about):
+        low, high = predict.Judge(UNIFORM, *about).interval(val, targets)
+        return high - low
+
+    assert width(None, 50) > 1.5 * width(None, 500) > 1.5 * 1.02 * width(None, 10**6)
+    assert width(draws, 500) > 1.1 * width(None, 500)
 
 
 def test_what_is_promised_comes_true_within_its_interval_and_without_the_shares_it_does_not():
@@ -292,6 +315,39 @@ def test_predict_estimates_the_shares_and_warns_if_the_model_is_too_weak(here, c
     monkeypatch.setattr(predict, "WEAK", 1.1)
     _, (_, err) = promised(here, capsys, "--test-shares", "estimate")
     assert err.count("warning: --test-shares estimate: the model is too weak") == 1
+
+
+def test_runs_whose_labels_differ_are_a_warning_that_names_whose_labels_count(here, capsys, tmp_path):  # noqa: F811
+    """As a run with train.py --fixes, and one without."""
+    shutil.copytree("one", tmp_path / "fixed")
+    found = dict(np.load(tmp_path / "fixed/val_probs.npz"))
+    found["targets"][0] = (found["targets"][0] + 1) % 3
+    np.savez(tmp_path / "fixed/val_probs.npz", **found)
+    run("one", tmp_path / "fixed", "--data", "comp", "--blend", "--out", here / "s.csv")
+    warning = capsys.readouterr().err
+    assert f"fixed and one have different labels for 1 validation images, such as {found['paths'][0]}" in warning
+    assert "all is measured with the labels of one" in warning
+    run("one", "one", "--data", "comp", "--blend", "--out", here / "s.csv")
+    assert "different labels" not in capsys.readouterr().err
+
+
+def test_predict_gives_the_interval_the_draws_of_estimated_shares(here, capsys, monkeypatch):  # noqa: F811
+    found, draws = np.full(3, 1 / 3), np.random.default_rng(0).dirichlet(np.ones(3), 100)
+    about = found, [draws.min(0), draws.max(0)], draws
+    monkeypatch.setattr(predict, "estimated_shares", lambda *arguments: about)
+    judges, kept = predict.judges, []
+    monkeypatch.setattr(predict, "judges", lambda *arguments: kept.extend(judges(*arguments)) or kept)
+    promised(here, capsys, "--test-shares", "estimate")
+    assert all(np.array_equal(judge.draws, draws) and judge.images == 41 for judge in kept) and len(kept) == 2
+
+
+def test_blend_weights_are_fitted_under_the_shares_of_the_test_set(here, capsys, monkeypatch):  # noqa: F811
+    given, blend_weights = [], predict.blend_weights
+    monkeypatch.setattr(predict, "blend_weights", lambda *a, weights: given.append(weights) or blend_weights(*a))
+    file = share_file(here, ("red", 0.8), ("green", 0.1), ("blue", 0.1))
+    run("one", "one", "--data", "comp", "--blend", "--test-shares", file, "--out", here / "s.csv")
+    targets = predict.validation_of("one").targets
+    assert np.array_equal(given[0], shares.weights_for(targets, [0.8, 0.1, 0.1])) and np.ptp(given[0]) > 0.5
 
 
 def test_refine_is_judged_under_the_shares_of_its_classes(here, capsys, parent):  # noqa: F811
