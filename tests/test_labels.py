@@ -15,8 +15,10 @@ from planted import plant, precision_and_recall
 from test_page import checked
 from test_report import CHROMIUM, needs_chromium, opened
 
+import cli
 import compare
 import data
+import inputs
 import labels
 import runs
 import train
@@ -406,6 +408,16 @@ def test_the_folds_do_not_depend_on_fixes(workspace):
     train.main([*words, "--out", "second", "--fixes", "fixes.csv"])
     first, second = ([fold.predictions.paths.tolist() for fold in runs.read(run).folds] for run in ("first", "second"))
     assert first == second and len(zeros) > 10
+
+
+def test_the_images_that_imbalance_keeps_do_not_depend_on_fixes(workspace):
+    write_fixes("fixes.csv", [["fix", f"d/class0/{i:02d}.png", "class0", "class2"] for i in range(8)])
+    chosen = []
+    for more in ([], ["--fixes", "fixes.csv"]):
+        options = cli.parse_options([*RUN, "--imbalance", "4", *more])
+        (split,) = inputs.make_splits(options, inputs.read_table(options))
+        chosen.append(split.train.tolist())
+    assert chosen[0] == chosen[1]
 
 
 def test_a_resumed_run_keeps_its_fixes_and_refuses_a_changed_file(workspace, capsys):
