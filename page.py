@@ -402,6 +402,7 @@ border-radius:.3rem;margin-bottom:.2rem}.small{image-rendering:pixelated}
 figure .matrix{max-width:41rem}.pixels{image-rendering:pixelated}.frame{fill:none;stroke:var(--rule)}
 pre{background:var(--card);padding:.7rem;border-radius:.5rem;white-space:pre-wrap}
 summary{cursor:pointer;padding:.3rem 0}
+@media screen and (max-width:40rem){th[scope=row]{min-width:5rem;max-width:9rem}}
 @media print{body{font-size:10pt;max-width:none;padding:0}.wide{overflow:visible}nav,.skip{display:none}
 .grid2{grid-template-columns:1fr 1fr}.grid2>div,tr{break-inside:avoid}h2,h3{break-after:avoid}
 *{print-color-adjust:exact;-webkit-print-color-adjust:exact}}

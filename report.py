@@ -38,6 +38,7 @@ from page import Html, Series, tag
 from runs import BadInput
 
 MANY = 40  # with more classes, the table of all classes is folded and the confusion matrix is an image
+NOTES = 3  # more notes, as those of each fold, are folded
 POINTS = 600  # at most this many points of a learning rate are drawn
 PAIRS, SHOTS, SIDE = 9, 3, 112  # confused pairs shown, example images of each, and pixels of their longer side
 HEAT = (255, 120, 0)  # colour of the parts of an image that a network looked at, in a grey picture
@@ -380,7 +381,9 @@ def notes(run: runs.Run) -> Html:
         epochs = f"{sum(len(part.log) for part in parts)} of {job_epochs(run)}"
         command = tag("code", f"python train.py --resume {shlex.quote(str(run.folder))}")
         texts.insert(0, page.join([f"Not finished, epochs: {epochs}. It is still training, or was stopped: ", command]))
-    return tag("ul", *(tag("li", text) for text in dict.fromkeys(texts)), class_="notes") if texts else Html("")
+    lines = [tag("li", text) for text in dict.fromkeys(texts)]
+    first, rest = (tag("ul", *part, class_="notes") if part else "" for part in (lines[:NOTES], lines[NOTES:]))
+    return page.join([first, page.folded(f"More notes: {len(lines) - NOTES}", rest) if rest else ""])
 
 
 def job_epochs(run: runs.Run) -> int:
