@@ -724,7 +724,7 @@ def mean_curve(combination: Combination) -> page.Series:
 def in_order(row: Sequence[str], dots: str, interval: str) -> list[str]:
     """A row by HEAD with its pictures, in the page's order: what fits on a phone is the verdict, not the seeds."""
     name, seeds, f1, std, difference, numbers, verdict, *more = row
-    return [name, f1, difference, verdict, numbers, interval, seeds, dots, std, *more]
+    return [name, f1, verdict, difference, numbers, interval, seeds, dots, std, *more]
 
 
 def make_page(
