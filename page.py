@@ -335,7 +335,7 @@ def heat_picture(counts: np.ndarray, caption: str) -> Html:
 
 STYLE = """
 :root{color-scheme:light dark;--bg:#fff;--fg:#1b1f24;--dim:#59636e;--rule:#d5dae0;--card:#f4f6f8;--link:#0058a3;
---shade:#0004;--bar:#cfe3f3;--c0:#0067a5;--c1:#c44e00;--c2:#007a5a;--c3:#8f4a80;--c4:#946200;--c5:#4d6b00;--c6:#a3263b}
+--shade:#0004;--bar:#cfe3f3;--c0:#0067a5;--c1:#bd4b00;--c2:#007a5a;--c3:#8f4a80;--c4:#946200;--c5:#4d6b00;--c6:#a3263b}
 @media screen and (prefers-color-scheme:dark){:root{--bg:#14171b;--fg:#e6e9ed;--dim:#a2acb7;--rule:#353c45;
 --card:#1e2329;--link:#7cc0ff;--shade:#fff4;--bar:#1f4a6b;--c0:#62b5ee;--c1:#ff9350;--c2:#3fcf9f;--c3:#e09fd0;--c4:#edb93f;--c5:#b5d35c;
 --c6:#ff8797}}

@@ -198,6 +198,7 @@ def test_text_and_lines_stand_out_in_the_light_and_in_the_dark():
         for name in ("fg", "dim", "link"):
             assert contrast(scheme[name], scheme["bg"]) >= 4.5 and contrast(scheme[name], scheme["card"]) >= 4.5
         assert contrast(scheme["fg"], scheme["bar"]) >= 4.5
+        assert contrast(scheme["c1"], scheme["card"]) >= 4.5  # the word Warning
         for i in range(page.COLOURS):
             assert contrast(scheme[f"c{i}"], scheme["bg"]) >= 3
 
