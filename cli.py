@@ -726,39 +726,60 @@ def clear_errors(options: argparse.Namespace, folder: Path, state: runs.State) -
         )
     else:
         return
-    refuse(f"{message}\nepochs saved in {folder}: {state.epoch}", cause=cause)
+    saved = f"\nepochs saved in {folder}: {state.epoch}" if state.saves else ""
+    refuse(message + saved, cause=cause)
 
 
 @contextmanager
 def ranks_of(device: str, program: str = "train.py") -> Iterator[Ranks]:
     """The processes that torchrun started, on this --device, usually one. All but the first are quiet."""
-    with blaming("--device", program):
-        found = usable_device(device)
-    with Ranks.of_torchrun(found) as ranks:
-        if ranks.size == 1:
+    here = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+    with quiet():
+        with blaming("--device", program):
+            found = usable_device(device)
+            if here > 1 and found.type == "cuda":
+                check_gpus(device, here)
+        with Ranks.of_torchrun(found) as ranks, ending_together(program) if ranks.size > 1 else nullcontext():
             yield ranks
-            return
-        with nullcontext() if ranks.is_first else quiet(ranks.rank), ending_together(program):
-            yield ranks
+
+
+def check_gpus(device: str, processes: int) -> None:
+    """BadInput if the processes of this machine cannot have a GPU each."""
+    gpus = torch.cuda.device_count()
+    if processes > gpus:
+        raise runs.BadInput(
+            f"{processes} processes need {processes} GPUs, but torch finds {gpus}: start {gpus} of them"
+        )
+    if device != "cuda":
+        raise runs.BadInput(
+            f"{device} cannot be used by {processes} processes: use cuda, and each has a GPU of its own"
+        )
 
 
 @contextmanager
-def quiet(rank: int) -> Iterator[None]:
-    """For all but the first process of a run: prints nothing, but the last line of an error that is its own.
+def quiet() -> Iterator[None]:
+    """In all but the first process of a run: prints nothing, but the message of an error that is its own.
 
-    The first process prints the errors that all of them find. It then ends, and so torchrun ends this one.
+    The first process prints the errors that all of them find. It then ends, and so torchrun ends this one by SIGTERM.
     """
-    text = io.StringIO()
+    text, rank = io.StringIO(), os.environ.get("RANK", "0")
+    if rank == "0":
+        yield
+        return
     try:
         with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere), redirect_stderr(text):
             yield
     except Stopped:
         raise SystemExit(128 + SIGNALS.asked) from None
     except SystemExit as error:
-        time.sleep(3)
         lines = text.getvalue().strip().splitlines()
+        first = max([i for i, line in enumerate(lines) if ": error: " in line], default=len(lines) - 1)
         if error.code and lines:
-            print(f"process {rank}: {lines[-1]}", file=sys.stderr)
+            try:
+                time.sleep(3)
+            except Stopped:
+                raise error from None
+            print(f"process {rank}: " + "\n".join(lines[first:]), file=sys.stderr)
         raise
 
 

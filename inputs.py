@@ -238,6 +238,26 @@ def run_folder(options: argparse.Namespace, ranks: Ranks) -> Iterator[str]:
             yield folder
 
 
+def check_processes(options: argparse.Namespace, state: runs.State, ranks: Ranks, config: Mapping[str, Any]) -> None:
+    """Refuses a run whose processes would not make the same updates. Nothing is checked for one process."""
+    if ranks.size == 1:
+        return
+    with cli.blaming("--model"):
+        if any(isinstance(module, nn.SyncBatchNorm) for module in state.model.modules()):
+            raise models.BadInput(
+                f"{options.model} has SyncBatchNorm, whose statistics depend on the number of processes: use BatchNorm "
+                "with a larger --batch-size, or a network without BatchNorm"
+            )
+    chosen = {name: value for name, value in vars(options).items() if name not in cli.MAY_CHANGE | {"out", "resume"}}
+    found = [chosen, config["data"], config["pixels"], state.epoch, state.progress.get("windows"), bool(state.trained)]
+    with cli.blaming("--data"):
+        if not ranks.same(repr(found)):
+            raise data.BadInput(
+                "the processes have different options, images or saved states: all machines need the same command, "
+                "the same files and versions, and one shared folder for the run"
+            )
+
+
 # ---------------------------------------------------------------------------------------------------------------------
 # Splits
 # ---------------------------------------------------------------------------------------------------------------------

@@ -460,7 +460,7 @@ def decoded(
     with ThreadPoolExecutor(threads) as pool:
         batches = [paths[start : start + batch_size] for start in range(0, len(paths), batch_size)]
         pending = [pool.submit(decode, path) for path in batches[0]] if batches else []
-        for next_batch in [*batches[1:], []]:
+        for next_batch in [*batches[1:], []] if batches else []:
             current, pending = pending, [pool.submit(decode, path) for path in next_batch]
             results = [future.result() for future in current]
             bad = [result for result in results if isinstance(result, str)]
@@ -1286,7 +1286,8 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
 
     Returns: "out", the file; "rows", their number; with --answers also "macro_f1" and "accuracy".
     """
-    options = parse_options(argv)
+    with cli.quiet():
+        options = parse_options(argv)
     cli.print_any_text()
     with cli.ranks_of(options.device, "predict.py") as ranks:
         return run(options, ranks)

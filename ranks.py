@@ -24,6 +24,7 @@ same state after each window, and any of them can save it.
 from __future__ import annotations
 
 import datetime
+import hashlib
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -143,6 +144,11 @@ class Ranks:
                 torch.distributed.broadcast_object_list(values, src=0, device=self.device)
         return values[0]
 
+    def same(self, text: str) -> bool:
+        """Whether all ranks have the same text."""
+        number = int(hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()[:12], 16)  # exact in float64
+        return len({n for (n,) in self.table([number])}) == 1
+
     @contextmanager
     def one_first(self) -> Iterator[None]:
         """On each machine one rank runs the block first, such as one that fills a cache. Then the others do."""
@@ -194,7 +200,8 @@ class _Backward:
         factor = 1.0 if is_ratio else weight / total if weight else 0.0
         used = [parameter for parameter, has in zip(parameters, has_gradient, strict=True) if any(has)]
         for parameter in used:
-            parameter.grad = torch.zeros_like(parameter) if not weight else parameter.grad * factor
+            is_zero = not weight or parameter.grad is None  # None: only other ranks have used this parameter
+            parameter.grad = torch.zeros_like(parameter) if is_zero else parameter.grad * factor
         gradients = [parameter.grad for parameter in used]
         summed = self._sum([*gradients, *statistics.parts(micro_batches, ranks.rank)])
         with torch.no_grad():  # a copy keeps the memory layout of the parameter, which fused optimizers need
@@ -242,25 +249,28 @@ class RunningStatistics:
         self.tensors = [tensor for module in self.modules for tensor in (module.running_mean, module.running_var)]
         self.before = [tensor.clone() for tensor in self.tensors]
         self.batches = [module.num_batches_tracked.clone() for module in self.modules]
+        known = zip(self.modules, self.batches, strict=True)
+        counts = [(module.momentum, int(n) if module.momentum is None else 0) for module, n in known]
+        self.rates = [rate for rate in counts for _ in range(2)]  # for each tensor: momentum, micro-batches before
 
-    def _powers(self, k: float, otherwise: float = 0.0) -> list[float]:
-        """(1 - m)^k for each tensor, or `otherwise` for momentum None: the mean over the micro-batches."""
-        momenta = [module.momentum for module in self.modules for _ in range(2)]
-        return [otherwise if momentum is None else (1 - momentum) ** k for momentum in momenta]
+    def _kept(self, k: float) -> list[float]:
+        """The part of each tensor that is left after k micro-batches. Momentum None: the mean of all micro-batches."""
+        return [n / max(n + k, 1) if m is None else (1 - m) ** k for m, n in self.rates]
 
     def parts(self, micro_batches: Sequence[float], rank: int) -> list[Tensor]:
         """This rank's part of the new statistics, see the top of this file."""
         if not self.tensors:
             return []
         k, total, after = micro_batches[rank], sum(micro_batches), sum(micro_batches[rank + 1 :])
-        changes = torch._foreach_sub(self.tensors, torch._foreach_mul(self.before, self._powers(k)))
-        return list(torch._foreach_mul(changes, self._powers(after, otherwise=k / total)))
+        changes = torch._foreach_sub(self.tensors, torch._foreach_mul(self.before, self._kept(k)))
+        later = [(n + k) / (n + total) if m is None else (1 - m) ** after for m, n in self.rates]
+        return list(torch._foreach_mul(changes, later))
 
     @torch.no_grad()
     def set(self, summed: Sequence[Tensor], micro_batches: Sequence[float]) -> None:
         if not self.tensors:
             return
-        kept = torch._foreach_mul(self.before, self._powers(sum(micro_batches)))
+        kept = torch._foreach_mul(self.before, self._kept(sum(micro_batches)))
         torch._foreach_copy_(self.tensors, torch._foreach_add(kept, list(summed)))
         for module, before in zip(self.modules, self.batches, strict=True):
             module.num_batches_tracked.copy_(before + int(sum(micro_batches)))

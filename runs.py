@@ -177,7 +177,7 @@ def joined(folder: str) -> Iterator[str]:
     """
     with tempfile.TemporaryDirectory() as own:
         for file in (*Path(folder).glob("*"), *Path(folder).glob("fold[0-9]*/*")):
-            if file.name in ("config.json", "updates.csv") or file.name.startswith("last.pt"):
+            if file.name in ("config.json", "updates.csv", "pseudo.npz") or file.name.startswith("last."):
                 link = Path(own) / file.relative_to(folder)
                 link.parent.mkdir(exist_ok=True)
                 link.symlink_to(file.resolve())

@@ -48,7 +48,8 @@ from stopping import SIGNALS, Stopped
 
 def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     """Trains as the command line asks. Returns the run's folder and the scores of its best epoch, see `run`."""
-    options = cli.parse_options(argv, __doc__)
+    with cli.quiet():
+        options = cli.parse_options(argv, __doc__)
     cli.print_any_text()
     with SIGNALS.installed():
         try:
@@ -139,6 +140,7 @@ def train_fold(
         with cli.blaming("--resume"):
             runs.load_last(folder, state)
         print(cli.describe_resumed(options, split, state, updates))
+    inputs.check_processes(options, state, ranks, config)
     if options.resume:
         runs.remove_unfinished(folder, state.epoch)
     if split.leaks:
@@ -219,12 +221,12 @@ def judge(
     ranks: Ranks,
 ) -> tuple[dict[str, float], metrics.ConfusionMatrix, Tensor, nn.Module]:
     """Validation scores, confusion matrix and logits (N, C) of a model, and the model. Ranks share the batches."""
-    mine = batches.indexed([*ranks.part(len(batches))] or [None])
+    mine = ranks.part(len(batches))
     scores, logits, targets = loop.evaluate(
-        model, mine, criterion, lambda numbers, images: model(plain(images, numbers, 0)), amp
+        model, batches.indexed(mine or [0]), criterion, lambda numbers, images: model(plain(images, numbers, 0)), amp
     )
-    if ranks.size > 1:
-        every = ranks.gather(logits), ranks.gather(targets)
+    if ranks.size > 1:  # a rank without a batch has computed the first one, because some models refuse an empty one
+        every = [ranks.gather(rows if mine else rows[:0]) for rows in (logits, targets)]
         scores, logits, targets = loop.evaluate(model, [every], criterion, lambda logits: logits)
     matrix = metrics.ConfusionMatrix(logits.shape[1], logits.device).update(logits, targets)
     scores |= {"val_f1": matrix.f1(), "val_f1_present": matrix.f1("macro_present"), "val_accuracy": matrix.accuracy()}

@@ -30,8 +30,21 @@ CRITERIA = {
 
 def network(norm):
     torch.manual_seed(0)
-    body = [nn.Conv2d(3, 6, 3), nn.BatchNorm2d(6, momentum=0.3) if norm else nn.Identity(), nn.ReLU()]
+    norms = [nn.BatchNorm2d(6, momentum=momentum) if norm else nn.Identity() for momentum in (0.3, None)]
+    body = [nn.Conv2d(3, 6, 3), norms[0], nn.ReLU(), norms[1]]
     return nn.Sequential(*body, nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(24, 4)).double()
+
+
+class Branch(nn.Module):
+    """Only some micro-batches use its last layer, and so in some windows only some ranks."""
+
+    def __init__(self):
+        super().__init__()
+        self.body, self.last = network(False), nn.Linear(4, 4).double()
+
+    def forward(self, x):
+        logits = self.body(x)
+        return self.last(logits) if x.mean() > 0 else logits
 
 
 def micro_batches():
@@ -58,12 +71,13 @@ def averaging(group):
     return backward
 
 
-def train(group, name, norm=False, wrap=lambda backward: backward, average=False, frozen=False):
+def train(group, name, norm=False, wrap=lambda backward: backward, average=False, frozen=False, branch=False):
     """The state dict after two epochs, the loss of each window, and the means of the second epoch."""
     how = dict(CRITERIA[name])
     criterion = losses.build_loss(how.pop("name", name), COUNTS, **how).double()
-    model = network(norm)
-    model[0].requires_grad_(not frozen)
+    model = Branch() if branch else network(norm)
+    if frozen:
+        model[0].requires_grad_(False)
     optimizer = torch.optim.SGD(model.parameters(), 0.1, momentum=0.9, weight_decay=1e-2)
     if norm:  # fused, and a memory layout that the gradients must have too
         model = model.to(memory_format=torch.channels_last)
@@ -92,6 +106,7 @@ def everything(group):
     results |= {f"{name}, norm": train(group, name, norm=True) for name in ("weighted ce", "ce+f1")}
     results["sam"] = train(group, "weighted ce", norm=True, wrap=lambda backward: sam.SAM(backward, 0.3))
     results["frozen"] = train(group, "ce", frozen=True)
+    results["branch"] = train(group, "weighted ce", branch=True)
     results["averaged"] = train(group, "weighted ce", average=True)
     return results
 
@@ -180,6 +195,12 @@ def test_more_processes_than_micro_batches_are_refused():
         ranks.Ranks(0, 3).accum(2)
 
 
+def test_ranks_know_whether_they_have_the_same_text(trained):
+    assert all(found["same"] == [True, False] for found in trained[1])
+    assert ranks.Ranks().same("alone")
+
+
 if __name__ == "__main__":
     with ranks.Ranks.of_torchrun() as group:
-        torch.save(everything(group), Path(sys.argv[1]) / f"{group.rank}.pt")
+        same = [group.same(text) for text in ("one", f"rank {group.rank // (group.size - 1)}")]  # the last differs
+        torch.save(everything(group) | {"same": same}, Path(sys.argv[1]) / f"{group.rank}.pt")

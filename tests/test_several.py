@@ -1,6 +1,8 @@
 """train.py with several processes: the same run as with one, and what happens when one of them ends."""
 
+import argparse
 import csv
+import functools
 import os
 import re
 import signal
@@ -15,8 +17,15 @@ import torch
 from conftest import image_folder
 from test_ranks import ROOT, free_port, launch
 
+import cli
+import inputs
+import loop
+import pixels
 import predict
+import ranks
+import runs
 import train
+from stopping import Stopped
 
 # 34 training images, batch 5 x accum 3: windows of 3, 3 and 1 micro-batches, the last of 4 images. In the last window
 # only the first process has a micro-batch.
@@ -36,11 +45,26 @@ VARIANTS = {
 }
 LIMITS = {"norm": 1e-4, "amp": 1e-3}  # of the largest difference; bfloat16 may round the same number differently
 DROP = """
+import os
+import time
 import torch
 from torch import nn
 
+class Reshaped(nn.Module):
+    "refuses an empty batch, as most networks do that are written by hand"
+    def forward(self, x):
+        return x.reshape(x.size(0), -1)
+
 def dropped(num_classes):
-    return nn.Sequential(nn.Flatten(), nn.Linear(768, 32), nn.ReLU(), nn.Dropout(0.5), nn.Linear(32, num_classes))
+    return nn.Sequential(Reshaped(), nn.Linear(768, 32), nn.ReLU(), nn.Dropout(0.5), nn.Linear(32, num_classes))
+
+class Slow(nn.Flatten):
+    def forward(self, x):
+        time.sleep(float(os.environ.get("SLOW", 0)))
+        return super().forward(x)
+
+def slow(num_classes):
+    return nn.Sequential(nn.Conv2d(3, 8, 3, 2), nn.ReLU(), Slow(), nn.LazyLinear(num_classes))
 """
 
 
@@ -64,8 +88,9 @@ def folder(tmp_path_factory):
 def both(request, folder):
     """The folders of the runs of one process, and of several."""
     size, out = request.param, f"several{request.param}"
-    ports = [str(free_port()) for _ in VARIANTS]
-    for process in launch(size, __file__, out, *ports, cwd=folder):
+    image_folder(folder / f"test{size}", (5, 1, 1) if size == 2 else (1, 1), seed=1)
+    ports = [free_port() for _ in ("predict", *VARIANTS)]
+    for process in launch(size, __file__, size, out, *ports, cwd=folder):
         printed, err = process.communicate(timeout=600)
         assert process.returncode == 0, printed + err
     return folder / "one", folder / out
@@ -109,73 +134,176 @@ def test_another_order_of_the_images_is_another_run(both):
 
 
 def test_more_processes_than_micro_batches_are_refused_by_one_line(folder):
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", f"--master_port={free_port()}"]
-    command = [*torchrun, str(ROOT / "train.py"), *BASE, "--accum", "1"]
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=300)
+    process = torchrun(folder, ROOT / "train.py", *BASE, "--accum", "1")
+    _, err = process.communicate(timeout=300)
     message = "--accum: 1 micro-batches per update cannot be shared by 2 processes: use --batch-size 3 --accum 2"
-    assert done.returncode == 1 and done.stderr.count("cannot be shared") == 1 and message in done.stderr
+    assert process.returncode == 1 and err.count("train.py: ") == 1 and message in err
 
 
-SLOW = [*PLAIN, "--epochs", "200", "--save-every", "1"]
+SLOW = ["--model", "drop.py:slow", "--epochs", "12", "--save-every", "1"]
 
 
-def started(folder, out, size=2):
-    """Processes of a run that is in its epochs."""
-    processes = launch(size, ROOT / "train.py", *BASE, *SLOW, "--out", out, cwd=folder)
+def started(folder, out, monkeypatch, launch):
+    """Processes of a run that is in its epochs. They are slow, so that it does not end soon."""
+    monkeypatch.setenv("SLOW", "0.2")
+    processes = launch(ROOT / "train.py", *BASE, *SLOW, "--out", out)
+    monkeypatch.delenv("SLOW")
     deadline = time.time() + 120
     while not (folder / out / "log.csv").exists() and time.time() < deadline:
         time.sleep(0.1)
-    time.sleep(0.5)
     return processes
 
 
-def test_if_a_process_is_killed_the_other_ends_and_the_run_is_resumed_by_any_number(folder):
-    processes = started(folder, "killed")
+def test_if_a_process_is_killed_the_other_ends_and_the_run_is_resumed_by_any_number(folder, monkeypatch):
+    processes = started(folder, "killed", monkeypatch, functools.partial(launch, 2, cwd=folder))
     processes[1].kill()
     began = time.time()
     _, err = processes[0].communicate(timeout=60)
     assert time.time() - began < 60 and processes[0].returncode == 1
     assert err.strip().count("\n") == 0 and "another process of this run has ended" in err
     processes[1].communicate()
-    done = len(log_of(folder / "killed"))
-    assert 0 < done < 200
-    again = ["--resume", "killed", *PLAIN, "--cache", "cache"]
-    subprocess.run([sys.executable, str(ROOT / "train.py"), *again], cwd=folder, check=True, capture_output=True)
+    assert 0 < len(log_of(folder / "killed")) < 12
+    train.main(["--resume", "killed", *SLOW[:2], "--cache", "cache"])
     train.main([*BASE, *SLOW, "--out", "uncut"])
-    assert distance(weights(folder / "uncut", "last.pt"), weights(folder / "killed", "last.pt")) < 1e-3
-    assert len(log_of(folder / "killed")) == 200
+    assert distance(weights(folder / "uncut", "last.pt"), weights(folder / "killed", "last.pt")) < 1e-5
+    assert len(log_of(folder / "killed")) == 12
 
 
-def test_a_signal_stops_all_processes_after_the_same_update(folder):
-    processes = started(folder, "stopped")
-    processes[1].send_signal(signal.SIGTERM)  # torchrun sends it to all: here the others learn of it
+def torchrun(folder, *argv):
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", f"--master_port={free_port()}"]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    return subprocess.Popen([*command, *map(str, argv)], text=True, cwd=folder, **pipes)
+
+
+def test_sigterm_of_the_launcher_stops_all_processes_after_the_same_update(folder, monkeypatch):
+    process = started(folder, "stopped", monkeypatch, functools.partial(torchrun, folder))
+    process.terminate()
+    out, err = process.communicate(timeout=60)
+    assert process.returncode != 0
+    assert err.count("train.py: ") == 1 and "train.py: stopped by SIGTERM; continue with: python train.py" in err
+    n = int(re.search(r"stopped in epoch \d+, after (\d) of 3 updates", out).group(1))
+    saved = torch.load(folder / "stopped" / "last.pt", weights_only=True)
+    assert saved["progress"].get("windows", 0) == n % 3
+
+
+def test_a_signal_to_one_process_stops_all(folder, monkeypatch):
+    processes = started(folder, "signalled", monkeypatch, functools.partial(launch, 2, cwd=folder))
+    processes[1].send_signal(signal.SIGTERM)
     found = [process.communicate(timeout=60) for process in processes]
     assert [process.returncode for process in processes] == [128 + signal.SIGTERM] * 2
-    text = "".join(err for _, err in found)
-    assert text.count("stopped by SIGTERM; continue with: python train.py --resume stopped") == 1
-    n = int(re.search(r"stopped in epoch \d+, after (\d) of 3 updates", found[0][0]).group(1))
-    saved = torch.load(folder / "stopped" / "last.pt", weights_only=True)
-    assert saved["progress"].get("windows", 0) == n and found[1][0] == ""
+    assert found[0][1].count("stopped by SIGTERM; continue with: python train.py --resume signalled") == 1
+    assert found[1] == ("", "")
+
+
+def predictions(size, *more):
+    """The command line for the images of a number of processes: for 3, there are fewer images."""
+    return ["one/weighted", "--data", f"test{size}", "--batch-size", "4", *PLAIN, *more]
 
 
 def test_predict_shares_the_images(both):
-    one, several = both
-    size = int(several.name[-1])
-    images = image_folder(Path(f"test{size}"), per_class=(5, 1, 1), seed=1)
-    words = ["--data", str(images), "--batch-size", "4", "--model", "nets.py:plain"]
-    run = str(one / "weighted")
-    predict.main([run, *words, "--out", "one.csv", "--probs", "one.npz"])
-    for process in launch(size, ROOT / "predict.py", run, *words, "--out", "all.csv", "--probs", "all.npz"):
-        printed, err = process.communicate(timeout=300)
-        assert process.returncode == 0, printed + err
-    assert Path("one.csv").read_bytes() == Path("all.csv").read_bytes()
-    found = [np.load(file) for file in ("one.npz", "all.npz")]
-    assert np.array_equal(found[0]["paths"], found[1]["paths"])
+    size = int(both[1].name[-1])
+    predict.main(predictions(size, "--out", "one.csv", "--probs", "one.npz"))
+    assert Path("one.csv").read_bytes() == Path(f"all{size}.csv").read_bytes()
+    found = [np.load(file) for file in ("one.npz", f"all{size}.npz")]
+    assert np.array_equal(found[0]["paths"], found[1]["paths"]) and len(found[0]["paths"]) == {2: 7, 3: 2}[size]
     assert np.abs(found[0]["probs"] - found[1]["probs"]).max() < 1e-6
 
 
+# ---- messages of a process that is not the first ----
+
+
+@pytest.fixture
+def second(monkeypatch):
+    """This process is the second of a run."""
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.setattr(cli.time, "sleep", lambda seconds: None)
+    state = runs.State(None, None, epoch=4, saves=False)
+    return cli.clear_errors(argparse.Namespace(batch_size=8, accum=2), Path("temporary"), state)
+
+
+def test_an_error_of_one_process_is_printed_whole(second, capsys):
+    with pytest.raises(SystemExit, match="2"), cli.quiet(), second:
+        print("note: not printed", file=sys.stderr)
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+    err = capsys.readouterr().err
+    assert err.startswith("process 1: train.py: error: out of memory with --batch-size 8: use --batch-size 4 --accum 4")
+    assert err.count("\n") == 1 and "temporary" not in err
+    with pytest.raises(SystemExit, match="2"), cli.quiet(), cli.blaming("--data", "predict.py"):
+        raise pixels.BadInput("1 image cannot be decoded:\n  x.png")
+    assert capsys.readouterr().err == "process 1: predict.py: error: --data: 1 image cannot be decoded:\n  x.png\n"
+
+
+def test_an_error_that_the_first_process_has_printed_is_not_followed_by_a_line_about_torchruns_sigterm(
+    second, capsys, monkeypatch
+):
+    def stopped(seconds):
+        raise Stopped
+
+    monkeypatch.setattr(cli.time, "sleep", stopped)
+    with pytest.raises(SystemExit, match="2"), cli.quiet(), second:
+        raise loop.NonFinite("loss nan")
+    assert capsys.readouterr().err == ""
+
+
+def test_a_wrong_option_is_printed_by_the_first_process_alone(capsys, monkeypatch):
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.setattr(cli.time, "sleep", lambda seconds: capsys.readouterr())  # torchrun ends it here
+    for program in (train, predict):
+        with pytest.raises(SystemExit, match="2"):
+            program.main(["--no-such-option"])
+        assert "usage" not in capsys.readouterr().err
+
+
+# ---- what processes cannot share ----
+
+
+def test_processes_that_would_not_make_the_same_updates_are_refused(capsys, monkeypatch):
+    config, two = {"data": "0", "pixels": "1"}, ranks.Ranks(0, 2)
+    options, state = argparse.Namespace(model="nets.py:mine", lr=1.0), runs.State(torch.nn.SyncBatchNorm(3), None)
+    inputs.check_processes(options, state, ranks.Ranks(), config)
+    with pytest.raises(SystemExit, match="2"):
+        inputs.check_processes(options, state, two, config)
+    assert "--model: nets.py:mine has SyncBatchNorm" in capsys.readouterr().err
+    state.model, texts = torch.nn.BatchNorm2d(3), []
+    monkeypatch.setattr(two, "same", lambda text: texts.append(text) or len(set(texts)) == 1)
+    inputs.check_processes(options, state, two, config)
+    inputs.check_processes(options, state, two, config)
+    changes = ((options, "lr", 2.0), (state, "epoch", 1), (state, "progress", {"windows": 3}))
+    for thing, name, value in changes:
+        before = getattr(thing, name)
+        setattr(thing, name, value)
+        with pytest.raises(SystemExit, match="2"):
+            inputs.check_processes(options, state, two, config)
+        assert "--data: the processes have different options, images or saved states" in capsys.readouterr().err
+        setattr(thing, name, before)
+        texts[1:] = []
+    with pytest.raises(SystemExit, match="2"):
+        inputs.check_processes(options, state, two, config | {"pixels": "2"})
+
+
+def test_each_process_of_a_machine_needs_a_gpu(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    cli.check_gpus("cuda", 2)
+    with pytest.raises(runs.BadInput, match="3 processes need 3 GPUs, but torch finds 2: start 2 of them"):
+        cli.check_gpus("cuda", 3)
+    with pytest.raises(runs.BadInput, match="cuda:1 cannot be used by 2 processes: use cuda"):
+        cli.check_gpus("cuda:1", 2)
+
+
+def test_every_process_finds_what_a_resumed_run_reads(tmp_path):
+    names = {"config.json", "updates.csv", "pseudo.npz", "last.previous.pt", "last.pt.sha256"}
+    for name in [*names, "best_f1.pt", "log.csv"]:
+        (tmp_path / "fold0").mkdir(exist_ok=True)
+        (tmp_path / "fold0" / name).write_text(name)
+    with runs.joined(str(tmp_path)) as own:
+        assert {path.name for path in Path(own, "fold0").iterdir()} == names
+        assert runs.has_last(Path(own) / "fold0")
+
+
 if __name__ == "__main__":
-    out, *ports = sys.argv[1:]
+    size, out, last, *ports = sys.argv[1:]
     for (name, words), port in zip(VARIANTS.items(), ports, strict=True):
         os.environ["MASTER_PORT"] = port
         train.main([*BASE, *words, "--out", f"{out}/{name}"])
+    os.environ["MASTER_PORT"] = last
+    predict.main(predictions(size, "--out", f"all{size}.csv", "--probs", f"all{size}.npz"))
