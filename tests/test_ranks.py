@@ -4,6 +4,8 @@ import os
 import socket
 import subprocess
 import sys
+import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -198,6 +200,48 @@ def test_more_processes_than_micro_batches_are_refused():
 def test_ranks_know_whether_they_have_the_same_text(trained):
     assert all(found["same"] == [True, False] for found in trained[1])
     assert ranks.Ranks().same("alone")
+
+
+NO_GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU: NCCL")
+
+
+@pytest.mark.parametrize("backend, device", [("gloo", "cpu"), pytest.param("nccl", "cuda:0", marks=NO_GPU)])
+def test_a_backend_takes_all_types_of_tensors_that_are_sent(backend, device):
+    """The collectives in a group of one process. Size 2 is pretended, because one process alone would not use them."""
+    where = f"tcp://127.0.0.1:{free_port()}"
+    torch.distributed.init_process_group(backend, init_method=where, world_size=1, rank=0)
+    try:
+        group = ranks.Ranks(0, 2, 0, device)
+        for dtype in (torch.float32, torch.float64, torch.int64):
+            rows = torch.arange(6, dtype=dtype).view(3, 2)
+            for found in (group.sum(rows), group.gather(rows, [3]), group.gather(rows[:0], [0])):
+                assert found.dtype == dtype and found.device == group.device
+            assert torch.equal(group.sum(rows).cpu(), rows) and torch.equal(group.gather(rows, [3]).cpu(), rows)
+        assert group.table([0.5, 2**40 + 1]) == [[0.5, 2**40 + 1], [0, 0]]
+        assert group.agree({"folder": "runs/a"}) == {"folder": "runs/a"} and group.any(3) and not group.any(0)
+    finally:
+        torch.distributed.destroy_process_group()
+
+
+def test_one_process_of_each_machine_is_first():
+    """Threads instead of processes: rank 2 is the first of a second machine."""
+    meeting, order = threading.Barrier(4), []
+
+    class Group(ranks.Ranks):
+        def any(self, flag):
+            meeting.wait(30)
+
+    def work(rank):
+        with Group(rank, 4, local_rank=rank % 2).one_first():
+            order.append(rank)
+            time.sleep(0.2)
+
+    threads = [threading.Thread(target=work, args=(rank,)) for rank in range(4)]
+    for thread in threads[::-1]:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert [rank % 2 for rank in order] == [0, 0, 1, 1]
 
 
 if __name__ == "__main__":

@@ -63,6 +63,20 @@ class Slow(nn.Flatten):
         time.sleep(float(os.environ.get("SLOW", 0)))
         return super().forward(x)
 
+class Broken(nn.Flatten):
+    "in the second epoch, the second process has a NaN or no memory"
+    calls = 0
+    def forward(self, x):
+        self.calls += self.training
+        if self.training and self.calls > 4 and os.environ["RANK"] == "1":
+            if os.environ["BREAK"] == "memory":
+                raise torch.OutOfMemoryError("CUDA out of memory.")
+            x = x * float("nan")
+        return super().forward(x)
+
+def broken(num_classes):
+    return nn.Sequential(nn.Conv2d(3, 8, 3, 2), nn.ReLU(), Broken(), nn.LazyLinear(num_classes))
+
 def slow(num_classes):
     return nn.Sequential(nn.Conv2d(3, 8, 3, 2), nn.ReLU(), Slow(), nn.LazyLinear(num_classes))
 """
@@ -186,6 +200,25 @@ def test_sigterm_of_the_launcher_stops_all_processes_after_the_same_update(folde
     assert saved["progress"].get("windows", 0) == n % 3
 
 
+BROKEN = ["--model", "drop.py:broken"]
+
+
+def test_a_nan_of_one_process_stops_all_with_one_message(folder, monkeypatch):
+    monkeypatch.setenv("BREAK", "nan")
+    _, err = torchrun(folder, ROOT / "train.py", *BASE, *BROKEN, "--out", "nan").communicate(timeout=60)
+    assert err.count("train.py: ") == 1 and "train.py: error: loss nan, gradient norm nan: not finite" in err
+    assert "Images of this update in epoch 2: 15" in err and "epochs saved in nan: 1" in err  # of all processes
+
+
+def test_if_one_process_has_no_memory_all_end_and_its_message_is_printed(folder, monkeypatch):
+    monkeypatch.setenv("BREAK", "memory")
+    processes = launch(2, ROOT / "train.py", *BASE, *BROKEN, "--out", "memory", cwd=folder)
+    (_, first), (_, second) = [process.communicate(timeout=60) for process in processes]
+    assert [process.returncode for process in processes] == [1, 2]
+    assert first.strip().count("\n") == 0 and "another process of this run has ended: see its message" in first
+    assert second.count("\n") == 1 and "process 1: train.py: error: out of memory with --batch-size 5" in second
+
+
 def test_a_signal_to_one_process_stops_all(folder, monkeypatch):
     processes = started(folder, "signalled", monkeypatch, functools.partial(launch, 2, cwd=folder))
     processes[1].send_signal(signal.SIGTERM)
@@ -207,6 +240,34 @@ def test_predict_shares_the_images(both):
     found = [np.load(file) for file in ("one.npz", f"all{size}.npz")]
     assert np.array_equal(found[0]["paths"], found[1]["paths"]) and len(found[0]["paths"]) == {2: 7, 3: 2}[size]
     assert np.abs(found[0]["probs"] - found[1]["probs"]).max() < 1e-6
+
+
+# ---- one process; NCCL ----
+
+
+def test_one_process_uses_no_collective(folder, monkeypatch):
+    def refused(*args, **kwargs):
+        raise AssertionError("one process communicates")
+
+    for name in ("init_process_group", "all_reduce", "all_gather", "broadcast_object_list", "barrier"):
+        monkeypatch.setattr(torch.distributed, name, refused)
+    train.main([*BASE, *PLAIN, "--out", "alone"])
+    predict.main(["alone", "--data", "d", *PLAIN, "--out", "alone.csv"])
+    with pytest.raises(AssertionError, match="communicates"):
+        ranks.Ranks(0, 2).any(True)
+
+
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs 2 GPUs: NCCL")
+def test_two_gpus_make_the_run_of_one(folder):
+    words = [*BASE, *PLAIN, "--device", "cuda", "--optimizer", "sgd", "--lr", "0.01"]
+    train.main([*words, "--out", "gpu1"])
+    process = torchrun(folder, ROOT / "train.py", *words, "--out", "gpu2")
+    assert process.wait(timeout=300) == 0, process.communicate()
+    assert distance(weights(folder / "gpu1", "last.pt"), weights(folder / "gpu2", "last.pt")) < 1e-2  # TF32
+    process = torchrun(folder, ROOT / "predict.py", "gpu1", "--data", "d", *PLAIN, "--out", "gpu2.csv")
+    assert process.wait(timeout=300) == 0, process.communicate()
+    predict.main(["gpu1", "--data", "d", *PLAIN, "--out", "gpu1.csv"])
+    assert Path("gpu1.csv").read_bytes() == Path("gpu2.csv").read_bytes()
 
 
 # ---- messages of a process that is not the first ----
