@@ -18,7 +18,11 @@ A ratio of sums (F1) is computed from the logits of all ranks. A rank without a 
 BatchNorm normalizes each micro-batch, as in one process. Its running statistics are r <- (1 - m) r + m b for each
 micro-batch b. They are combined after each window such that they are those of one process: if a rank has k
 micro-batches and the ranks after it have a, its part is (1 - m)^a (r_rank - (1 - m)^k r_before). So all ranks have the
-same state after each window, and any of them can save it.
+same state after each window, and any of them can save it. With momentum=None they are means, combined as such.
+
+Do not use SyncBatchNorm. The number of images per mean belongs to the loss that is minimized (Goyal et al. 2017,
+arXiv:1706.02677, section 2.3), so the run would depend on the number of processes. It also waits forever if a rank has
+fewer micro-batches in a window. Instead, use larger and fewer micro-batches, or a network with GroupNorm or LayerNorm.
 """
 
 from __future__ import annotations

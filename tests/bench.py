@@ -552,7 +552,9 @@ def bench_ranks(device: str, rounds: int) -> list[str]:
     lines += [
         "\nOn paper, not measured: a ring all-reduce sends 2 (N - 1) / N times the bytes of the gradient per GPU."
     ]
-    lines += ["Assumed: micro-batches of 32, the links and speeds in the table, no overlap with the backward pass.\n"]
+    lines += ["Assumed: micro-batches of 32, the links and speeds in the table, no overlap with the backward pass."]
+    lines += ["Less than 5 % of the time of the forward and backward passes. `--accum` of train.py is this times the"]
+    lines[-1] += " number of GPUs.\n"
     lines += [
         "| network | gradient, MB | images/s of a GPU | link | ms per window | --accum per GPU for less than 5 % |"
     ]
