@@ -48,6 +48,7 @@ import itertools
 import math
 import os
 import re
+import secrets
 import shlex
 import statistics
 import subprocess
@@ -94,6 +95,12 @@ class Job:
     folder: Path
     options: dict[str, Any]  # as cli.parse_options resolves them
     argv: list[str]
+    failure: str = ""  # what `read_failure` returned when this comparison began
+
+    def read_failure(self) -> str:
+        """The exit code of the last attempt that failed, and a random word that tells it from earlier ones; or ""."""
+        file = self.folder / "failed.txt"
+        return file.read_text("utf-8") if file.exists() else ""
 
     def run(self) -> runs.Run | None:
         return runs.read(self.folder) if (self.folder / "config.json").exists() else None
@@ -283,12 +290,14 @@ def launch(command: Callable[[], list[str]], output: Path) -> Iterator[subproces
 def train(job: Job, bar: tqdm) -> int:
     """Starts or resumes the run, and advances the bar by its epochs. Returns the exit code of train.py.
 
+    A run that failed for another process since this comparison began is not tried again. One that was killed is.
+
     Raises: runs.Held if another process trains it.
     """
 
     def command() -> list[str]:
         run, argv = job.run(), job.argv
-        if run and run.is_finished:  # by another process, since the caller looked
+        if run and run.is_finished or job.read_failure() != job.failure:  # by another process, since the caller looked
             return []
         if run:
             argv = ["--resume", str(job.folder), *arguments_again(job)]
@@ -300,7 +309,12 @@ def train(job: Job, bar: tqdm) -> int:
         while process and process.poll() is None:
             time.sleep(0.2)
             bar.update(start + min(job.epochs_done(), job.epochs) - bar.n)
-        code = process.returncode if process else 0
+        if process:
+            code = process.returncode
+            if 0 < code < 128:
+                checkpoint.write_text(job.folder / "failed.txt", f"{code} {secrets.token_hex(4)}\n")
+        elif not job.is_finished():
+            code = int(job.read_failure().split()[0])
     bar.update(start + job.epochs - bar.n)  # also the epochs not trained because of --patience or an error
     return code
 
@@ -326,6 +340,8 @@ def train_all(combinations: list[Combination], after_run: Callable[[], Any]) -> 
     waiting = [(combination, job) for combination in combinations for job in combination.jobs]
     width = max(len(f"{combination.name}  seed {job.seed}") for combination, job in waiting)
     number, failed, is_first = len(waiting), [], True
+    for _, job in waiting:
+        job.failure = job.read_failure()
     total = sum(job.epochs for _, job in waiting if not job.is_finished())
     is_terminal = hasattr(sys.stderr, "isatty") and sys.stderr.isatty()
     with (
@@ -396,6 +412,8 @@ def train_and_describe(job: Job, bar: tqdm) -> tuple[int, str]:
     output = job.folder / "output.txt"
     size = output.stat().st_size if output.exists() else 0
     code = train(job, bar)
+    if output.stat().st_size == size:  # it failed for another process
+        size = 0
     seconds = bar.format_dict["elapsed"] / max(bar.n, 1) * (bar.total - bar.n)
     left = f"about {duration(seconds)} left" if bar.n < bar.total else ""
     return code, f"failed with exit code {code}: {error_line(output, size)}  {left}" if code else left

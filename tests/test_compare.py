@@ -546,6 +546,20 @@ def test_jobs_trains_several_at_once_and_a_failed_run_is_still_named(images):
         assert [row["seeds"] for row in csv.DictReader(file)] == ["1", "0", "1", "0"]
 
 
+def test_a_run_that_failed_for_another_process_is_not_tried_again_but_by_the_next_command(images, tmp_path):
+    argv = ["--data", str(images / "nowhere"), "--cache", str(images / "cache")]
+    first, second = (compare.make_combinations([("loss", ["ce"])], [0], tmp_path, argv)[0].jobs[0] for _ in range(2))
+    with compare.tqdm(total=60, disable=True) as bar:
+        assert compare.train(first, bar) == 2
+        output = (first.folder / "output.txt").read_text()
+        code, text = compare.train_and_describe(second, bar)  # began before that
+        assert code == 2 and "failed with exit code 2: train.py: error: --data" in text
+        assert (first.folder / "output.txt").read_text() == output
+        second.failure = second.read_failure()  # began after that
+        assert compare.train(second, bar) == 2
+    assert (first.folder / "output.txt").read_text() == 2 * output
+
+
 def test_head_medium_and_tail_are_those_of_the_training_images(images):
     out = images / "tail"
     argv = arguments(images, out, "--vary", "loss=ce", "--seeds", "0", more=["--epochs", "1", "--imbalance", "8"])
