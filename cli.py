@@ -11,6 +11,7 @@ import functools
 import inspect
 import io
 import itertools
+import json
 import math
 import os
 import re
@@ -57,6 +58,15 @@ AMP_TYPES = {"off": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16
 # ---------------------------------------------------------------------------------------------------------------------
 
 
+class ShowVersion(argparse.Action):
+    """Prints the versions, one per line, as config.json has them, and ends."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> None:
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        print("\n".join(f"{name} {value}" for name, value in runs.versions(device).items()))
+        parser.exit()
+
+
 class Parser(argparse.ArgumentParser):
     """The parser of train.py, predict.py, compare.py and report.py. Errors are one line, with the nearest known option.
 
@@ -67,6 +77,8 @@ class Parser(argparse.ArgumentParser):
 
     def __init__(self, **more: Any):
         super().__init__(allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter, **more)
+        if self.add_help:
+            self.add_argument("--version", action=ShowVersion, nargs=0, help="show the versions and exit")
 
     def parse_known_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> Any:
         words = with_hyphens(sys.argv[1:] if args is None else args)
@@ -126,7 +138,7 @@ def make_parser(description: str | None = None) -> Parser:
     )
     add(
         "--model",
-        help="a torchvision classifier, resnet8/20/32 (for 32 pixels), vit_tiny, or your FILE.py:FUNCTION with "
+        help="a torchvision classifier, resnet8/20/32 (for 32 pixels), vit_tiny, timm:NAME, or FILE.py:FUNCTION with "
         "FUNCTION(num_classes) (default resnet18; resnet8 for the demo)",
     )
     add(
@@ -284,6 +296,7 @@ def make_parser(description: str | None = None) -> Parser:
         choices=PRESETS,
         help="options to begin with: scratch = random weights, finetune = pretrained weights; typed options win",
     )
+    add("--config", metavar="FILE.json", help="options from a run's config.json, or a JSON object; typed options win")
     add("--gamma", type=float, help="focusing parameter of focal (default 2)")
     add(
         "--smoothing",
@@ -380,6 +393,7 @@ def make_parser(description: str | None = None) -> Parser:
         help="skip up to N updates with a NaN or infinite loss or gradient (default 0: stop)",
     )
     add("-h", "--help", action="help", help="show this text")
+    add("--version", action=ShowVersion, nargs=0, help="show the versions of f1kit and of what it uses")
     for action in parser._actions:
         if action.metavar is None and action.choices is None and action.nargs is None:
             of_type = {int: "N", float: "X"}.get(action.type)
@@ -396,9 +410,14 @@ def parse_options(argv: Sequence[str] | None = None, description: str | None = N
     """The options, checked and with all defaults; with --resume, the options of the resumed run."""
     parser, argv = make_parser(description), with_hyphens(sys.argv[1:] if argv is None else argv)
     options = parser.parse_args(argv)
+    flags = {word.partition("=")[0] for word in argv}
+    if options.config and options.resume:
+        parser.error(f"--config {options.config}: a resumed run has its own options: leave out --config or --resume")
+    if options.config:
+        argv = [*read_options(parser, Path(options.config), flags), *argv]
+        options = parser.parse_args(argv)
     if options.preset:
         options = parser.parse_args([*PRESETS[options.preset].split(), *argv])
-    flags = {word.partition("=")[0] for word in argv}
     typed = {action.dest for action in parser._actions if flags & set(action.option_strings)}
     resolve(options)
     if options.resume:
@@ -409,7 +428,7 @@ def parse_options(argv: Sequence[str] | None = None, description: str | None = N
 
 
 # never taken from a config.json, because they write outside of the run folder or belong to one command
-NOT_STORED = {"cache", "wandb", "help", "out", "preview", "resume"}
+NOT_STORED = {"cache", "wandb", "help", "out", "preview", "resume", "config"}
 
 
 def stored(folder: Path) -> argparse.Namespace:
@@ -417,13 +436,22 @@ def stored(folder: Path) -> argparse.Namespace:
 
     Other entries, and the options in NOT_STORED, are ignored. BadInput if a value is not valid.
     """
-    options, words = runs.read_config(folder)["options"], []
     parser = make_parser()
 
     def refuse(message: str) -> NoReturn:
         raise runs.BadInput(f"{folder / 'config.json'}: its options are not valid: {message}")
 
     parser.error = refuse
+    known = parser.parse_args(words_of(parser, runs.read_config(folder)["options"]))
+    resolve(known)
+    _check_ranges(parser, known)
+    _check_combinations(parser, known)
+    return known
+
+
+def words_of(parser: argparse.ArgumentParser, options: dict[str, Any]) -> list[str]:
+    """The words of a command line that gives these options, without those in NOT_STORED."""
+    words: list[str] = []
     for action in parser._actions:
         value, flag = options.get(action.dest), action.option_strings[0]
         if value is None or action.dest in NOT_STORED or (action.nargs == 0 and value is False):
@@ -436,12 +464,45 @@ def stored(folder: Path) -> argparse.Namespace:
             words.append(f"{flag}={value}")
     for word in words:
         if re.search(r"[\0-\x1f\x7f\ud800-\udc7f\udd00-\udfff]", word):
-            refuse(f"{word!r} has control characters")
-    known = parser.parse_args(words)
-    resolve(known)
-    _check_ranges(parser, known)
-    _check_combinations(parser, known)
-    return known
+            parser.error(f"{word!r} has control characters")
+    return words
+
+
+def read_options(parser: argparse.ArgumentParser, file: Path, typed: set[str]) -> list[str]:
+    """The words of a command line for --config: a run's config.json, or a JSON object of options such as {"accum": 4}.
+
+    Of a run's config.json, the device and NOT_STORED are left out; entries of a different version are ignored.
+    typed: the flags on the command line. A Python file is executed only if it is typed.
+    """
+    flags = ((flag, action.dest) for action in parser._actions for flag in action.option_strings)
+    names = {flag.lstrip("-").replace("-", "_"): name for flag, name in flags}
+    try:
+        content = json.loads(file.read_text("utf-8"))
+        if not isinstance(content, dict):
+            raise ValueError("it must be a JSON object of options")
+    except (OSError, ValueError, RecursionError) as error:
+        parser.error(f"--config {file}: {error}")
+    if isinstance(content.get("options"), dict):
+        options = {name: value for name, value in content["options"].items() if name not in ("device", "preset")}
+    else:
+        options = {names.get(name.replace("-", "_"), name): value for name, value in content.items()}
+        for name in options.keys() - {*names.values()} | options.keys() & NOT_STORED:
+            close = ", ".join(difflib.get_close_matches(name, names, n=3)) or "see --help"
+            advice = "type it" if name in NOT_STORED else f"close names: {close}"
+            parser.error(f"--config {file}: {name!r} is not an option of a file: {advice}")
+    for name in EXECUTED:
+        value = options.get(name)
+        if isinstance(value, str) and models.is_function(value):
+            if flag_of(name) not in typed:
+                advice = f"if you trust it, add {flag_of(name)} {value}"
+                parser.error(f"--config {file}: a Python file is executed only if it is typed: {advice}")
+            del options[name]
+    error = parser.error
+    parser.error = lambda message: error(f"--config {file}: {message}")
+    words = words_of(parser, options)
+    parser.parse_args(words)
+    parser.error = error
+    return words
 
 
 def resolve(options: argparse.Namespace) -> None:

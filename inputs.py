@@ -629,7 +629,7 @@ def rehearse(
     recipe.criterion(1), recipe.augment(1)
     state = make_state(options, table, 1, device)
     recipe.freeze(state.model, 1)
-    first_weights = functools.cache(lambda: models.first_weights(options.model, options.weights))
+    first_weights = functools.cache(lambda: models.first_weights(options.model, options.weights, options.size))
     folders = [folder_of(Path(options.resume), split, splits) for split in splits] if options.resume else []
     if options.weights != "none" and not (folders and all(map(runs.has_last, folders))):
         fresh = load_weights(options, state.model, first_weights)

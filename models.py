@@ -138,6 +138,9 @@ KIT: dict[str, Callable[[int, Size], nn.Module]] = {
 # ---------------------------------------------------------------------------------------------------------------------
 
 
+TIMM = "timm:"  # the beginning of a name of the package timm
+
+
 def list_names() -> list[str]:
     """All names that build_model knows: the networks of this file and torchvision's classifiers."""
     return [*KIT, *torchvision.models.list_models(module=torchvision.models)]
@@ -157,7 +160,8 @@ def build_model(
 ) -> nn.Module:
     """Build a classifier with random weights, and check with two images that it gives logits of shape (2, num_classes).
 
-    name         one of list_names(), or FILE.py:FUNCTION, your own function: FUNCTION(num_classes) -> nn.Module.
+    name         one of list_names(), timm:NAME (needs the package timm), or FILE.py:FUNCTION, your own function:
+                 FUNCTION(num_classes) -> nn.Module.
     num_classes  outputs of the head, >= 1.
     size         side of the square images, or (H, W), in pixels. A ViT is built for this size (squares only). For
                  other networks it is only checked.
@@ -174,6 +178,8 @@ def build_model(
         model = build_from_file(name, num_classes)
     elif name in KIT:
         model = KIT[name](num_classes, size)
+    elif name.startswith(TIMM):
+        model = build_timm(name, size, num_classes=num_classes)
     elif name in list_names():
         model = build_torchvision(name, num_classes, size)
     else:
@@ -198,6 +204,29 @@ def build_torchvision(name: str, num_classes: int, size: Size) -> nn.Module:
         # gives the same network, whether or not training started from pretrained weights.
         options |= {"transform_input": True, "init_weights": True, "aux_logits": False}
     return torchvision.models.get_model(name, num_classes=num_classes, **options)
+
+
+def build_timm(name: str, size: Size, **options: Any) -> nn.Module:
+    """timm.create_model(NAME, **options) for the name "timm:NAME", for this size if the network has a fixed one.
+
+    The network's `pretrained_cfg` has the mean and std of its pretrained weights.
+    BadInput if timm is not installed, the name is unknown, or the network cannot be built.
+    """
+    try:
+        import timm
+    except ImportError as error:
+        raise BadInput(f"model {name} needs the package timm: pip install timm") from error
+    short = name.removeprefix(TIMM)
+    if not timm.is_model(short):
+        close = ", ".join(difflib.get_close_matches(short, timm.list_models(), n=5)) or "none"
+        raise BadInput(f"model {name}: timm {timm.__version__} has no network {short!r}; close names: {close}")
+    try:
+        try:
+            return timm.create_model(short, img_size=sides(size), **options)
+        except TypeError:  # a network for every size
+            return timm.create_model(short, **options)
+    except Exception as error:
+        raise BadInput(f"model {name}: timm.create_model failed for size {sides(size)} ({describe(error)})") from error
 
 
 def build_from_file(name: str, num_classes: int) -> nn.Module:
@@ -383,18 +412,24 @@ def set_head(model: nn.Module, head: str, factor_ids: Sequence[Sequence[int]] = 
     setattr(parent, name, HEADS[head](old.in_features, old.out_features, factor_ids))
 
 
-def first_weights(name: str, weights: str | Path) -> dict[str, Tensor]:
+def first_weights(name: str, weights: str | Path, size: Size = 224) -> dict[str, Tensor]:
     """The initial weights of a training as a state dict for load_weights: pretrained weights, or those of a FILE.
 
     name     a name of build_model.
     weights  "DEFAULT": the best pretrained weights that torchvision has for this name, from torch.hub's cache or
-             downloaded, without the head and the auxiliary heads. Else a FILE, see read_state_dict.
+             downloaded, without the head and the auxiliary heads; those of timm for "timm:NAME". Else a FILE, see
+             read_state_dict.
+    size     of the images, for a network of timm whose weights depend on it.
 
     The random state of the CPU is not changed.
     BadInput: no pretrained weights for this name, a failed download, or a missing or refused FILE.
     """
     if weights != "DEFAULT":
         return read_state_dict(weights)
+    if name.startswith(TIMM):
+        with torch.random.fork_rng(devices=[]):
+            network = build_timm(name, size, pretrained=True)
+        return {k: value for k, value in network.state_dict().items() if not k.startswith(find_head(network) + ".")}
     if name in KIT or name not in list_names():
         raise BadInput(f"{name} has no pretrained weights: weights must be none or the path of a state dict")
     best = torchvision.models.get_model_weights(name).DEFAULT

@@ -56,6 +56,7 @@ import data
 import loop
 import metrics
 
+VERSION = "0.2.0"  # see CHANGELOG.md
 LOG_COLUMNS = (
     "epoch",
     "lr",
@@ -283,6 +284,7 @@ def versions(device: str) -> dict[str, str]:
     except (OSError, subprocess.TimeoutExpired):
         commit = ""
     return {
+        "f1kit": VERSION,
         "python": platform.python_version(),
         "torch": torch.__version__,
         "torchvision": torchvision.__version__,

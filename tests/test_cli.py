@@ -1,7 +1,9 @@
 """cli.py: what is typed, and what is printed: widths, escapes, fonts, time left, notes."""
 
 import io
+import json
 import os
+import re
 import subprocess
 import sys
 import unicodedata
@@ -341,3 +343,75 @@ def test_a_preset_is_printed_and_its_options_are_stored_and_resumed(workspace, c
     assert (options.preset, options.loss, options.lr, options.ema) == ("scratch", "logit_adjustment", 0.02, None)
     train.main(["--resume", "run", "--epochs", "4", "--cache", "cache"])
     assert len(Path("run/log.csv").read_text().splitlines()) == 5
+
+
+# --- --config and --version ------------------------------------------------------------------------------------------
+
+
+def parsed(*words):
+    return {k: v for k, v in vars(cli.parse_options(list(words))).items() if k != "config"}
+
+
+def test_a_json_of_options_is_what_would_be_typed_and_typed_options_win(tmp_path):
+    file = tmp_path / "options.json"
+    options = {"epochs": 3, "batch-size": 8, "criterion": "focal", "size": [32, 48], "fold_case": True, "clip": None}
+    file.write_text(json.dumps(options))
+    words = ("--epochs", "3", "--batch-size", "8", "--loss", "focal", "--size", "32", "48", "--fold-case")
+    assert parsed("--config", str(file)) == parsed(*words)
+    assert parsed("--config", str(file), "--epochs", "5") == parsed(*words, "--epochs", "5") != parsed(*words)
+
+
+def test_a_runs_config_gives_the_options_of_the_run_but_not_its_folder_device_or_cache(workspace):
+    run("--epochs", 1, "--loss", "focal", "--gamma", "3", "--cache", "c", out="first")
+    config = json.loads((workspace / "first" / "config.json").read_text())
+    config["options"] |= {"device": "cuda:7", "of_a_later_version": 1}
+    (workspace / "first" / "config.json").write_text(json.dumps(config))
+    found = cli.parse_options(["--config", "first/config.json", "--out", "second"])
+    assert (found.loss, found.gamma, found.epochs, found.out) == ("focal", 3.0, 1, "second")
+    assert found.device != "cuda:7" and found.cache != "c"
+    train.main(["--config", "first/config.json", "--out", "second"])
+    first, second = ((workspace / name / "val_predictions.csv").read_text() for name in ("first", "second"))
+    assert first == second
+
+
+@pytest.mark.parametrize(
+    "content, message",
+    [
+        ('{"epohs": 3}', "'epohs' is not an option of a file: close names: epochs"),
+        ('{"out": "x"}', "'out' is not an option of a file: type it"),
+        ('{"epochs": "many"}', "--config o.json: argument --epochs: invalid int value: 'many'"),
+        ("[3]", "--config o.json: it must be a JSON object"),
+        ("{", "--config o.json: Expecting property name"),
+        (None, "--config o.json: "),
+        (
+            '{"model": "nets.py:make"}',
+            "executed only if it is typed: if you trust it, add --model nets.py:make",
+        ),
+        ('{"transform": "t.py:f"}', "add --transform t.py:f"),
+    ],
+)
+def test_a_bad_options_file_is_an_error_that_names_it(workspace, capsys, content, message):
+    if content:
+        (workspace / "o.json").write_text(content)
+    with pytest.raises(SystemExit) as error:
+        cli.parse_options(["--config", "o.json"])
+    assert error.value.code == 2 and message in capsys.readouterr().err
+
+
+def test_a_python_file_of_an_options_file_may_be_typed_and_a_resumed_run_takes_no_options_file(workspace, capsys):
+    (workspace / "o.json").write_text('{"model": "nets.py:make", "epochs": 2}')
+    found = cli.parse_options(["--config", "o.json", "--model", "nets.py:plain"])
+    assert (found.model, found.epochs) == ("nets.py:plain", 2)
+    with pytest.raises(SystemExit):
+        cli.parse_options(["--config", "o.json", "--resume", "r"])
+    assert "leave out --config or --resume" in capsys.readouterr().err
+
+
+def test_version_prints_what_config_json_has(capsys):
+    for parser in (cli.make_parser(), cli.Parser(prog="x.py")):
+        with pytest.raises(SystemExit) as error:
+            parser.parse_args(["--version"])
+        lines = dict(line.split(" ", 1) for line in capsys.readouterr().out.splitlines())
+        assert error.value.code == 0 and lines == runs.versions("cuda" if torch.cuda.is_available() else "cpu")
+    changes = (Path(cli.__file__).parent / "CHANGELOG.md").read_text("utf-8")
+    assert lines["f1kit"] == runs.VERSION and re.search(r"^## ([\d.]+)", changes, re.M).group(1) == runs.VERSION

@@ -756,3 +756,42 @@ def test_models_py_alone_in_an_empty_folder_prints_its_table(tmp_path):
     rows = {line.split()[0]: line.split()[1:] for line in done.stdout.splitlines() if line[:1].isalpha()}
     assert rows["resnet20"] == ["0.27", "32"] and rows["efficientnet_b3"] == ["10.72", "300"]
     assert "wide_resnet50_2" in done.stdout
+
+
+# --- timm ------------------------------------------------------------------------------------------------------------
+
+
+def test_a_network_of_timm_has_this_many_outputs_its_size_and_its_own_mean_and_std():
+    pytest.importorskip("timm")
+    model = models.build_model("timm:vit_tiny_patch16_224", 7, 32)
+    assert model(torch.zeros(2, 3, 32, 32)).shape == (2, 7) and tuple(model.pretrained_cfg["mean"]) == (0.5, 0.5, 0.5)
+    model = models.build_model("timm:resnet18", 7, (32, 48), head="cosine")
+    assert model(torch.zeros(2, 3, 32, 48)).shape == (2, 7) and len(models.stages(model)) > 3
+
+
+def test_pretrained_weights_of_timm_are_loaded_without_the_head(monkeypatch):
+    timm = pytest.importorskip("timm")
+    create, asked = timm.create_model, []
+
+    def offline(name, pretrained=False, **options):
+        asked.append(pretrained)
+        return create(name, **options)
+
+    monkeypatch.setattr(timm, "create_model", offline)
+    state = models.first_weights("timm:resnet18", "DEFAULT", 32)
+    model = models.build_model("timm:resnet18", 7, 32)
+    assert asked[0] is True and asked[-1] is False  # the weights, then the network of the run
+    assert models.load_weights(model, state) == ["fc.weight", "fc.bias"]
+    assert torch.equal(model.conv1.weight, state["conv1.weight"])
+
+
+def test_an_unknown_network_of_timm_and_a_missing_timm_are_clear_errors(monkeypatch):
+    timm = pytest.importorskip("timm")
+    with pytest.raises(models.BadInput, match="has no network 'resnet1'; close names: resnet18"):
+        models.build_model("timm:resnet1", 7, 32)
+    monkeypatch.setattr(timm, "create_model", lambda *a, **k: 1 / 0)
+    with pytest.raises(models.BadInput, match="timm.create_model failed for size .33, 33. .ZeroDivision"):
+        models.build_model("timm:resnet18", 7, 33)
+    monkeypatch.setitem(sys.modules, "timm", None)
+    with pytest.raises(models.BadInput, match="needs the package timm: pip install timm"):
+        models.build_model("timm:resnet18", 7, 32)
