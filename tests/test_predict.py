@@ -802,8 +802,8 @@ def test_C2_blend_on_runs_with_different_validation_images_says_what_to_do(here,
     assert "same --data, --seed and split options" in message and "leave this option out" in message
 
 
-def test_C2_the_blend_example_of_the_readme_works(here, capsys):
-    readme = (Path(predict.__file__).parent / "README.md").read_text(encoding="utf-8")
+def test_C2_the_blend_example_of_the_faq_works(here, capsys):
+    readme = (Path(predict.__file__).parent / "FAQ.md").read_text(encoding="utf-8")
     block = next(block for block in readme.split("```") if "--blend" in block and "python predict.py" in block)
     example = next(line for line in block.splitlines() if "--blend" in line).split()[2:]
     small = "--size 16 --model resnet8 --weights none --epochs 1 --cache cache".split()

@@ -559,7 +559,7 @@ def test_E2_temporary_files_beside_the_folds_are_removed_too(here):
 
 @pytest.mark.skipif(not shutil.which("sha256sum"), reason="needs sha256sum")
 def test_D3_the_readmes_sha256sum_command_checks_a_run(workspace):
-    command = re.search(r"`(\(cd runs/NAME && sha256sum .*?\))`", (ROOT / "README.md").read_text("utf-8"))[1]
+    command = re.search(r"`(\(cd runs/NAME && sha256sum .*?\))`", (ROOT / "FAQ.md").read_text("utf-8"))[1]
     shutil.copytree(workspace / "every", workspace / "checked")
 
     def check():
