@@ -178,3 +178,11 @@ def test_every_link_leads_to_a_file_or_a_heading(name):
             headings = re.findall(r"^#+ (.*)$", (ROOT / (file or name)).read_text("utf-8"), re.M)
             slugs = {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
             assert anchor in slugs, target
+
+
+def test_the_messages_that_the_korean_faq_explains_are_in_the_sources():
+    table = DOCS["FAQ.ko.md"][DOCS["FAQ.ko.md"].index("## 자주 보는 메시지") :]
+    messages = re.findall(r"^\| `([^`]+)` \|", table, re.M)
+    sources = " ".join((ROOT / path).read_text("utf-8") for path in sorted(ROOT.glob("*.py")))
+    sources = re.sub(r'"\s*\n\s*f?"', "", sources)  # texts over several lines
+    assert len(messages) == 20 and [text for text in messages if text not in sources] == []
