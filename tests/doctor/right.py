@@ -89,7 +89,10 @@ def validate(model, loader, device):
 
 def compute_metrics(eval_pred):
     logits, labels = eval_pred
-    return {"f1": f1_score(labels, logits.argmax(-1), average="macro"), "accuracy": (logits.argmax(-1) == labels).mean()}
+    return {
+        "f1": f1_score(labels, logits.argmax(-1), average="macro"),
+        "accuracy": (logits.argmax(-1) == labels).mean(),
+    }
 
 
 def macro_recall(preds, targets):

@@ -1,6 +1,6 @@
 """The table of results/doctor.md: planted defects found, and correct implementations without a false alarm.
 
-    python tests/doctor/table.py > results/doctor.md
+python tests/doctor/table.py > results/doctor.md
 """
 
 import io
@@ -79,7 +79,7 @@ def examine(target: str, kind: str | None = None) -> tuple[str, str, dict[str, d
     target = str(folder / target) if name.endswith(".py") else target
     random_state = torch.get_rng_state()
     with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
-        result = doctor.examine(target, kind if name.endswith(".py") is False or ":" in target else None)
+        result = doctor.examine(target, None if kind == "script" else kind)
     torch.set_rng_state(random_state)
     return result
 
