@@ -1,6 +1,6 @@
 """Is my own code right? Runs known pitfalls of losses, metrics and training loops against your own code.
 
-    python doctor.py my_code.py:FocalLoss          # a loss: class, function, or an expression such as FocalLoss(gamma=1)
+    python doctor.py my_code.py:FocalLoss          # a loss: class, function, or an expression: 'FocalLoss(gamma=1)'
     python doctor.py my_code.py:f1                 # a metric: f(y_true, y_pred), or a class with update and compute
     python doctor.py my_code.py:train_one_epoch    # a training or validation function, on a toy problem
     python doctor.py my_train.py -- --epochs 1     # a whole script, observed while it runs
@@ -14,7 +14,7 @@ A loss is called as loss(logits (N, C), targets (N,)), a metric as metric(y_true
 found by parameter names or by trying. A training function is called with arguments by parameter name:
 
     model, loader, criterion, optimizer, device     required, as far as the function has them
-    accum_steps, scaler, scheduler, val_loader      optional: the last window, mixed precision, ... are checked with them
+    accum_steps, scaler, scheduler, val_loader      optional: with them, more can be checked
     clip, epoch, epochs                             optional
     anything else                                   needs a default
 
@@ -47,6 +47,7 @@ import traceback
 import unicodedata
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import torch
@@ -134,8 +135,8 @@ REASONS = {  # why a check cannot tell: English, Korean
     "meta": ("it does not run without data", "데이터 없이 실행되지 않는다"),
     "per sample": ("it returns one loss per sample. Call .mean()", "샘플별 손실을 반환한다. .mean()을 호출해야 한다"),
     "no known score": (
-        "{yours:.4f} is not a score that is known here: macro F1 {macro:.4f}, micro {micro:.4f}, weighted {weighted:.4f}",
-        "{yours:.4f}은(는) 알려진 점수가 아니다: 매크로 F1 {macro:.4f}, 마이크로 {micro:.4f}, 가중 {weighted:.4f}",
+        "{yours:.4f} is not a known score: macro F1 {macro:.4f}, micro {micro:.4f}, weighted {weighted:.4f}",
+        "{yours:.4f}: 알려진 점수와 다르다. 매크로 F1 {macro:.4f}, 마이크로 {micro:.4f}, 가중 {weighted:.4f}",
     ),
     "symmetric": ("macro F1 is the same in both orders", "매크로 F1은 인자 순서를 바꿔도 값이 같다"),
     "whole epoch": (
@@ -144,6 +145,10 @@ REASONS = {  # why a check cannot tell: English, Korean
     ),
     "no score": ("it returns no such score", "그런 점수를 반환하지 않는다"),
     "no accum": ("one optimizer step per batch: no accumulation", "배치마다 optimizer step을 한다. 누적이 없다"),
+    "not asked": (
+        "it has no parameter accum_steps. Tell the number with --accum",
+        "accum_steps 매개변수가 없다. 누적 횟수를 --accum으로 알려 줄 수 있다",
+    ),
     "no steps": ("no optimizer step was observed", "optimizer step이 관찰되지 않았다"),
     "no loader": ("no DataLoader was observed", "DataLoader가 관찰되지 않았다"),
     "no criterion": (
@@ -343,9 +348,9 @@ class Loss:
         z, t = self.batch()
         return self.takes != "logits" or close(self.number(z, t), self.number(z + 3, t), 1e-4)
 
-    def about(self) -> str:
-        order = ("targets", self.takes) if self.swapped else (self.takes, "targets")
-        return f"called as ({order[0]}, {order[1]})"
+    def about(self) -> tuple[str, str]:
+        order = f"(targets, {self.takes})" if self.swapped else f"({self.takes}, targets)"
+        return f"called as {order}", f"호출 형식 {order}"
 
 
 def close(a: float, b: float, tolerance: float = 1e-3) -> bool:
@@ -394,7 +399,7 @@ def returns_a_number(loss: Loss) -> Finding:
         return judge(False, "graph")
     (gradient,) = torch.autograd.grad(value, z, allow_unused=True)
     return judge(
-        gradient is not None and bool(gradient.any()), "" if gradient is not None else "graph", yours=float(value)
+        gradient is not None and bool(gradient.any()), "" if gradient is not None else "graph", yours=value.item()
     )
 
 
@@ -444,7 +449,7 @@ def any_number_of_classes(loss: Loss) -> Finding:
         "마지막 클래스가 없는 배치도 동작하고, 클래스 번호 순서는 결과와 무관하다",
         {
             "": "타깃이 모두 0일 때 {yours:.4f}, 같은 확률에서 타깃이 모두 {last}일 때 {right:.4f}",
-            "error": "클래스 {last}이(가) 없는 배치: {error}",
+            "error": "클래스 {last}번이 없는 배치: {error}",
         },
         "F.one_hot(targets)는 배치에서 클래스 수를 추측한다. F.one_hot(targets, logits.shape[1])로 쓴다.",
     ),
@@ -549,7 +554,8 @@ def default_does_what_the_name_says(loss: Loss) -> Finding:
             "": "클래스 {C}개: 레이블 합 {yours:.3f}, 정답 {true:.3f}, 나머지 {other:.3f} (smoothing {eps:g})",
             "default": "logits {C}개, 기본 클래스 수: 레이블 합 {yours:.3f}",
         },
-        "C = logits.shape[1]일 때 정답은 1 - eps + eps / C, 나머지는 eps / C로 둔다. 또는 1 - eps와 eps / (C - 1)로 둔다.",
+        "C = logits.shape[1]일 때 정답은 1 - eps + eps / C, 나머지는 eps / C로 둔다. "
+        "또는 1 - eps와 eps / (C - 1)로 둔다.",
     ),
 )
 def smoothed_labels_sum_to_1(loss: Loss) -> Finding:
@@ -613,11 +619,9 @@ def weighted(loss: Loss) -> str:
         if loss.has(option):
             z, t = loss.batch()
             for vector in (torch.ones(loss.C), [1.0] * loss.C):
-                try:
-                    loss.value(z, t, **{option: vector})
-                    return option
-                except Exception:
-                    continue
+                with contextlib.suppress(Exception):
+                    if loss.value(z, t, **{option: vector}).ndim == 0:
+                        return option
     return ""
 
 
@@ -710,13 +714,12 @@ def weighted_mean_divides_by_the_weights(loss: Loss) -> Finding:
     en=(
         "p_t of the focal factor does not contain the class weight",
         "weight 2 multiplies the loss by {half:.3f} at p_t = 0.5 and by {ninety:.3f} at p_t = 0.9: must be equal",
-        "Do not compute p_t = exp(-ce) from a weighted ce: that is p_t^w. Take p_t from log_softmax and multiply by the "
-        "weight afterwards.",
+        "exp(-ce) of a weighted ce is p_t^w. Take p_t from log_softmax, and multiply by the weight afterwards.",
     ),
     ko=(
         "focal 항의 p_t에 클래스 가중치가 섞이지 않는다",
         "가중치 2가 손실에 곱해지는 배수: p_t = 0.5에서 {half:.3f}, p_t = 0.9에서 {ninety:.3f}. 같아야 한다",
-        "가중치가 적용된 ce로 p_t = exp(-ce)를 구하면 p_t^w가 된다. p_t는 log_softmax에서 구하고 가중치는 그 뒤에 곱한다.",
+        "가중치가 적용된 ce의 exp(-ce)는 p_t^w다. p_t는 log_softmax에서 구하고 가중치는 그 뒤에 곱한다.",
     ),
 )
 def p_t_is_unweighted(loss: Loss) -> Finding:
@@ -807,8 +810,8 @@ def focal_factor_of_each_sample(loss: Loss) -> Finding:
 )
 def gradient_is_the_derivative(loss: Loss) -> Finding:
     z, t = loss.batch(4)
-    z = (z / 2).requires_grad_()
-    value = loss.value(z, t)
+    z, options = (z / 2).requires_grad_(), {"gamma": 2.0} if loss.has("gamma") else {}
+    value = loss.value(z, t, **options)
     if value is None or value.ndim or not value.requires_grad:
         return unknown("first", check="L7")
     (gradient,) = torch.autograd.grad(value, z)
@@ -816,7 +819,7 @@ def gradient_is_the_derivative(loss: Loss) -> Finding:
     with torch.no_grad():
         for i in range(z.numel()):
             step = torch.zeros(z.numel()).index_fill_(0, torch.tensor(i), h).view_as(z)
-            expected.view(-1)[i] = (loss.value(z + step, t) - loss.value(z - step, t)) / (2 * h)
+            expected.view(-1)[i] = (loss.value(z + step, t, **options) - loss.value(z - step, t, **options)) / (2 * h)
     error = ((gradient - expected).norm() / expected.norm().clamp(min=1e-9)).item()
     return judge(error < 0.03, yours=gradient.norm().item(), right=expected.norm().item(), error=error)
 
@@ -1274,14 +1277,15 @@ class Metric:
     def promises(self, word: str) -> bool:
         return bool(re.search(word, self.name, re.I))
 
-    def about(self) -> str:
-        kind = {"ids": "class numbers", "logits": "logits"}[self.form[0]]
-        if self.order == "eval_pred":
-            return f"called as (eval_pred), predictions are {kind}"
-        order = {"true, pred": "(y_true, y_pred)", "pred, true": "(y_pred, y_true)"}[self.order]
-        assumed = "" if self.known_order else ", an assumption"
-        method = f"update and {self.reader}, " if self.is_object else ""
-        return f"{method}called as {order}{assumed}, predictions are {kind}"
+    def about(self) -> tuple[str, str]:
+        orders = {"true, pred": "(y_true, y_pred)", "pred, true": "(y_pred, y_true)", "eval_pred": "(eval_pred)"}
+        order, assumed = orders[self.order], not (self.known_order or self.order == "eval_pred")
+        method = f"update{order}, {self.reader}" if self.is_object else order
+        en = f"called as {method}" + ", an assumption" * assumed + ", predictions are "
+        ko = f"호출 형식 {method}" + " (추정)" * assumed + ", 예측값은 "
+        return en + {"ids": "class numbers"}.get(self.form[0], "logits"), ko + {"ids": "클래스 번호"}.get(
+            self.form[0], "logits"
+        )
 
 
 @check(
@@ -1302,10 +1306,10 @@ class Metric:
         "F1은 매크로 평균이다",
         {
             "": "지금 {yours:.4f}, 매크로 F1 {macro:.4f}",
-            "micro": "지금 {yours:.4f}은(는) 마이크로 평균, 즉 정확도다. 매크로 F1은 {macro:.4f}이다",
-            "weighted": "지금 {yours:.4f}은(는) 가중 평균이다. 매크로 F1은 {macro:.4f}이다",
-            "of averages": "지금 {yours:.4f}은(는) 평균 정밀도와 평균 재현율의 F1이다. 매크로 F1은 {macro:.4f}이다",
-            "class 1": "지금 {yours:.4f}은(는) 클래스 1만의 F1이다. 매크로 F1은 {macro:.4f}이다",
+            "micro": "지금 값 {yours:.4f}: 마이크로 평균, 즉 정확도다. 매크로 F1은 {macro:.4f}이다",
+            "weighted": "지금 값 {yours:.4f}: 가중 평균이다. 매크로 F1은 {macro:.4f}이다",
+            "of averages": "지금 값 {yours:.4f}: 평균 정밀도와 평균 재현율의 F1이다. 매크로 F1은 {macro:.4f}이다",
+            "class 1": "지금 값 {yours:.4f}: 클래스 1만의 F1이다. 매크로 F1은 {macro:.4f}이다",
         },
         "average='macro'를 쓴다. 클래스별 F1의 평균이다. 다른 평균이라면 이름에 밝힌다.",
     ),
@@ -1424,7 +1428,7 @@ def absent_class(metric: Metric) -> Finding:
         {
             "": "only classes 0 and 3 occur: yours {yours:.4f}",
             "error": "only classes 0 and 3 occur: {error}",
-            "wrong": "only classes 0 and 3 occur: yours {yours:.4f}; correct {macro:.4f} (all classes) or {present:.4f}",
+            "wrong": "only classes 0 and 3 occur: yours {yours:.4f}; correct {macro:.4f} (all) or {present:.4f}",
         },
         "The number of classes is a fact of the data set, not len(set(labels)) of a batch or split.",
     ),
@@ -1566,10 +1570,11 @@ class Observer:
         self._patch(torch.optim.Optimizer, "__init__", self._optimizer)
         self._patch(torch.utils.data.DataLoader, "__iter__", self._iterate)
         self._patch(F, "cross_entropy", self._cross_entropy)
+        self._patch(F, "nll_loss", self._cross_entropy)
         for owner in (nn.utils, nn.utils.clip_grad):
             for name in ("clip_grad_norm_", "clip_grad_value_"):
                 self._patch(owner, name, self._clip)
-        for name in ("scale", "unscale_", "step"):
+        for name in ("scale", "unscale_", "step", "update"):
             self._patch(torch.amp.GradScaler, name, getattr(self, f"_scaler_{name.strip('_')}"))
         for scheduler in vars(schedule).values():
             is_scheduler = inspect.isclass(scheduler) and issubclass(scheduler, schedule.LRScheduler)
@@ -1622,7 +1627,7 @@ class Observer:
         self.depth -= 1
         if self.depth or self.is_model(module) or not isinstance(output, Tensor) or output.ndim:
             return
-        if output.requires_grad and len(args) >= 2 and type(module) not in (nn.CrossEntropyLoss,):
+        if output.requires_grad and len(args) >= 2 and type(module) not in (nn.CrossEntropyLoss, nn.NLLLoss):
             n = len(args[1]) if isinstance(args[1], Tensor) and args[1].ndim else 1
             self.pending[self.mark :] = [{"mean": output.detach(), "weight": n, "images": n}]
 
@@ -1633,7 +1638,8 @@ class Observer:
     def _cross_entropy(self, original: Callable, logits: Tensor, targets: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         value = original(logits, targets, *args, **kwargs)
         if value.requires_grad and logits.ndim == 2:
-            self._count_logits(logits.detach())
+            if original.__name__ == "cross_entropy":
+                self._count_logits(logits.detach())
             given = inspect.signature(original).bind(logits, targets, *args, **kwargs).arguments
             weight, reduction, divisor = given.get("weight"), given.get("reduction", "mean"), float(len(targets))
             if not targets.is_floating_point():
@@ -1730,6 +1736,12 @@ class Observer:
             self._close_window(False, True)
         return result
 
+    def _scaler_update(self, original: Callable, scaler: Any, *args: Any, **kwargs: Any) -> None:
+        if self.backwards and self.is_unscaled:  # a loop that judges the gradients itself, and left out the step
+            self.skips += 1
+            self._close_window(False, True)
+        return original(scaler, *args, **kwargs)
+
     # --- schedules ---
 
     def _scheduler(self, original: Callable, scheduler: Any, *args: Any, **kwargs: Any) -> None:
@@ -1798,7 +1810,7 @@ class Observer:
         return result
 
     def look_at(self, value: Any, how: str) -> None:
-        """Notes whether a state_dict that is used has changed since it was taken: its tensors are those of the model."""
+        """Notes whether a state_dict that is used has changed since it was taken."""
         parts = [value, *(value.values() if isinstance(value, dict) and len(value) < 50 else ())]
         parts += list(value) if isinstance(value, (list, tuple)) else []
         for part in parts:
@@ -1846,7 +1858,9 @@ ARGUMENTS = {  # what is passed: names of the parameter
     "clip": ("clip", "max_norm", "max_grad_norm", "clip_grad", "grad_clip", "clip_norm"),
     "epoch": ("epoch", "cur_epoch"),
     "epochs": ("epochs", "num_epochs", "n_epochs", "EPOCHS", "max_epochs"),
+    "args": ("args", "cfg", "config", "hparams"),
 }
+ARGS = {"log_interval": 100, "print_freq": 100, "dry_run": False, "amp": False, "use_amp": False, "fp16": False}
 
 
 class Toy(nn.Module):
@@ -1932,6 +1946,8 @@ class Loop:
                 values["scaler"] = torch.amp.GradScaler("cpu", init_scale=scale)
             if self.given["scheduler"]:
                 values["scheduler"] = torch.optim.lr_scheduler.StepLR(optimizer, 100)
+            named = {alias: value for key, value in values.items() for alias in ARGUMENTS[key]}
+            values["args"] = SimpleNamespace(**named, **ARGS)
             given = {n: key for key, n in self.given.items() if n and (key in values or key == "epoch")}
             returned = []
             for epoch in range(1 if self.given["epochs"] else 2):
@@ -1940,9 +1956,10 @@ class Loop:
                 observer.look_at(returned[-1], "return")
         return observer, returned
 
-    def about(self) -> str:
+    def about(self) -> tuple[str, str]:
         names = ", ".join(n for n in self.parameters if n in self.given.values())
-        return f"called as ({names})" + (f", {self.accum} micro-batches per step" if self.accum else "")
+        en, ko = (f", {self.accum} micro-batches per step", f", 누적 {self.accum}회") if self.accum else ("", "")
+        return f"called as ({names}){en}", f"호출 형식 ({names}){ko}"
 
 
 class Script:
@@ -1973,9 +1990,12 @@ class Script:
     def results(self, name: str) -> list[Any]:
         return []
 
-    def about(self) -> str:
-        o = self.observer
-        return f"{len(o.windows)} optimizer steps, {len(o.passes)} passes over data"
+    def about(self) -> tuple[str, str]:
+        steps, passes = len(self.observer.windows), len(self.observer.passes)
+        return (
+            f"{steps} optimizer steps, {passes} passes over data",
+            f"optimizer step {steps}번, 데이터 순회 {passes}번",
+        )
 
 
 def windows_of(loop: Any, name: str) -> list[Window]:
@@ -2032,14 +2052,16 @@ def shares_of(window: Window) -> list[float] | None:
 def accum_is_used(loop: Any) -> Finding:
     observer = loop.run("full")
     if not loop.is_training or not loop.accum or loop.accum == 1:
-        return unknown("no accum" if loop.is_training else "no steps")
+        return unknown("not asked" if loop.is_training else "no steps")
     batches = sum(len(window.backwards) for window in observer.windows)
     numbers = {"accum": loop.accum, "steps": len(observer.windows), "batches": batches}
     return judge(batches != len(observer.windows), **numbers)
 
 
-def is_unused(loop: Any) -> bool:
-    return accum_is_used(loop).state == "broken"
+def first_broken(loop: Any, **checks: Callable[[Any], Finding]) -> Finding | None:
+    """Cannot tell, if one of these checks is broken: its defect would be found a second time under a wrong name."""
+    ids = [id for id, function in checks.items() if function(loop).state == "broken"]
+    return unknown("first", check=", ".join(ids)) if ids else None
 
 
 @check(
@@ -2059,8 +2081,8 @@ def is_unused(loop: Any) -> bool:
 def first_step_after_a_full_window(loop: Any) -> Finding:
     if reason := no_windows(loop, "full"):
         return reason
-    if is_unused(loop):
-        return unknown("first", check="A5")
+    if first := first_broken(loop, A5=accum_is_used):
+        return first
     first = windows_of(loop, "full")[0]
     accum, epoch = accum_of(loop, "full"), [w for w in windows_of(loop, "full") if w.epoch == first.epoch]
     if len(epoch) == 1:
@@ -2079,14 +2101,14 @@ def first_step_after_a_full_window(loop: Any) -> Finding:
     ko=(
         "누적 구간의 그래디언트는 합이 아니라 평균이다",
         "마이크로배치 {accum}개: 그래디언트가 평균의 {yours:.3g}배다",
-        "backward 전에 loss / accum으로 나눈다. 구간 전체에서 그 마이크로배치가 차지하는 샘플 비율을 곱하면 더 정확하다.",
+        "backward 전에 loss / accum으로 나눈다. 구간 전체의 샘플 중 그 마이크로배치의 비율을 곱하면 더 정확하다.",
     ),
 )
 def gradient_is_a_mean(loop: Any) -> Finding:
     if reason := no_windows(loop, "full"):
         return reason
-    if is_unused(loop):
-        return unknown("first", check="A5")
+    if first := first_broken(loop, A5=accum_is_used):
+        return first
     accum = accum_of(loop, "full")
     full = [window for window in windows_of(loop, "full") if len(window.backwards) == accum]
     shares = [shares_of(window) for window in full]
@@ -2128,8 +2150,8 @@ def last_windows(loop: Any, name: str) -> list[Window]:
 def leftovers_are_used(loop: Any) -> Finding:
     if reason := no_windows(loop, "short"):
         return reason
-    if is_unused(loop):
-        return unknown("first", check="A5")
+    if first := first_broken(loop, A5=accum_is_used):
+        return first
     observer = loop.run("short")
     if not observer.passes:
         return unknown("no loader")
@@ -2157,9 +2179,8 @@ def leftovers_are_used(loop: Any) -> Finding:
 def short_window_is_divided_by_its_size(loop: Any) -> Finding:
     if reason := no_windows(loop, "short"):
         return reason
-    for needed in (gradient_is_a_mean, leftovers_are_used):
-        if needed(loop).state == "broken" or is_unused(loop):
-            return unknown("first", check="A5, A2, A3")
+    if first := first_broken(loop, A5=accum_is_used, A2=gradient_is_a_mean, A3=leftovers_are_used):
+        return first
     accum = accum_of(loop, "short")
     short = [window for window in last_windows(loop, "short") if len(window.backwards) < accum]
     if not short:
@@ -2189,8 +2210,8 @@ def short_window_is_divided_by_its_size(loop: Any) -> Finding:
 def micro_batches_count_by_their_samples(loop: Any) -> Finding:
     if reason := no_windows(loop, "uneven"):
         return reason
-    if gradient_is_a_mean(loop).state == "broken" or short_window_is_divided_by_its_size(loop).state == "broken":
-        return unknown("first", check="A2, A4")
+    if first := first_broken(loop, A2=gradient_is_a_mean, A4=short_window_is_divided_by_its_size):
+        return first
     found = []
     for window in windows_of(loop, "uneven"):
         shares, total = shares_of(window), sum(b.weight for b in window.backwards)
@@ -2368,7 +2389,7 @@ def scheduler_waits_for_the_scaler(loop: Any) -> Finding:
             "never": "a scheduler was built, but step() was never called",
             "early": "OneCycleLR was built for {total} steps and got {steps}",
         },
-        "Call scheduler.step() after each epoch, or for OneCycleLR after each optimizer step with total_steps to match.",
+        "Call scheduler.step() after each epoch. OneCycleLR: after each optimizer step, with matching total_steps.",
     ),
     ko=(
         "스케줄러가 끝까지 진행된다",
@@ -2508,12 +2529,12 @@ def validations(loop: Any) -> list[Pass]:
     en=(
         "Validation runs in eval mode",
         "{yours} of {all} validation forwards in train mode (dropout on, BatchNorm learns from validation images)",
-        "Call model.eval() before validation, best inside this function.",
+        "Call model.eval() before validation, best inside the validation function.",
     ),
     ko=(
         "검증은 eval 모드에서 한다",
         "검증 forward {all}번 중 {yours}번이 train 모드다 (dropout이 켜지고 BatchNorm이 검증 이미지를 학습한다)",
-        "검증 전에 model.eval()을 호출한다. 이 함수 안에서 호출하는 것이 가장 안전하다.",
+        "검증 전에 model.eval()을 호출한다. 검증 함수 안에서 호출하는 것이 가장 안전하다.",
     ),
 )
 def validation_in_eval_mode(loop: Any) -> Finding:
@@ -2673,7 +2694,7 @@ def folds_start_from_new_weights(loop: Any) -> Finding:
         {
             "": "저장하거나 불러오거나 반환한 state_dict {count}개가 변하지 않았다",
             "stale": "{how}에 쓰인 state_dict가 얻은 뒤에 바뀌었다: 그 사이 optimizer step {updates}번",
-            "model": "변수 {how}은(는) 학습 중인 모델 그 자체다. 최고가 아니라 마지막 가중치다",
+            "model": "변수 {how}: 학습 중인 모델 그 자체다. 최고가 아니라 마지막 가중치다",
         },
         "copy.deepcopy(model.state_dict())를 쓰거나 바로 torch.save한다. state_dict()는 모델과 메모리를 공유한다.",
     ),
@@ -2702,7 +2723,8 @@ def best_weights_are_a_copy(loop: Any) -> Finding:
     ko=(
         "체크포인트는 객체가 아니라 state_dict다",
         {"": "state_dict {count}개", "pickled": "torch.save(model)을 {count}번 호출했다"},
-        "torch.save(model.state_dict(), path)로 저장한다. 객체를 저장하면 같은 코드와 weights_only=False가 있어야 불러온다.",
+        "torch.save(model.state_dict(), path)로 저장한다. "
+        "객체로 저장하면 불러올 때 같은 코드와 weights_only=False가 필요하다.",
     ),
 )
 def checkpoints_are_state_dicts(loop: Any) -> Finding:
@@ -2824,7 +2846,9 @@ def load(source: str, expression: str) -> Any:
             module = importlib.import_module(source)
         return eval(expression, vars(module))
     except (Exception, SystemExit) as error:
-        names = [n for n, v in vars(sys.modules.get(Path(source).stem, sys)).items() if callable(v) and n[0] != "_"]
+        stem = Path(source).stem
+        own = vars(sys.modules[stem]).items() if source.endswith(".py") and stem in sys.modules else ()
+        names = [n for n, v in own if getattr(v, "__module__", "") == stem]
         known = f". The file has: {', '.join(names[:12])}" if isinstance(error, NameError) and names else ""
         raise BadInput(f"{source}:{expression}: {describe(error)}{known}") from error
 
@@ -2845,6 +2869,11 @@ def guess_kind(target: Any, name: str) -> str:
         return "loss"
     if re.search(r"f1|f_1|acc|score|metric|precision|recall|eval", name, re.I):
         return "metric"
+    for kind, maker in (("loss", Loss), ("metric", Metric)):
+        with contextlib.suppress(BadInput):
+            if kind == "metric" or returns_a_number(maker(target, name)).state == "holds":
+                maker(target, name)
+                return kind
     raise BadInput(f"{name}: cannot guess what it is. Give --kind loss, --kind metric or --kind loop")
 
 
@@ -2854,8 +2883,8 @@ def examine(
     accum: int | None = None,
     arguments: Sequence[str] = (),
     tell: Callable[[dict[str, Any]], None] = lambda message: None,
-) -> tuple[str, str, dict[str, Finding]]:
-    """Executes the target in this process. Returns its kind, how it is called, and the finding of each check.
+) -> tuple[str, tuple[str, str], dict[str, Finding]]:
+    """Executes the target in this process. Returns its kind, how it is called in both languages, and the findings.
 
     `tell` gets each finding at once, as a dict: a parent process then knows them if this one is killed.
     Raises BadInput for a target that cannot be loaded or called.
@@ -2876,6 +2905,9 @@ def examine(
         if kind == "loss" and inspect.isroutine(value) and re.match("make|build|get|create", name):
             value = value()  # a function that builds the loss
         subject = makers[kind](value, name)
+        if kind == "loop":
+            with readable(source):
+                subject.run("full")
     tell({"kind": kind, "about": subject.about()})
     findings = {}
     for item in CHECKS:
@@ -2890,18 +2922,22 @@ def examine(
 
 
 def run_script(path: str, arguments: Sequence[str], accum: int | None) -> Script:
-    try:
+    with readable(path):
         return Script(path, arguments, accum)
+
+
+@contextlib.contextmanager
+def readable(path: str) -> Iterator[None]:
+    """An error of the user's code becomes a BadInput with the last line of the file that it went through."""
+    try:
+        yield
     except BadInput:
         raise
     except Exception as error:
-        frames = [
-            f
-            for f in traceback.extract_tb(error.__traceback__)
-            if f.filename == os.path.abspath(path) or path in f.filename
-        ]
-        where = f", line {frames[-1].lineno}" if frames else ""
-        raise BadInput(f"{path}{where}: {describe(error)}") from error
+        frames = traceback.extract_tb(error.__traceback__)
+        lines = [frame.lineno for frame in frames if os.path.abspath(frame.filename) == os.path.abspath(path)]
+        where = f", line {lines[-1]}" if lines else ""
+        raise BadInput(f"{path}{where}: {describe(error)}. It must run without an error first") from error
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -2910,7 +2946,7 @@ def run_script(path: str, arguments: Sequence[str], accum: int | None) -> Script
 
 WORDS = {
     "en": {
-        "executes": "{target} is executed in a subprocess (time limit {limit:g} s)",
+        "executes": "Executing {target} in a subprocess, time limit {limit:g} s",
         "broken": "BROKEN",
         "holds": "holds",
         "unknown": "cannot tell",
@@ -2922,7 +2958,7 @@ WORDS = {
         "summary": "{broken} broken, {holds} hold, {unknown} cannot tell",
     },
     "ko": {
-        "executes": "{target}을(를) 별도 프로세스에서 실행한다 (제한 시간 {limit:g}초)",
+        "executes": "별도 프로세스에서 실행: {target} (제한 시간 {limit:g}초)",
         "broken": "결함",
         "holds": "정상",
         "unknown": "판단 불가",
@@ -2960,10 +2996,10 @@ def shows(item: Check, finding: Finding, language: str) -> str:
     return template.format(**finding.numbers)
 
 
-def page(kind: str, about: str, findings: dict[str, Finding], language: str = "en") -> str:
+def page(kind: str, about: Sequence[str], findings: dict[str, Finding], language: str = "en") -> str:
     """The findings as text: broken ones first, each with its numbers and what to change."""
     words, indent = WORDS[language], " " * 13
-    lines = [wrap(f"{words[kind]}, {about}", "", "  "), ""]
+    lines = [wrap(f"{words[kind]}, {about[LANGUAGES.index(language)]}", "", "  "), ""]
     known = [(item, findings[item.key]) for item in CHECKS if item.key in findings]
     for state in ("broken", "holds"):
         for item, finding in known:
@@ -3080,7 +3116,7 @@ def make_parser() -> argparse.ArgumentParser:
         "targets",
         nargs="+",
         metavar="TARGET",
-        help="FILE.py:NAME, MODULE:NAME (torch.nn:CrossEntropyLoss), an expression instead of NAME, or a script FILE.py. "
+        help="FILE.py:NAME, MODULE:NAME (torch.nn:CrossEntropyLoss), or a script FILE.py. NAME may be an expression. "
         "The file is executed",
     )
     parser.add_argument("--kind", choices=KINDS, help="what it is, if the guess from names and parameters is wrong")

@@ -1,6 +1,7 @@
 """A whole script as course notes have it."""
 # finds: first_step_after_a_full_window, gradient_is_a_mean, leftovers_are_used, every_validation_image_is_judged
-# finds: validation_in_eval_mode, validation_without_gradients, f1_once_per_epoch, plateau_watches_in_the_right_direction
+# finds: validation_in_eval_mode, validation_without_gradients, f1_once_per_epoch
+# finds: plateau_watches_in_the_right_direction
 # finds: checkpoints_are_state_dicts
 
 import os
