@@ -175,9 +175,15 @@ REASONS = {  # why a check cannot tell: English, Korean
         "마이크로배치가 {accum}개보다 적은 구간이 없었다",
     ),
     "equal batches": ("all micro-batches have the same weight", "모든 마이크로배치의 비중이 같다"),
-    "several optimizers": ("several optimizers, or a closure, were used", "optimizer가 여럿이거나 closure를 쓴다"),
+    "several optimizers": (
+        "it uses several optimizers, a closure, or moves weights between backward passes (SAM)",
+        "optimizer가 여럿이거나, closure를 쓰거나, backward 사이에 가중치를 바꾼다(SAM)",
+    ),
     "fixed epochs": ("it has no parameter epochs", "epochs 매개변수가 없다"),
     "no logits": ("cross_entropy of torch was not called", "torch의 cross_entropy를 호출하지 않았다"),
+    "no subset": ("the validation set is not a Subset", "검증 데이터셋이 Subset이 아니다"),
+    "no correction": ("no sampler and no class weights were used", "sampler도 클래스 가중치도 쓰지 않는다"),
+    "no load": ("no state_dict was loaded", "state_dict를 불러오지 않았다"),
     "no repeat": ("no model was trained on two data sets", "한 모델을 두 데이터셋으로 학습하지 않았다"),
 }
 
@@ -1534,11 +1540,11 @@ class Observer:
         self.current: Pass | None = None
         self.windows: list[Window] = []
         self.backwards: list[Backward] = []  # of the window that is open
-        self.window_pass, self.window_dirty, self.last_train_pass = None, False, None
+        self.window_pass, self.window_dirty, self.window_versions = None, False, []
         self.leftovers: list[dict[str, Any]] = []
         self.pending: list[dict[str, Any]] = []  # values of the criterion since the last backward
         self.scaled: tuple[Any, float] | None = None
-        self.is_scaled = self.is_unscaled = self.in_scaler = self.is_closure = False
+        self.is_scaled = self.is_unscaled = self.is_special = False
         self.clips: list[dict[str, Any]] = []
         self.clip_open = 0
         self.optimizers: list[Any] = []
@@ -1552,6 +1558,8 @@ class Observer:
         self.stale: list[tuple[str, int]] = []  # how a state_dict that has changed was used, updates since
         self.states_used = 0
         self.pickled = 0
+        self.loaded: list[tuple[int, int]] = []  # tensors of a model that load_state_dict filled, all
+        self.class_weights: list[list[float]] = []
         self.logit_rows = {"all": 0, "softmax": 0, "relu": 0}
         self.f1_calls: list[dict[str, Any]] = []
         self.depth, self.mark = 0, 0
@@ -1646,6 +1654,8 @@ class Observer:
                 counts = targets != given.get("ignore_index", -100)
                 weights = torch.ones(logits.shape[1]) if weight is None else weight.detach()
                 divisor = float((weights.to(targets.device)[targets.where(counts, 0)] * counts).sum())
+            if weight is not None and weight.tolist() not in self.class_weights[-1:]:
+                self.class_weights.append(weight.tolist())
             mean = None if reduction == "none" else value.detach() / (divisor if reduction == "sum" else 1)
             self.pending.append({"mean": mean, "weight": divisor, "images": len(targets)})
         return value
@@ -1663,13 +1673,17 @@ class Observer:
         parameters = (p for o in self.optimizers for g in o.param_groups for p in g["params"] if p.grad is not None)
         return any(bool(p.grad.any()) for p in parameters)
 
+    def _versions(self) -> list[int]:
+        return [p._version for o in self.optimizers for g in o.param_groups for p in g["params"]]
+
     def _backward(self, original: Callable, tensor: Tensor, *args: Any, **kwargs: Any) -> None:
         here = self.current
         if self.backwards and here is not self.window_pass and here is not None:
             self._leftover(self._gradients())
-        has_gradients = self._gradients()
+        has_gradients, versions = self._gradients(), self._versions()
         if not self.backwards:
-            self.window_pass, self.window_dirty = here, has_gradients
+            self.window_pass, self.window_dirty, self.window_versions = here, has_gradients, versions
+        self.is_special = self.is_special or versions != self.window_versions  # weights moved in a window: SAM
         value = float(tensor.detach()) if tensor.numel() == 1 and not args else None
         if self.scaled is not None and self.scaled[0] is tensor:
             value, self.is_scaled = self.scaled[1], True
@@ -1681,7 +1695,6 @@ class Observer:
         self.pending, self.scaled = [], None
         if here is not None:
             here.backwards += 1
-            self.last_train_pass = here
         for clip in self.clips[len(self.clips) - self.clip_open :]:
             clip["partial"] = True  # more micro-batches of the window came after it
         original(tensor, *args, **kwargs)
@@ -1693,7 +1706,7 @@ class Observer:
 
     def _before_step(self, optimizer: Any, args: tuple, kwargs: dict) -> None:
         self.stepped.add(id(optimizer))
-        self.is_closure = self.is_closure or any(callable(a) for a in (*args[1:], *kwargs.values()))
+        self.is_special = self.is_special or any(callable(a) for a in (*args[1:], *kwargs.values()))
         if not self.backwards:
             self.double_steps += 1
             return
@@ -1824,7 +1837,10 @@ class Observer:
 
     def _load_state_dict(self, original: Callable, module: nn.Module, state: Any, *args: Any, **kwargs: Any) -> Any:
         self.look_at(state, "load_state_dict")
-        return original(module, state, *args, **kwargs)
+        total = len(module.state_dict())
+        result = original(module, state, *args, **kwargs)
+        self.loaded.append((total - len(result.missing_keys), total))
+        return result
 
     def _save(self, original: Callable, value: Any, *args: Any, **kwargs: Any) -> Any:
         self.look_at(value, "torch.save")
@@ -2016,7 +2032,7 @@ def no_windows(loop: Any, name: str) -> Finding | None:
     observer = loop.run(name)
     if not loop.is_training or not observer.windows:
         return unknown("no steps")
-    if len(observer.stepped) > 1 or observer.is_closure:
+    if len(observer.stepped) > 1 or observer.is_special:
         return unknown("several optimizers")
     if accum_of(loop, name) == 1:
         return unknown("no accum")
@@ -2248,7 +2264,7 @@ def windows_start_from_zero(loop: Any) -> Finding:
     windows = windows_of(loop, "full")
     if not loop.is_training or not windows:
         return unknown("no steps")
-    if len(loop.run("full").stepped) > 1:
+    if len(loop.run("full").stepped) > 1 or loop.run("full").is_special:
         return unknown("several optimizers")
     carried = {left["pass"] + 1 for left in loop.run("full").leftovers if left["carried"]}
     firsts = {window.epoch: window for window in reversed(windows)}
@@ -2282,6 +2298,8 @@ def gradients_reach_the_step(loop: Any) -> Finding:
     windows = windows_of(loop, "full")
     if not loop.is_training or not windows:
         return unknown("no steps")
+    if len(loop.run("full").stepped) > 1 or loop.run("full").is_special:
+        return unknown("several optimizers")
     empty, wiped = (sum(w.empty for w in windows), sum(any(b.wiped for b in w.backwards) for w in windows))
     case = "empty" if empty else "wiped" if wiped else ""
     accum = max(len(w.backwards) for w in windows)
@@ -2341,7 +2359,7 @@ def one_step_per_window(loop: Any) -> Finding:
     observer = loop.run("full")
     if not loop.is_training or not observer.windows:
         return unknown("no steps")
-    if len(observer.stepped) > 1 or observer.is_closure:
+    if len(observer.stepped) > 1 or observer.is_special:
         return unknown("several optimizers")
     case = "double" if observer.double_steps else ""
     return judge(not case, case, count=observer.double_steps, windows=len(observer.windows))
@@ -2638,7 +2656,8 @@ def validation_targets_are_labels(loop: Any) -> Finding:
 def no_image_on_both_sides(loop: Any) -> Finding:
     train = [p for p in loop.run("full").passes if p.is_training]
     trained = {id(p.loader.dataset) for p in train}
-    passes = [p for p in validations(loop) if id(p.loader.dataset) not in trained]  # else training accuracy
+    rows = [p.rows for p in train]  # a pass over exactly these measures the training accuracy
+    passes = [p for p in validations(loop) if id(p.loader.dataset) not in trained and p.rows not in rows]
     if not passes or not train or not loop.is_script:
         return unknown("no val" if not passes else "no train")
     both = [(len(v.rows & t.rows), v) for v in passes for t in train if t.number == max_before(train, v)]
@@ -2648,6 +2667,98 @@ def no_image_on_both_sides(loop: Any) -> Finding:
 
 def max_before(train: list[Pass], validation: Pass) -> int:
     return max((t.number for t in train if t.number < validation.number), default=-1)
+
+
+@check(
+    "script",
+    "D2",
+    en=(
+        "Each validation image is judged once",
+        "{all} validation rows, {yours} different images",
+        "Draw the split without replacement (torch.randperm, not random.choices), and validate without a sampler.",
+    ),
+    ko=(
+        "검증 이미지는 한 번씩만 평가한다",
+        "검증 행 {all}개, 서로 다른 이미지 {yours}장",
+        "분할은 복원 추출 없이 한다(random.choices가 아니라 torch.randperm). 검증에는 sampler를 쓰지 않는다.",
+    ),
+)
+def validation_images_come_once(loop: Any) -> Finding:
+    subsets = [p for p in validations(loop) if isinstance(p.loader.dataset, torch.utils.data.Subset)]
+    drawn = [p for p in validations(loop) if is_drawn(p.loader)]
+    if drawn:
+        return judge(False, yours=len(drawn[-1].rows), all=drawn[-1].images)
+    if not subsets:
+        return unknown("no subset" if validations(loop) else "no val")
+    indices = list(subsets[-1].loader.dataset.indices)
+    return judge(len(set(indices)) == len(indices), yours=len(set(indices)), all=len(indices))
+
+
+def is_drawn(loader: Any) -> bool:
+    """Whether its sampler draws with replacement."""
+    return bool(getattr(loader.sampler, "replacement", False))
+
+
+@check(
+    "script",
+    "D14",
+    en=(
+        "The imbalance is corrected once",
+        {
+            "": "a sampler, or class weights in the loss, but not both",
+            "both": "WeightedRandomSampler and class weights from {low:.3g} to {high:.3g} in the loss",
+        },
+        "Use one of the two. Both together give rare classes far more than an equal share.",
+    ),
+    ko=(
+        "클래스 불균형은 한 번만 보정한다",
+        {
+            "": "sampler나 손실의 클래스 가중치 중 하나만 쓴다",
+            "both": "WeightedRandomSampler와 손실의 클래스 가중치({low:.3g}~{high:.3g})를 함께 쓴다",
+        },
+        "둘 중 하나만 쓴다. 함께 쓰면 희소 클래스가 균등한 비율보다 훨씬 크게 반영된다.",
+    ),
+)
+def imbalance_is_corrected_once(loop: Any) -> Finding:
+    observer = loop.run("full")
+    train = [p for p in observer.passes if p.is_training]
+    if not train:
+        return unknown("no train")
+    weights = [w for w in observer.class_weights if max(w) > 1.01 * min(w)]
+    is_sampled = any(isinstance(p.loader.sampler, torch.utils.data.WeightedRandomSampler) for p in train)
+    if not weights and not is_sampled:
+        return unknown("no correction")
+    if weights and is_sampled:
+        return judge(False, "both", low=min(weights[-1]), high=max(weights[-1]))
+    return judge(True)
+
+
+@check(
+    "loop script",
+    "E2",
+    en=(
+        "A checkpoint that is loaded fits the model",
+        {
+            "": "every load_state_dict filled at least a part of the model",
+            "none": "load_state_dict(strict=False) filled 0 of {all} tensors of the model",
+        },
+        "Compare the names of the keys (a prefix such as 'module.'?). Load with strict=True.",
+    ),
+    ko=(
+        "불러온 체크포인트가 모델과 맞다",
+        {
+            "": "모든 load_state_dict가 모델의 일부 이상을 채웠다",
+            "none": "load_state_dict(strict=False)가 모델의 텐서 {all}개 중 0개를 채웠다",
+        },
+        "키 이름을 비교한다('module.' 같은 접두사가 있는지 본다). strict=True로 불러온다.",
+    ),
+)
+def checkpoint_fits_the_model(loop: Any) -> Finding:
+    loaded = loop.run("full").loaded
+    if not loaded:
+        return unknown("no load")
+    empty = [total for filled, total in loaded if not filled]
+    return judge(not empty, "none" if empty else "", all=max(empty, default=0))
 
 
 @check(
@@ -2670,9 +2781,11 @@ def folds_start_from_new_weights(loop: Any) -> Finding:
     if len({frozenset(p.rows) for p in train}) < 2:
         return unknown("no repeat")
     for v in validations(loop):
-        current = next((t.rows for t in train if t.number == max_before(train, v)), set())
-        for model in v.models:
-            earlier = [rows - current for n, rows in observer.trained_rows.get(model, []) if n < v.number]
+        current = next((t for t in train if t.number == max_before(train, v)), None)
+        for model in v.models if current else ():
+            passes = [(observer.passes[n], rows) for n, rows in observer.trained_rows.get(model, []) if n < v.number]
+            same = current.loader.dataset
+            earlier = [rows - current.rows for p, rows in passes if p.loader.dataset is not same]
             worst = max(worst, (len(v.rows & set().union(*earlier)), len(v.rows)))
     return judge(not worst[0], yours=worst[0], all=worst[1])
 
@@ -3076,24 +3189,23 @@ def launch(request: dict[str, Any], limit: float) -> list[dict[str, Any]]:
     return messages
 
 
-def report(target: str, options: argparse.Namespace, arguments: list[str]) -> int:
-    """Prints the page of one target. Returns the exit code."""
-    words = WORDS[options.lang]
-    print(printable(wrap(words["executes"].format(target=target, limit=options.time_limit), "", "  ")), flush=True)
-    request = {"target": target, "kind": options.kind, "accum": options.accum, "arguments": arguments}
-    messages = launch(request, options.time_limit)
+def report(request: dict[str, Any], language: str, limit: float) -> int:
+    """Prints the page of one target. `request`: the arguments of `examine`. Returns the exit code."""
+    words, target = WORDS[language], request["target"]
+    print(printable(wrap(words["executes"].format(target=target, limit=limit), "", "  ")), flush=True)
+    messages = launch(request, limit)
     error = next((m["error"] for m in messages if "error" in m and "check" not in m), None)
     is_late = any("late" in m for m in messages)
     head = next((m for m in messages if "kind" in m), None)
     if head is None:
-        limit = f"--time-limit: {target} was not done after {options.time_limit:g} s. Give a larger limit, or less work"
-        raise BadInput(limit if is_late else error)
+        late = f"--time-limit: {target} was not done after {limit:g} s. Give a larger limit, or less work"
+        raise BadInput(late if is_late else error)
     fields = Finding._fields
     findings = {m["check"]: Finding(**{f: m[f] for f in fields}) for m in messages if "check" in m}
     if is_late or error:
         reason = unknown("timeout") if is_late else unknown("error", error=error)
         findings |= {c.key: reason for c in CHECKS if head["kind"] in c.kinds and c.key not in findings}
-    print(printable(page(head["kind"], head["about"], findings, options.lang)))
+    print(printable(page(head["kind"], head["about"], findings, language)))
     states = {finding.state for finding in findings.values()}
     if "broken" in states:
         return 1
@@ -3145,7 +3257,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             if (options.kind == "script") != (not expression) and options.kind is not None:
                 raise BadInput(f"--kind {options.kind} does not fit {target}: a script is FILE.py, others FILE.py:NAME")
             print("\n" * bool(i), end="")
-            code = max(code, report(target, options, arguments), key=(0, 2, 1).index)  # a defect outweighs bad input
+            request = {"target": target, "kind": options.kind, "accum": options.accum, "arguments": arguments}
+            found = report(request, options.lang, options.time_limit)
+            code = max(code, found, key=(0, 2, 1).index)  # a defect outweighs bad input
         except (BadInput, OSError) as error:
             print(printable(f"doctor.py: error: {error}"), file=sys.stderr)
             code = max(code, 2, key=(0, 2, 1).index)
