@@ -1182,6 +1182,9 @@ class Metric:
         self.is_object = hasattr(owner, "update") and bool(self.reader)
         if self.is_object:
             call = list(parameters_of(owner.update))[1:3]
+        elif not (inspect.isroutine(target) or isinstance(target, functools.partial)):  # a module that is called
+            self.target = self.make()
+            call = list(parameters_of(getattr(owner, "forward", owner.__call__)))[1:3]
         else:
             call = [n for n, p in parameters_of(target).items() if p.default is p.empty][:2]
             call = list(parameters_of(target))[:2] if len(call) < 2 and len(parameters_of(target)) > 1 else call
@@ -1276,7 +1279,7 @@ class Metric:
         more = {
             name: self.C
             for name, p in parameters_of(self.target).items()
-            if name in OPTIONS["classes"] and p.default in (p.empty, None)
+            if name in OPTIONS["classes"] and (p.default is p.empty or p.default is None)
         }
         return self.pick(self.target(*self.arguments(*pairs[0]), **more))
 
@@ -1548,7 +1551,7 @@ class Observer:
         self.clips: list[dict[str, Any]] = []
         self.clip_open = 0
         self.optimizers: list[Any] = []
-        self.stepped: set[int] = set()
+        self.stepped: dict[int, set[int]] = {}  # pass: optimizers
         self.double_steps = self.scaler_steps = self.skips = self.schedule_after_skip = 0
         self.schedulers: list[Any] = []
         self.stepping: list[type] = []
@@ -1705,8 +1708,9 @@ class Observer:
         self.backwards, self.clip_open, self.is_scaled, self.is_unscaled = [], 0, False, False
 
     def _before_step(self, optimizer: Any, args: tuple, kwargs: dict) -> None:
-        self.stepped.add(id(optimizer))
-        self.is_special = self.is_special or any(callable(a) for a in (*args[1:], *kwargs.values()))
+        stepped = self.stepped.setdefault(self.current.number if self.current else -1, set())
+        stepped.add(id(optimizer))
+        self.is_special = self.is_special or len(stepped) > 1 or any(callable(a) for a in (*args[1:], *kwargs.values()))
         if not self.backwards:
             self.double_steps += 1
             return
@@ -2032,7 +2036,7 @@ def no_windows(loop: Any, name: str) -> Finding | None:
     observer = loop.run(name)
     if not loop.is_training or not observer.windows:
         return unknown("no steps")
-    if len(observer.stepped) > 1 or observer.is_special:
+    if observer.is_special:
         return unknown("several optimizers")
     if accum_of(loop, name) == 1:
         return unknown("no accum")
@@ -2183,7 +2187,7 @@ def leftovers_are_used(loop: Any) -> Finding:
     "A4",
     en=(
         "A short window at the end of an epoch is divided by its own size",
-        "{count} micro-batches in the last window, accum {accum}: the gradient is {yours:.3g} times the mean",
+        "{count} micro-batch(es) in the last window, accum {accum}: the gradient is {yours:.3g} times the mean",
         "Divide by the number of micro-batches in this window (better: of samples), not always by accum.",
     ),
     ko=(
@@ -2228,6 +2232,8 @@ def micro_batches_count_by_their_samples(loop: Any) -> Finding:
         return reason
     if first := first_broken(loop, A2=gradient_is_a_mean, A4=short_window_is_divided_by_its_size):
         return first
+    if gradient_is_a_mean(loop).state == "unknown":
+        return gradient_is_a_mean(loop)
     found = []
     for window in windows_of(loop, "uneven"):
         shares, total = shares_of(window), sum(b.weight for b in window.backwards)
@@ -2264,7 +2270,7 @@ def windows_start_from_zero(loop: Any) -> Finding:
     windows = windows_of(loop, "full")
     if not loop.is_training or not windows:
         return unknown("no steps")
-    if len(loop.run("full").stepped) > 1 or loop.run("full").is_special:
+    if loop.run("full").is_special:
         return unknown("several optimizers")
     carried = {left["pass"] + 1 for left in loop.run("full").leftovers if left["carried"]}
     firsts = {window.epoch: window for window in reversed(windows)}
@@ -2298,7 +2304,7 @@ def gradients_reach_the_step(loop: Any) -> Finding:
     windows = windows_of(loop, "full")
     if not loop.is_training or not windows:
         return unknown("no steps")
-    if len(loop.run("full").stepped) > 1 or loop.run("full").is_special:
+    if loop.run("full").is_special:
         return unknown("several optimizers")
     empty, wiped = (sum(w.empty for w in windows), sum(any(b.wiped for b in w.backwards) for w in windows))
     case = "empty" if empty else "wiped" if wiped else ""
@@ -2359,7 +2365,7 @@ def one_step_per_window(loop: Any) -> Finding:
     observer = loop.run("full")
     if not loop.is_training or not observer.windows:
         return unknown("no steps")
-    if len(observer.stepped) > 1 or observer.is_special:
+    if observer.is_special:
         return unknown("several optimizers")
     case = "double" if observer.double_steps else ""
     return judge(not case, case, count=observer.double_steps, windows=len(observer.windows))
@@ -2436,7 +2442,7 @@ def scheduler_is_stepped(loop: Any) -> Finding:
 
 
 @check(
-    "loop script",
+    "loop",
     "A10",
     en=(
         "epochs is the number of epochs",
@@ -2947,21 +2953,23 @@ def split_target(target: str) -> tuple[str, str]:
 
 def load(source: str, expression: str) -> Any:
     """Executes the file (or imports the module) and evaluates the expression in it."""
+    module = None
     try:
         if source.endswith(".py"):
             path = Path(source).resolve()
             sys.path.insert(0, str(path.parent))
-            spec = importlib.util.spec_from_file_location(path.stem, path)
-            module = importlib.util.module_from_spec(spec)
-            sys.modules[path.stem] = module
-            spec.loader.exec_module(module)
+            module = sys.modules.get(path.stem)
+            if getattr(module, "__file__", None) != str(path):  # else it is imported already
+                name = path.stem if module is None else f"{path.stem}_of_user"
+                spec = importlib.util.spec_from_file_location(name, path)
+                module = sys.modules[name] = importlib.util.module_from_spec(spec)
+                spec.loader.exec_module(module)
         else:
             module = importlib.import_module(source)
         return eval(expression, vars(module))
     except (Exception, SystemExit) as error:
-        stem = Path(source).stem
-        own = vars(sys.modules[stem]).items() if source.endswith(".py") and stem in sys.modules else ()
-        names = [n for n, v in own if getattr(v, "__module__", "") == stem]
+        own = vars(module).items() if source.endswith(".py") and module is not None else ()
+        names = [n for n, v in own if getattr(v, "__module__", "") == module.__name__]
         known = f". The file has: {', '.join(names[:12])}" if isinstance(error, NameError) and names else ""
         raise BadInput(f"{source}:{expression}: {describe(error)}{known}") from error
 
@@ -2974,14 +2982,12 @@ def guess_kind(target: Any, name: str) -> str:
     names = set(parameters_of(target))
     if names & set(ARGUMENTS["model"]) and names & {*ARGUMENTS["loader"], *ARGUMENTS["val_loader"]}:
         return "loop"
-    if (
-        inspect.isclass(target)
-        or isinstance(target, nn.Module)
-        or re.search("loss|criterion|focal|entropy|nll", name, re.I)
-    ):
+    if re.search("loss|criterion|focal|entropy|nll", name, re.I):
         return "loss"
-    if re.search(r"f1|f_1|acc|score|metric|precision|recall|eval", name, re.I):
+    if re.search("f1|f_1|acc|score|metric|precision|recall|eval", name, re.I):
         return "metric"
+    if inspect.isclass(target) or isinstance(target, nn.Module):
+        return "loss"
     for kind, maker in (("loss", Loss), ("metric", Metric)):
         with contextlib.suppress(BadInput):
             if kind == "metric" or returns_a_number(maker(target, name)).state == "holds":
@@ -3272,5 +3278,5 @@ if __name__ == "__main__":
     else:
         for stream in (sys.stdout, sys.stderr):
             if isinstance(stream, io.TextIOWrapper):
-                stream.reconfigure(encoding="utf-8", errors="backslashreplace")
+                stream.reconfigure(errors="backslashreplace")
         sys.exit(main())

@@ -2,6 +2,7 @@
 
 import importlib.util
 import inspect
+import os
 import string
 import subprocess
 import sys
@@ -54,6 +55,18 @@ PROVEN = {
     "script_right.py": "gradient_is_a_mean short_window_is_divided_by_its_size micro_batches_count_by_their_samples "
     "f1_once_per_epoch validation_in_eval_mode scheduler_is_stepped best_weights_are_a_copy",
 }
+
+
+@pytest.fixture(autouse=True)
+def no_traces():
+    """Targets are loaded in this process here. The tests of other files must not import them."""
+    path, modules = list(sys.path), set(sys.modules)
+    yield
+    sys.path[:] = path
+    for name in set(sys.modules) - modules:
+        folder = Path(getattr(sys.modules[name], "__file__", None) or "").parent
+        if folder == table.HERE or "pytest-" in str(folder):
+            del sys.modules[name]
 
 
 @pytest.mark.parametrize("target", PROVEN)
@@ -109,7 +122,7 @@ def test_a_page_fits_into_80_columns(language):
 
 def test_numbers_are_worked_out_by_hand(tmp_path):
     """F1 of two batches: 1 and 1/3 (their mean 2/3), over all four images 11/15."""
-    (tmp_path / "m.py").write_text(
+    (tmp_path / "two_batches.py").write_text(
         textwrap.dedent("""
         import torch
         class F1:
@@ -124,8 +137,7 @@ def test_numbers_are_worked_out_by_hand(tmp_path):
             def compute(self): return sum(self.scores) / len(self.scores)
         """)
     )
-    sys.path.insert(0, str(tmp_path))
-    metric = doctor.Metric(doctor.load(str(tmp_path / "m.py"), "F1"), "F1")
+    metric = doctor.Metric(doctor.load(str(tmp_path / "two_batches.py"), "F1"), "F1")
     true, pred = torch.tensor([0, 1, 0, 1]), torch.tensor([0, 1, 0, 0])
     assert metric.score(true[:2], pred[:2], true[2:], pred[2:]) == pytest.approx((1 + 1 / 3) / 2)
     assert metric.score(true, pred) == pytest.approx(11 / 15)
@@ -174,7 +186,8 @@ def folder(tmp_path_factory):
 
 def test_a_defect_is_exit_code_1_and_outweighs_bad_input_of_another_target(folder):
     command = [sys.executable, str(ROOT / "doctor.py"), "bad.py:needs_loss", "bad.py:Loss", "--lang", "ko"]
-    done = subprocess.run(command, cwd=folder, capture_output=True, encoding="utf-8")
+    environment = os.environ | {"PYTHONUTF8": "1"}
+    done = subprocess.run(command, cwd=folder, capture_output=True, encoding="utf-8", env=environment)
     assert done.returncode == 1 and done.stdout.count("별도 프로세스에서 실행: bad.py") == 2
     assert "결함" in done.stdout and "수정: " in done.stdout and "a user's print" not in done.stdout
     assert done.stderr.startswith("doctor.py: error: needs_loss: do not know a value for its parameter 'spell'")

@@ -36,12 +36,13 @@ CORRECT = [  # target, kind, package that it needs
     ("torch.nn.functional:nll_loss", "loss", ""),
     ("torch.nn:MultiMarginLoss", "loss", ""),
     *((f"right.py:{name}", "loss", "") for name in ("SmoothingOfNotes", "focal_of_targets_first")),
-    ("right.py:WeightMovedInForward", "loss", ""),
+    *((f"right.py:{name}", "loss", "") for name in ("WeightMovedInForward", "symmetric_ce")),
     *((f"timm.loss:{name}", "loss", "timm") for name in ("LabelSmoothingCrossEntropy", "BinaryCrossEntropy")),
     ("metrics.py:ConfusionMatrix", "metric", ""),
     ("metrics.py:f1_score", "metric", ""),
     *((f"right.py:{name}", "metric", "sklearn") for name in ("macro_f1", "leaderboard_f1", "compute_metrics")),
     ("right.py:macro_recall", "metric", "sklearn"),
+    ("right.py:MacroF1", "metric", ""),
     ("sklearn.metrics:accuracy_score", "metric", "sklearn"),
     ("sklearn.metrics:balanced_accuracy_score", "metric", "sklearn"),
     ("torchmetrics.classification:MulticlassF1Score", "metric", "torchmetrics"),
@@ -49,8 +50,9 @@ CORRECT = [  # target, kind, package that it needs
     ("torchmetrics.classification:MulticlassAccuracy", "metric", "torchmetrics"),
     *((f"right.py:{name}", "loop", "") for name in ("kit_loop", "kit_loop_with_everything", "kit_validation")),
     *((f"right.py:{name}", "loop", "") for name in ("plain_loop", "sum_and_divide", "amp_loop", "validate")),
-    ("right.py:train_and_keep_the_best", "loop", ""),
-    ("script_right.py", "script", ""),
+    *((f"right.py:{name}", "loop", "") for name in ("train_and_keep_the_best", "sam_loop", "example_train")),
+    ("right.py:two_losses", "loop", ""),
+    *((name, "script", "") for name in ("script_right.py", "script_right_folds.py")),
 ]
 
 
