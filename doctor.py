@@ -1,29 +1,40 @@
-"""Is my own code right? Runs known pitfalls of losses, metrics and training loops against your own code.
+"""Is my own code right? Runs known pitfalls of losses, metrics and training loops.
 
-    python doctor.py my_code.py:FocalLoss          # a loss: class, function, or an expression: 'FocalLoss(gamma=1)'
-    python doctor.py my_code.py:f1                 # a metric: f(y_true, y_pred), or a class with update and compute
-    python doctor.py my_code.py:train_one_epoch    # a training or validation function, on a toy problem
-    python doctor.py my_train.py -- --epochs 1     # a whole script, observed while it runs
+    python doctor.py my_code.py:FocalLoss        # a loss: class, function, object
+    python doctor.py my_code.py:f1               # a metric: function or class
+    python doctor.py my_code.py:train_one_epoch  # on a toy problem
+    python doctor.py my_train.py -- --epochs 1   # a script, observed while it runs
 
-doctor.py EXECUTES the file, in a subprocess with a time limit. Do not run it on code that you do not trust.
+doctor.py EXECUTES the file, in a subprocess with a time limit. Do not run it on
+code that you do not trust.
 
-For each pitfall it prints holds, broken or cannot tell, the numbers that show it, and what to change.
-Exit code: 0 no defect, 1 a defect, 2 bad input (nothing could be checked, or the code ended with an error).
+For each pitfall it prints holds, broken or cannot tell, the numbers that show
+it, and what to change. Exit code: 0 no defect; 1 a defect; 2 bad input: nothing
+could be checked, or the code ended with an error.
 
-A loss is called as loss(logits (N, C), targets (N,)), a metric as metric(y_true (N,), y_pred (N,)). Other orders are
-found by parameter names or by trying. A training function is called with arguments by parameter name:
+- A loss is called as loss(logits (N, C), targets (N,)). Options such as weight,
+  gamma, smoothing and reduction are found by their names.
+- A metric is called as metric(y_true (N,), y_pred (N,)), or has update and
+  compute. Other orders are found by parameter names or by trying.
+- The name may be an expression: "my_code.py:FocalLoss(gamma=1)".
+- A training function is called with these arguments, by parameter name:
 
-    model, loader, criterion, optimizer, device     required, as far as the function has them
-    accum_steps, scaler, scheduler, val_loader      optional: with them, more can be checked
-    clip, epoch, epochs                             optional
+    model, loader, criterion, optimizer, device     as far as it has them
+    accum_steps, scaler, scheduler, val_loader      with them, more is checked
+    clip, epoch, epochs, args                       optional
     anything else                                   needs a default
 
-Without an optimizer it is a validation function: it must return its scores. Copy this file alone into your project.
-It needs torch (2.4 or later) and no other file of the kit. Ids such as A3 are those of tests/PITFALLS.md.
+- Without an optimizer it is a validation function. It must return its scores.
+- A script that is not done at the time limit is stopped a little earlier. What
+  was observed until then is judged.
+
+Copy this file alone into your project. It needs torch (2.4 or later) and no
+other file of the kit. Ids such as A3 are those of tests/PITFALLS.md.
 """
 
 from __future__ import annotations
 
+import _thread
 import argparse
 import contextlib
 import copy
@@ -43,6 +54,8 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
+import time
 import traceback
 import unicodedata
 from collections.abc import Callable, Iterator, Sequence
@@ -125,7 +138,11 @@ REASONS = {  # why a check cannot tell: English, Korean
     "not softmax": ("it is not a softmax loss", "소프트맥스 손실이 아니다"),
     "not cross-entropy": ("it is not a weighted cross-entropy", "가중 교차 엔트로피가 아니다"),
     "own weights": ("it has fixed class weights", "클래스 가중치가 고정되어 있다"),
-    "first": ("mend this first: {check}", "먼저 고쳐야 할 것: {check}"),
+    "first": ("the defect {check} must be mended first", "{check} 결함을 먼저 고쳐야 판단할 수 있다"),
+    "cut": (
+        "the script was stopped before its end. Give a larger --time-limit",
+        "스크립트가 끝나기 전에 멈췄다. --time-limit을 늘린다",
+    ),
     "no promise": ("the name promises nothing", "이름만으로는 기본값을 판단할 수 없다"),
     "not additive": ("it is not a mean over samples", "샘플별 손실의 평균이 아니다"),
     "hard only": (
@@ -708,7 +725,7 @@ def weighted_mean_divides_by_the_weights(loss: Loss) -> Finding:
     if not is_cross_entropy(loss, option):
         return unknown("not cross-entropy")
     if weight_is_indexed_by_the_target(loss).state == "broken":
-        return unknown("first", check="weight[targets]")
+        return unknown("first", check="L10")
     yours, wa, a, wb, b = pair_values(loss, option)[2]
     right = (wa * a + wb * b) / (wa + wb)
     return judge(close(yours, right), w0=wa, w1=wb, yours=yours, right=right)
@@ -1538,7 +1555,7 @@ class Observer:
     """Records what a training loop does: hooks and patches of torch while the context is active."""
 
     def __init__(self, folder: str | None = None) -> None:
-        self.stack, self.folder = contextlib.ExitStack(), folder
+        self.stack, self.folder, self.is_cut = contextlib.ExitStack(), folder, False
         self.passes: list[Pass] = []
         self.current: Pass | None = None
         self.windows: list[Window] = []
@@ -1599,9 +1616,11 @@ class Observer:
         return self
 
     def __exit__(self, *error: object) -> None:
-        self._close_pass()
-        if self.backwards:
+        if self.is_cut and self.current is not None and not self.current.is_done:
+            self.passes.remove(self.current)  # an unfinished pass proves nothing about its end
+        elif self.backwards and not self.is_cut:
             self._leftover(False)
+        self._close_pass()
         self.stack.close()
 
     def _remove(self, handle: Any) -> None:
@@ -1987,22 +2006,34 @@ class Script:
 
     is_script = is_training = True
 
-    def __init__(self, path: str, arguments: Sequence[str], accum: int | None = None):
+    def __init__(self, path: str, arguments: Sequence[str], accum: int | None = None, deadline: float = math.inf):
+        """deadline: seconds since the epoch. The script is interrupted then, as by Ctrl-C."""
         self.name, self.accum, self.given = path, accum, dict.fromkeys(ARGUMENTS, "")
         argv, kept_path = sys.argv, list(sys.path)
         sys.argv, self.globals = [path, *arguments], {}
         sys.path.insert(0, str(Path(path).resolve().parent))
         self.observer = Observer()
+        timer = threading.Timer(min(deadline - time.time(), threading.TIMEOUT_MAX), self._cut)
+        timer.daemon = True
+        timer.start()
         try:
             with self.observer:
                 self.globals = runpy.run_path(path, run_name="__main__")
         except SystemExit as exit:
-            if exit.code not in (None, 0):
+            if exit.code not in (None, 0) and not self.observer.is_cut:
                 raise BadInput(f"{path}: ended with exit code {exit.code}") from exit
+        except BaseException:
+            if not self.observer.is_cut:
+                raise
         finally:
+            timer.cancel()
             sys.argv, sys.path[:] = argv, kept_path
         if not any(pass_.forwards for pass_ in self.observer.passes) and not self.observer.windows:
             raise BadInput(f"{path}: no training was observed. If it trains in a function, give {path}:FUNCTION")
+
+    def _cut(self) -> None:
+        self.observer.is_cut = True
+        _thread.interrupt_main()
 
     def run(self, name: str) -> Observer:
         return self.observer
@@ -2012,9 +2043,10 @@ class Script:
 
     def about(self) -> tuple[str, str]:
         steps, passes = len(self.observer.windows), len(self.observer.passes)
+        en, ko = (", stopped at the time limit", ", 제한 시간에 멈춤") if self.observer.is_cut else ("", "")
         return (
-            f"{steps} optimizer steps, {passes} passes over data",
-            f"optimizer step {steps}번, 데이터 순회 {passes}번",
+            f"{steps} optimizer steps, {passes} passes over data{en}",
+            f"optimizer step {steps}번, 데이터 순회 {passes}번{ko}",
         )
 
 
@@ -2431,6 +2463,8 @@ def scheduler_is_stepped(loop: Any) -> Finding:
         return unknown("no scheduler")
     if not observer.windows:
         return unknown("no steps")
+    if observer.is_cut:
+        return unknown("cut")
     if not observer.schedule_steps:
         return judge(False, "never")
     for scheduler in observer.schedulers:
@@ -2879,7 +2913,7 @@ def f1_once_per_epoch(loop: Any) -> Finding:
         groups.setdefault(call["pass"], []).append(call)
     images = {p.number: p.images for p in observer.passes}
     for number, calls in groups.items():
-        if number >= 0 and len(calls) > 1 and not any(len(c["true"]) >= images[number] for c in calls):
+        if number >= 0 and len(calls) > 1 and not any(len(c["true"]) >= images.get(number, 0) for c in calls):
             true, pred = (list(itertools.chain(*(c[side] for c in calls))) for side in ("true", "pred"))
             args, kwargs = calls[0]["more"]
             right = sys.modules["sklearn.metrics"].f1_score(true, pred, *args, **kwargs)
@@ -3001,6 +3035,7 @@ def examine(
     kind: str | None = None,
     accum: int | None = None,
     arguments: Sequence[str] = (),
+    deadline: float = math.inf,
     tell: Callable[[dict[str, Any]], None] = lambda message: None,
 ) -> tuple[str, tuple[str, str], dict[str, Finding]]:
     """Executes the target in this process. Returns its kind, how it is called in both languages, and the findings.
@@ -3013,7 +3048,7 @@ def examine(
         with contextlib.suppress(ImportError):
             importlib.import_module("sklearn.metrics")
     if not expression:
-        kind, subject = "script", run_script(source, arguments, accum)
+        kind, subject = "script", run_script(source, arguments, accum, deadline)
     else:
         value = load(source, expression)
         name = re.match(r"[\w.]*", expression).group() if isinstance(value, (type, nn.Module)) else expression
@@ -3040,9 +3075,9 @@ def examine(
     return kind, subject.about(), findings
 
 
-def run_script(path: str, arguments: Sequence[str], accum: int | None) -> Script:
+def run_script(path: str, arguments: Sequence[str], accum: int | None, deadline: float) -> Script:
     with readable(path):
-        return Script(path, arguments, accum)
+        return Script(path, arguments, accum, deadline)
 
 
 @contextlib.contextmanager
@@ -3199,7 +3234,7 @@ def report(request: dict[str, Any], language: str, limit: float) -> int:
     """Prints the page of one target. `request`: the arguments of `examine`. Returns the exit code."""
     words, target = WORDS[language], request["target"]
     print(printable(wrap(words["executes"].format(target=target, limit=limit), "", "  ")), flush=True)
-    messages = launch(request, limit)
+    messages = launch(request | {"deadline": time.time() + 0.8 * limit}, limit)
     error = next((m["error"] for m in messages if "error" in m and "check" not in m), None)
     is_late = any("late" in m for m in messages)
     head = next((m for m in messages if "kind" in m), None)

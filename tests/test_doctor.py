@@ -7,6 +7,7 @@ import string
 import subprocess
 import sys
 import textwrap
+import time
 from pathlib import Path
 
 import pytest
@@ -232,6 +233,23 @@ def test_code_that_does_not_end_or_ends_the_process_is_exit_code_2(folder, monke
     slow, exits = capsys.readouterr().err.splitlines()
     assert "--time-limit: bad.py:slow_loss was not done after 3 s" in slow
     assert "the subprocess ended with exit code 0" in exits
+
+
+def test_a_script_that_does_not_end_is_judged_by_what_was_observed(folder, monkeypatch):
+    text = (ROOT / "tests" / "doctor" / "script_seed.py").read_text(encoding="utf-8")
+    text = text.replace("range(2)", "iter(int, 1)").replace("scheduler.step(val_f1)", "")
+    (folder / "endless.py").write_text(text)
+    monkeypatch.chdir(folder)
+    kind, about, findings = doctor.examine("endless.py", deadline=time.time() + 2)
+    assert kind == "script" and about[0].endswith("stopped at the time limit")
+    found = {"first_step_after_a_full_window", "gradient_is_a_mean", "leftovers_are_used"}
+    found |= {"every_validation_image_is_judged", "validation_in_eval_mode", "validation_without_gradients"}
+    assert table.broken(findings) == found | {"f1_once_per_epoch"}
+    assert findings["scheduler_is_stepped"].reason == "cut"
+    text = (ROOT / "tests" / "doctor" / "script_right.py").read_text(encoding="utf-8")
+    (folder / "endless.py").write_text(text.replace("range(2)", "iter(int, 1)"))
+    _, _, findings = doctor.examine("endless.py", deadline=time.time() + 2)
+    assert not table.broken(findings) and findings["gradient_is_a_mean"].state == "holds"
 
 
 def test_nothing_to_find_is_exit_code_0_and_the_page_says_that_it_executes(capsys):

@@ -16,6 +16,19 @@ def step_at_i_modulo_n(model, train_loader, criterion, optimizer, device, NUM_AC
             optimizer.zero_grad()
 
 
+NUM_ACCUM = 4
+
+
+# finds: first_step_after_a_full_window, gradient_is_a_mean, leftovers_are_used
+def accum_as_a_constant(model, train_loader, criterion, optimizer, device):
+    model.train()
+    for i, (inputs, label) in enumerate(train_loader):
+        criterion(model(inputs.to(device)), label.to(device)).backward()
+        if i % NUM_ACCUM == 0:
+            optimizer.step()
+            optimizer.zero_grad()
+
+
 # finds: gradient_is_a_mean
 def no_division(model, loader, criterion, optimizer, device, accum_steps=4):
     model.train()
