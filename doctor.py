@@ -58,6 +58,7 @@ import threading
 import time
 import traceback
 import unicodedata
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import SimpleNamespace
@@ -144,7 +145,6 @@ REASONS = {  # why a check cannot tell: English, Korean
         "스크립트가 끝나기 전에 멈췄다. --time-limit을 늘린다",
     ),
     "no promise": ("the name promises nothing", "이름만으로는 기본값을 판단할 수 없다"),
-    "not additive": ("it is not a mean over samples", "샘플별 손실의 평균이 아니다"),
     "hard only": (
         "it takes class indices only. This matters with mixup",
         "클래스 번호만 받는다. mixup을 쓸 때만 문제가 된다",
@@ -186,6 +186,7 @@ REASONS = {  # why a check cannot tell: English, Korean
         "no two images are identical, but augmentation can hide it",
         "같은 이미지가 없지만 증강 때문에 가려졌을 수 있다",
     ),
+    "across": ("windows go on across epochs until they are full", "누적 구간이 다 찰 때까지 다음 에폭으로 이어진다"),
     "no full window": ("no full window was observed", "온전한 누적 구간이 관찰되지 않았다"),
     "no short window": (
         "no window shorter than {accum} was observed",
@@ -238,10 +239,6 @@ def parameters_of(function: Callable) -> dict[str, inspect.Parameter]:
     return {name: p for name, p in found.items() if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)}
 
 
-def plain(value: Any) -> Any:
-    return value.detach() if isinstance(value, Tensor) else value
-
-
 class Loss:
     """The user's loss in one form: value(logits, targets, **options) -> Tensor. Options have the names of OPTIONS."""
 
@@ -273,7 +270,8 @@ class Loss:
         smooths = re.search("smooth", self.name, re.I) and not re.search("f1|dice|iou", self.name, re.I)
         for alias in ("smooth", "eps", "epsilon", "alpha", "ls"):
             default = getattr(self.parameters.get(alias), "default", 0)
-            if smooths and not names["smoothing"] and alias in self.parameters and not 0 < (default or 0.1) < 1e-3:
+            is_tiny = isinstance(default, float) and 0 < default < 1e-3  # against a division by 0
+            if smooths and not names["smoothing"] and alias in self.parameters and not is_tiny:
                 names["smoothing"] = alias
                 names["alpha"] = "" if alias == "alpha" else names["alpha"]
         return {key: name for key, name in names.items() if name}
@@ -311,8 +309,7 @@ class Loss:
             values[self.names[option]] = value
         if self.is_function:
             return functools.partial(self.target, **values)
-        made = (self.target if self.is_class else type(self.target))(**values)
-        return made
+        return (self.target if self.is_class else type(self.target))(**values)
 
     def value(self, logits: Tensor, targets: Tensor, own_classes: bool = False, **options: Any) -> Tensor:
         """The loss. A default reduction that is not "mean" is replaced by "mean"."""
@@ -332,8 +329,8 @@ class Loss:
 
     def _find_call(self) -> None:
         """Finds a call that works: order of arguments, options that must be given, number of classes."""
-        named = self.swapped
-        attempts = [(5, {}), (3, {}), (2, {})]
+        named, value = self.swapped, None
+        attempts = [(C, {}) for C in (5, 3, 2, 10, 17, 18)]  # a number may be written into the code
         if self.has("weight"):
             attempts[1:1] = [(5, {"weight": torch.ones(5)})]
         if self.has("alpha"):
@@ -349,13 +346,15 @@ class Loss:
                 if swapped == named:
                     self.errors[C, tuple(base)] = describe(error)
                 continue
-            if value is None or (isinstance(value, Tensor) and value.ndim < 2 and not value.isnan().any()):
+            if value is None or isinstance(value, float):
+                break
+            if isinstance(value, Tensor) and value.ndim < 2 and not value.isnan().any():
                 break
             if isinstance(value, Tensor) and value.isnan().any():
                 self.takes = "probabilities"
                 break
         else:
-            first = next(iter(self.errors.values()))
+            first = next(iter(self.errors.values()), f"it returns {type(value).__name__}, not one number")
             raise BadInput(f"{self.name}: cannot be called with logits (N, 5) and targets (N,): {first}")
         if isinstance(value, Tensor) and value.ndim == 0:
             z, t = self.batch()
@@ -416,9 +415,9 @@ def returns_a_number(loss: Loss) -> Finding:
     value = loss.apply(loss.make(loss.C), z, t)
     if value is None:
         return judge(False, "none")
-    if value.ndim:
+    if isinstance(value, Tensor) and value.ndim:
         return unknown("per sample")
-    if not value.requires_grad:
+    if not getattr(value, "requires_grad", False):
         return judge(False, "graph")
     (gradient,) = torch.autograd.grad(value, z, allow_unused=True)
     return judge(
@@ -1078,7 +1077,7 @@ def unknown_reduction_is_an_error(loss: Loss) -> Finding:
 def default_is_a_mean(loss: Loss) -> Finding:
     z, t = loss.batch()
     one = loss.apply(loss.make(loss.C), z, t)
-    if one is None or one.ndim:
+    if getattr(one, "ndim", 1):
         return unknown("per sample")
     twice = loss.apply(loss.make(loss.C), z.repeat(2, 1), t.repeat(2))
     return judge(not close(float(twice), 2 * float(one)), yours=float(twice), right=float(one))
@@ -1583,6 +1582,8 @@ class Observer:
         self.logit_rows = {"all": 0, "softmax": 0, "relu": 0}
         self.f1_calls: list[dict[str, Any]] = []
         self.depth, self.mark = 0, 0
+        self.serials = itertools.count()
+        self.serial: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()  # id() is used again for a later model
         self.trained_rows: dict[int, list[tuple[int, set]]] = {}  # of each model: (pass number, rows)
 
     # --- hooks ---
@@ -1650,7 +1651,7 @@ class Observer:
                 self.current.forwards += 1
                 self.current.eval_forwards += not module.training
                 self.current.grad_forwards += torch.is_grad_enabled()
-                self.current.models.add(id(module))
+                self.current.models.add(self.serial.setdefault(module, next(self.serials)))
         self.depth += 1
 
     def _after_module(self, module: nn.Module, args: tuple, output: Any) -> None:
@@ -1692,11 +1693,15 @@ class Observer:
 
     def _gradients(self) -> bool:
         """Whether any gradient of a known optimizer is not zero."""
-        parameters = (p for o in self.optimizers for g in o.param_groups for p in g["params"] if p.grad is not None)
-        return any(bool(p.grad.any()) for p in parameters)
+        return any(bool(p.grad.any()) for p in self._parameters() if p.grad is not None)
 
     def _versions(self) -> list[int]:
-        return [p._version for o in self.optimizers for g in o.param_groups for p in g["params"]]
+        return [p._version for p in self._parameters()]
+
+    def _parameters(self) -> Iterator[Tensor]:
+        for optimizer in filter(None, (ref() for ref in self.optimizers)):
+            for group in optimizer.param_groups:
+                yield from group["params"]
 
     def _backward(self, original: Callable, tensor: Tensor, *args: Any, **kwargs: Any) -> None:
         here = self.current
@@ -1723,7 +1728,8 @@ class Observer:
 
     def _leftover(self, is_carried: bool) -> None:
         number = self.window_pass.number if self.window_pass else 0
-        self.leftovers.append({"count": len(self.backwards), "carried": is_carried, "pass": number})
+        left = {"count": len(self.backwards), "carried": is_carried, "pass": number, "next": len(self.windows)}
+        self.leftovers.append(left)
         self.backwards, self.clip_open, self.is_scaled, self.is_unscaled = [], 0, False, False
 
     def _before_step(self, optimizer: Any, args: tuple, kwargs: dict) -> None:
@@ -1742,7 +1748,7 @@ class Observer:
 
     def _optimizer(self, original: Callable, optimizer: Any, *args: Any, **kwargs: Any) -> None:
         original(optimizer, *args, **kwargs)
-        self.optimizers.append(optimizer)
+        self.optimizers.append(weakref.ref(optimizer))
 
     def _clip(self, original: Callable, parameters: Any, *args: Any, **kwargs: Any) -> Any:
         parameters = [parameters] if isinstance(parameters, Tensor) else list(parameters)
@@ -1843,6 +1849,8 @@ class Observer:
         if not args and not kwargs.get("prefix") and self.is_model(module):
             versions = [x._version for x in result.values() if isinstance(x, Tensor)]
             self.states[id(result)] = (result, versions, len(self.windows))
+            while len(self.states) > 20:
+                del self.states[next(iter(self.states))]
         return result
 
     def look_at(self, value: Any, how: str) -> None:
@@ -2027,6 +2035,7 @@ class Script:
                 raise
         finally:
             timer.cancel()
+            timer.join()
             sys.argv, sys.path[:] = argv, kept_path
         if not any(pass_.forwards for pass_ in self.observer.passes) and not self.observer.windows:
             raise BadInput(f"{path}: no training was observed. If it trains in a function, give {path}:FUNCTION")
@@ -2207,11 +2216,21 @@ def leftovers_are_used(loop: Any) -> Finding:
     observer = loop.run("short")
     if not observer.passes:
         return unknown("no loader")
+    if observer.leftovers and all(is_completed(loop, left) for left in observer.leftovers[:-1]):
+        if len(observer.leftovers) > 1 or is_completed(loop, observer.leftovers[0]):
+            return unknown("across")
     if not observer.leftovers:
         short = [w for w in last_windows(loop, "short") if len(w.backwards) < accum_of(loop, "short")]
         return judge(True) if short or not loop.is_script else unknown("no short window", accum=accum_of(loop, "short"))
     case = "carried" if any(left["carried"] for left in observer.leftovers) else "dropped"
     return judge(False, case, yours=observer.leftovers[0]["count"])
+
+
+def is_completed(loop: Any, left: dict[str, Any]) -> bool:
+    """Whether the next epoch goes on with this window until it is full, as loops that count steps do."""
+    after = loop.run("short").windows[left["next"] :]
+    full = bool(after) and left["count"] + len(after[0].backwards) == accum_of(loop, "short")
+    return left["carried"] and full
 
 
 @check(

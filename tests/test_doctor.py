@@ -186,12 +186,12 @@ def folder(tmp_path_factory):
 
 
 def test_a_defect_is_exit_code_1_and_outweighs_bad_input_of_another_target(folder):
-    command = [sys.executable, str(ROOT / "doctor.py"), "bad.py:needs_loss", "bad.py:Loss", "--lang", "ko"]
+    command = [sys.executable, str(ROOT / "doctor.py"), "nothing.py:f", "bad.py:Loss", "--lang", "ko"]
     environment = os.environ | {"PYTHONUTF8": "1"}
     done = subprocess.run(command, cwd=folder, capture_output=True, encoding="utf-8", env=environment)
-    assert done.returncode == 1 and done.stdout.count("별도 프로세스에서 실행: bad.py") == 2
+    assert done.returncode == 1 and "별도 프로세스에서 실행: bad.py:Loss" in done.stdout
     assert "결함" in done.stdout and "수정: " in done.stdout and "a user's print" not in done.stdout
-    assert done.stderr.startswith("doctor.py: error: needs_loss: do not know a value for its parameter 'spell'")
+    assert done.stderr.startswith("doctor.py: error: nothing.py: no such file")
     assert len(done.stderr.splitlines()) == 1
 
 
@@ -201,6 +201,7 @@ def test_a_defect_is_exit_code_1_and_outweighs_bad_input_of_another_target(folde
         (["syntax.py:f"], "SyntaxError"),
         (["nothing.py:f"], "nothing.py: no such file"),
         (["bad.py:"], "nothing after the colon"),
+        (["bad.py:needs_loss"], "needs_loss: do not know a value for its parameter 'spell'"),
         (["bad.py:train"], "line 16: RuntimeError: of the user"),
         (["bad.py:odd"], "cannot guess what it is. Give --kind"),
         (["bad.py:nothing"], "name 'nothing' is not defined. The file has: Loss, slow_loss"),

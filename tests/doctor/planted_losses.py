@@ -119,6 +119,17 @@ def f1_loss_of_argmax(logits, targets):
     return 1 - (predictions == targets).float().mean()
 
 
+# finds: returns_a_number
+def item_loss(logits, targets):
+    return F.cross_entropy(logits, targets).item()
+
+
+# finds: any_number_of_classes
+def smoothed_loss_of_17(outputs, labels, label_eps=0.1):
+    truth = F.one_hot(labels, 17) * (1 - label_eps) + label_eps / 17
+    return -(truth * outputs.log_softmax(1)).sum(1).mean()
+
+
 # finds: default_does_what_the_name_says
 class FocalGammaZero(nn.Module):
     def __init__(self, gamma=0):

@@ -189,3 +189,16 @@ def example_train(args, model, device, train_loader, optimizer, epoch):
         optimizer.step()
         if i % args.log_interval == 0:
             print(loss.item())
+
+
+def steps_across_epochs(model, loader, criterion, optimizer, device, accum_steps, steps=6):
+    """Counts steps, not epochs: a window goes on with the images of the next epoch, so no micro-batch is lost."""
+    model.train()
+    batches = itertools.chain.from_iterable(itertools.repeat(loader))
+    for _ in range(steps):
+        window = list(itertools.islice(batches, accum_steps))
+        weight = [len(y) if criterion.weight is None else criterion.weight[y].sum() for _, y in window]
+        for (x, y), share in zip(window, weight, strict=True):
+            (criterion(model(x), y) * (share / sum(weight))).backward()
+        optimizer.step()
+        optimizer.zero_grad()

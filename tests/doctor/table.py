@@ -51,7 +51,7 @@ CORRECT = [  # target, kind, package that it needs
     *((f"right.py:{name}", "loop", "") for name in ("kit_loop", "kit_loop_with_everything", "kit_validation")),
     *((f"right.py:{name}", "loop", "") for name in ("plain_loop", "sum_and_divide", "amp_loop", "validate")),
     *((f"right.py:{name}", "loop", "") for name in ("train_and_keep_the_best", "sam_loop", "example_train")),
-    ("right.py:two_losses", "loop", ""),
+    *((f"right.py:{name}", "loop", "") for name in ("two_losses", "steps_across_epochs")),
     *((name, "script", "") for name in ("script_right.py", "script_right_folds.py")),
 ]
 
