@@ -2023,8 +2023,8 @@ class Script:
         self.observer = Observer()
         timer = threading.Timer(min(deadline - time.time(), threading.TIMEOUT_MAX), self._cut)
         timer.daemon = True
-        timer.start()
         try:
+            timer.start()
             with self.observer:
                 self.globals = runpy.run_path(path, run_name="__main__")
         except SystemExit as exit:
@@ -2038,7 +2038,9 @@ class Script:
             timer.join()
             sys.argv, sys.path[:] = argv, kept_path
         if not any(pass_.forwards for pass_ in self.observer.passes) and not self.observer.windows:
-            raise BadInput(f"{path}: no training was observed. If it trains in a function, give {path}:FUNCTION")
+            late = f"{path}: no training was observed before the time limit. Give a larger --time-limit"
+            none = f"{path}: no training was observed. If it trains in a function, give {path}:FUNCTION"
+            raise BadInput(late if self.observer.is_cut else none)
 
     def _cut(self) -> None:
         self.observer.is_cut = True

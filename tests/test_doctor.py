@@ -241,6 +241,7 @@ def test_a_script_that_does_not_end_is_judged_by_what_was_observed(folder, monke
     text = text.replace("range(2)", "iter(int, 1)").replace("scheduler.step(val_f1)", "")
     (folder / "endless.py").write_text(text)
     monkeypatch.chdir(folder)
+    table.examine("script_right.py")  # imports of scikit-learn and of optimizers take longer than these two seconds
     kind, about, findings = doctor.examine("endless.py", deadline=time.time() + 2)
     assert kind == "script" and about[0].endswith("stopped at the time limit")
     found = {"first_step_after_a_full_window", "gradient_is_a_mean", "leftovers_are_used"}
@@ -251,6 +252,8 @@ def test_a_script_that_does_not_end_is_judged_by_what_was_observed(folder, monke
     (folder / "endless.py").write_text(text.replace("range(2)", "iter(int, 1)"))
     _, _, findings = doctor.examine("endless.py", deadline=time.time() + 2)
     assert not table.broken(findings) and findings["gradient_is_a_mean"].state == "holds"
+    with pytest.raises(doctor.BadInput, match="before the time limit"):
+        doctor.examine("endless.py", deadline=time.time() - 1)
 
 
 def test_nothing_to_find_is_exit_code_0_and_the_page_says_that_it_executes(capsys):
