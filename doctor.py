@@ -325,7 +325,7 @@ class Loss:
         return function(targets, logits) if self.swapped else function(logits, targets)
 
     def number(self, logits: Tensor, targets: Tensor, **options: Any) -> float:
-        return float(self.value(logits, targets, **options))
+        return float(torch.as_tensor(self.value(logits, targets, **options)).detach())
 
     def _find_call(self) -> None:
         """Finds a call that works: order of arguments, options that must be given, number of classes."""
@@ -590,7 +590,7 @@ def smoothed_labels_sum_to_1(loss: Loss) -> Finding:
     z, t = torch.zeros(1, C, requires_grad=True), torch.tensor([0])
     value = loss.value(z, t, **options)
     (gradient,) = torch.autograd.grad(value, z)
-    total = float(value) / math.log(C)  # at p = 1 / C the cross-entropy is (sum of the labels) log C
+    total = value.item() / math.log(C)  # at p = 1 / C the cross-entropy is (sum of the labels) log C
     labels = [total / C - g for g in gradient[0].tolist()]  # the gradient is p * sum - label
     right = close(total, 1) and 1 - eps - 1e-3 < labels[0] < 1 + 1e-3
     if right and loss.has("classes") and (loss.is_class or loss.is_function):
@@ -873,7 +873,7 @@ def finite_for_extreme_logits(loss: Loss) -> Finding:
                 raise
             continue  # half precision is not supported: an error is no wrong number
         finite = bool(value.isfinite() and gradient.isfinite().all())
-        finding = judge(finite, what=what, yours=float(value), gradient=float(gradient.abs().max()))
+        finding = judge(finite, what=what, yours=value.item(), gradient=float(gradient.abs().max()))
         if not finite:
             return finding
     return finding
