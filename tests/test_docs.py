@@ -69,6 +69,17 @@ def here(tmp_path_factory):
     rows = [f"{name},{i % 3},{i % 2},{i % 5},{i % 2},{i % 3},p{i}" for i, name in enumerate(flat)]
     Path("train.csv").write_text("\n".join(["image,label,mask,gender,x,age,person", *rows]) + "\n")
     Path("my_labels.csv").write_text("\n".join(["ID,target", *(f"{i}.png,{i}" for i in range(12))]) + "\n")
+    Path("my_code.py").write_text(
+        "from functools import partial\nfrom sklearn.metrics import f1_score\nfrom losses import FocalLoss\n"
+        'f1 = partial(f1_score, average="macro")\n'
+        "def train_one_epoch(model, loader, criterion, optimizer):\n"
+        "    model.train()\n"
+        "    for x, y in loader:\n"
+        "        optimizer.zero_grad()\n"
+        "        criterion(model(x), y).backward()\n"
+        "        optimizer.step()\n"
+    )
+    (root / "my_train.py").write_text((ROOT / "tests" / "doctor" / "script_right.py").read_text("utf-8"))
     Path("my_nets.py").write_text(
         "from torch import nn\ndef make(n): return nn.Sequential(nn.AvgPool2d(4), nn.Flatten(), nn.LazyLinear(n))\n"
     )
@@ -131,8 +142,9 @@ def test_every_command_runs(command, here, monkeypatch):
             PROGRAMS[program].main(arguments)
         assert error.value.code == 0
     else:
-        done = subprocess.run([sys.executable, str(ROOT / program), *arguments], capture_output=True, text=True)
-        assert done.returncode == 0 and done.stdout, done.stderr
+        words = [sys.executable, str(ROOT / program), *arguments]
+        done = subprocess.run(words, capture_output=True, text=True, env=os.environ | {"PYTHONPATH": str(ROOT)})
+        assert done.returncode == 0 and done.stdout, done.stdout + done.stderr
 
 
 @pytest.mark.parametrize("name", ["README.md", "FAQ.md"])  # those of the other language are the same, see below
