@@ -1,3 +1,4 @@
+# From f1kit. MIT licence, copyright (c) 2026 The f1kit authors. Keep this line and LICENSE with a copy of this file.
 """Turn uint8 image batches into normalised float batches, on their device. Each image has its own random draw.
 
     python augment.py IMAGE --augment strong   # writes augment.png: 32 augmented versions of one image

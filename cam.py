@@ -1,3 +1,4 @@
+# From f1kit. MIT licence, copyright (c) 2026 The f1kit authors. Keep this line and LICENSE with a copy of this file.
 """Where a network looks: Grad-CAM for any network that has a feature map with height and width.
 
     python cam.py             # a network that counts light in two corners, and its two maps

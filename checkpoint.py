@@ -1,3 +1,4 @@
+# From f1kit. MIT licence, copyright (c) 2026 The f1kit authors. Keep this line and LICENSE with a copy of this file.
 """Write checkpoints that are never half-written, and load them without executing code.
 
     save("last.pt", {"model": model.state_dict(), "epoch": 3}, keep_previous=True)

@@ -1,3 +1,4 @@
+# From f1kit. MIT licence, copyright (c) 2026 The f1kit authors. Keep this line and LICENSE with a copy of this file.
 """The images of a folder or CSV as a table: read it, choose classes, split it without leaks.
 
     python data.py FOLDER            # prints layout, classes, counts, and how the images would be split

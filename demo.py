@@ -1,3 +1,4 @@
+# From f1kit. MIT licence, copyright (c) 2026 The f1kit authors. Keep this line and LICENSE with a copy of this file.
 """The demo data set: drawn faces with and without masks, so that training needs no download.
 
     python demo.py                          # draws demo_data/ (400 people, 2,800 photos, about 15 MB, a few seconds)

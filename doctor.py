@@ -1,3 +1,4 @@
+# From f1kit. MIT licence, copyright (c) 2026 The f1kit authors. Keep this line and LICENSE with a copy of this file.
 """Is my own code right? Runs known pitfalls of losses, metrics and training loops.
 
     python doctor.py my_code.py:FocalLoss        # a loss: class, function, object

@@ -1,3 +1,4 @@
+# From f1kit. MIT licence, copyright (c) 2026 The f1kit authors. Keep this line and LICENSE with a copy of this file.
 """Finds labels that are probably wrong, from predictions of images that the network was not trained on.
 
     python train.py --data FOLDER --folds 5 --out runs/five

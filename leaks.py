@@ -1,3 +1,4 @@
+# From f1kit. MIT licence, copyright (c) 2026 The f1kit authors. Keep this line and LICENSE with a copy of this file.
 """Does a split leak? Finds duplicates, and groups guessed from file names, on both sides of a split.
 
     python leaks.py TRAIN VAL        # which VAL images are identical to TRAIN images, or near-duplicates of them?

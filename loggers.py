@@ -1,3 +1,4 @@
+# From f1kit. MIT licence, copyright (c) 2026 The f1kit authors. Keep this line and LICENSE with a copy of this file.
 """Also send the rows of log.csv to TensorBoard and to Weights & Biases, if the user asks for it.
 
     loggers = Loggers("runs/a", config, rows_so_far, tensorboard=True, wandb="my-project")

@@ -1,3 +1,4 @@
+# From f1kit. MIT licence, copyright (c) 2026 The f1kit authors. Keep this line and LICENSE with a copy of this file.
 """The training loop: exact gradient accumulation, one update per window, evaluation over a whole epoch.
 
     python loop.py          # a table: the gradient of accum 4 and of "loss / accum", compared with one big batch
@@ -150,9 +151,8 @@ def backward_window(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Adds the gradient of the window's loss to the parameters. It equals the gradient of one big batch.
 
-    Dividing each micro-batch's mean by `accum` is not the same: a short last micro-batch, or one of classes with small
-    weights, would count as much as a full one. Instead, each micro-batch's mean is multiplied by its share of the
-    window's weight, which is known from the targets. Returns the loss (), logits (n, C) and targets, detached.
+    Each micro-batch's mean counts by its share of the window's weight. If it were divided by `accum`, a short one, or
+    one of classes with small weights, would count too much. Returns the loss (), logits (n, C) and targets, detached.
     """
     targets, additive = torch.cat([batch[-1] for batch in window]), getattr(criterion, "additive", True)
     if additive or len(window) == 1:

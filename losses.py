@@ -1,3 +1,4 @@
+# From f1kit. MIT licence, copyright (c) 2026 The f1kit authors. Keep this line and LICENSE with a copy of this file.
 """Classification losses for imbalanced data: from logits and targets to one number to minimise.
 
     python losses.py          # prints the loss and gradient of easy and hard samples, and class weights

@@ -1,3 +1,4 @@
+# From f1kit. MIT licence, copyright (c) 2026 The f1kit authors. Keep this line and LICENSE with a copy of this file.
 """Scores of an imbalanced classifier, from predictions and targets.
 
     python metrics.py         # one small table for each mistake that this file prevents

@@ -1,3 +1,4 @@
+# From f1kit. MIT licence, copyright (c) 2026 The f1kit authors. Keep this line and LICENSE with a copy of this file.
 """Networks by name: small CIFAR ResNets, a tiny ViT, all torchvision classifiers, or your own function. And EMA.
 
     python models.py          # a small table of networks with parameters and image size, then all names

@@ -1,3 +1,4 @@
+# From f1kit. MIT licence, copyright (c) 2026 The f1kit authors. Keep this line and LICENSE with a copy of this file.
 """Optimizers and learning-rate schedules by name. A schedule counts updates (optimizer steps), not epochs.
 
     python optim.py                              # the learning rate of every schedule, one digit per epoch

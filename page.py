@@ -1,3 +1,4 @@
+# From f1kit. MIT licence, copyright (c) 2026 The f1kit authors. Keep this line and LICENSE with a copy of this file.
 """Tables, line charts, heat maps and pictures in one HTML file that needs no other file.
 
     chart = line_chart("Loss", [Series("training", [1, 2, 3], [0.9, 0.5, 0.4])], "epoch")

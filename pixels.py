@@ -1,3 +1,4 @@
+# From f1kit. MIT licence, copyright (c) 2026 The f1kit authors. Keep this line and LICENSE with a copy of this file.
 """Image files to uint8 batches: decode each image once, sample, batch.
 
     python pixels.py FOLDER          # decodes every image below FOLDER, and lists the files that cannot be decoded

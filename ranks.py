@@ -1,3 +1,4 @@
+# From f1kit. MIT licence, copyright (c) 2026 The f1kit authors. Keep this line and LICENSE with a copy of this file.
 """Several processes make the same run as one: torch.distributed for the windows of loop.py.
 
     torchrun --nproc_per_node=2 ranks.py       # a table: the gradient of 2 processes, compared with one process

@@ -1,3 +1,4 @@
+# From f1kit. MIT licence, copyright (c) 2026 The f1kit authors. Keep this line and LICENSE with a copy of this file.
 """SAM, sharpness-aware minimization, on whole accumulation windows.
 
     python sam.py          # the gradient of a window of 4 micro-batches, compared with that of one big batch

@@ -1,3 +1,4 @@
+# From f1kit. MIT licence, copyright (c) 2026 The f1kit authors. Keep this line and LICENSE with a copy of this file.
 """Class shares: what the test set has, and validation scores as they would be under them.
 
     python shares.py          # estimated shares of an unlabelled set, and the macro F1 that validation promises for it

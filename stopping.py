@@ -1,3 +1,4 @@
+# From f1kit. MIT licence, copyright (c) 2026 The f1kit authors. Keep this line and LICENSE with a copy of this file.
 """Stop a run on SIGTERM or Ctrl-C only at points where no work is lost.
 
     with SIGNALS.installed():                             # around the whole program

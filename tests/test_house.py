@@ -33,6 +33,21 @@ def test_the_house_has_the_modules_it_should():
     assert MODULES == expected.split()
 
 
+HEAD = (
+    "# From f1kit. MIT licence, copyright (c) 2026 The f1kit authors. "
+    "Keep this line and LICENSE with a copy of this file.\n"
+)
+
+
+@pytest.mark.parametrize("name", [*MODULES, "labels", "doctor"])  # the first section of labels.py is made to be copied too
+def test_the_first_line_of_what_is_copied_carries_licence_and_origin(name):
+    source = (ROOT / f"{name}.py").read_text(encoding="utf-8")
+    assert source.startswith(HEAD + '"""') and source.count(HEAD) == 1
+    licence = (ROOT / "LICENSE").read_text(encoding="utf-8")
+    holder = re.search("Copyright (.+)", licence)[1]
+    assert licence.startswith("MIT License") and f"MIT licence, copyright {holder}." in HEAD
+
+
 @pytest.mark.parametrize("name", [*MODULES, "doctor"])
 def test_no_module_imports_a_sibling_or_anything_but_the_runtime_packages(name):
     outside = imports(name) - set(sys.stdlib_module_names)
