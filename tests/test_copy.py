@@ -229,7 +229,7 @@ def trainer_names(folder, n, accum):
     transformers = pytest.importorskip("transformers")
     generator = torch.Generator().manual_seed(0)
     data = [{"input_ids": torch.randint(50, (6,), generator=generator), "labels": y} for y in Y[:n]]
-    options = {"optim": "sgd", "learning_rate": 0.05, "lr_scheduler_type": "constant", "max_grad_norm": 0}
+    options = {"optim": "sgd", "learning_rate": 0.05, "lr_scheduler_type": "constant", "max_grad_norm": 1e9}
     options |= {"num_train_epochs": 1, "logging_steps": 1, "report_to": "none", "save_strategy": "no", "seed": 0}
     args = transformers.TrainingArguments(
         str(folder),
@@ -325,10 +325,13 @@ def test_overriding_compute_loss_makes_gradients_and_logged_losses_4_times_too_l
     if kind == "plain":
         assert logged(trainer, "grad_norm")[0] == pytest.approx(4 * logged(big, "grad_norm")[0], rel=1e-4)
         assert logged(trainer, "loss")[0] == pytest.approx(4 * logged(big, "loss")[0], rel=1e-3)
-    divided = bert_error(overriding_trainer(tmp_path, n, kind, accum=4, is_scaled=False).model, n, kind)
-    assert divided < 4e-5 if case == "64 samples" else 0.02 < divided < 1
     without = bert_error(overriding_trainer(tmp_path, n, kind, accum=4, make=WithoutKwargs).model, n, kind)
-    assert without == pytest.approx(divided, abs=1e-5)  # Trainer divides the loss of such a model by 4
+    assert (
+        without < 4e-5 if case == "64 samples" else 0.02 < without < 1
+    )  # Trainer divides the loss of such a model by 4
+    if hasattr(pytest.importorskip("transformers").Trainer, "loss_is_scaled_for_ga"):
+        divided = bert_error(overriding_trainer(tmp_path, n, kind, accum=4, is_scaled=False).model, n, kind)
+        assert divided == pytest.approx(without, abs=1e-5)
 
 
 def test_with_class_weights_the_number_of_labels_is_an_exact_divisor_too_but_a_different_one(tmp_path):
@@ -458,6 +461,8 @@ for i, block in enumerate({blocks!r}):
     model = names["model"]
     exec(block, names)
     torch.save(model.state_dict(), f"{{i}}-{{os.environ['RANK']}}.pt")
+if torch.distributed.is_initialized():
+    torch.distributed.destroy_process_group()
 """
 
 
