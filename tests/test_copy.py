@@ -593,6 +593,11 @@ def test_dense_in_loop_py_equals_the_big_batch_also_if_a_micro_batch_has_no_labe
     optimizer.step()
     torch.testing.assert_close(flat(model), big, rtol=1e-12, atol=1e-14)
     assert (flat(model) - start).norm() > 1e-3
+    empty = names_of(2)
+    empty["train_loader"] = [(x[2:4], targets[2:4])]
+    with pytest.raises((ZeroDivisionError, loop.NonFinite)):
+        run("Segmentation and tokens", empty, 1)
+    assert flat(empty["model"]).equal(start)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
