@@ -39,7 +39,7 @@ HEAD = (
 )
 
 
-@pytest.mark.parametrize("name", [*MODULES, "labels", "doctor"])  # the first section of labels.py is made to be copied too
+@pytest.mark.parametrize("name", [*MODULES, "labels", "doctor"])  # of labels.py, the first section
 def test_the_first_line_of_what_is_copied_carries_licence_and_origin(name):
     source = (ROOT / f"{name}.py").read_text(encoding="utf-8")
     assert source.startswith(HEAD + '"""') and source.count(HEAD) == 1
