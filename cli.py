@@ -61,6 +61,9 @@ AMP_TYPES = {"off": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16
 class ShowVersion(argparse.Action):
     """Prints the versions, one per line, as config.json has them, and ends."""
 
+    def __init__(self, **more: Any):
+        super().__init__(nargs=0, default=argparse.SUPPRESS, **more)
+
     def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> None:
         device = "cuda" if torch.cuda.is_available() else "cpu"
         print("\n".join(f"{name} {value}" for name, value in runs.versions(device).items()))
@@ -78,7 +81,7 @@ class Parser(argparse.ArgumentParser):
     def __init__(self, **more: Any):
         super().__init__(allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter, **more)
         if self.add_help:
-            self.add_argument("--version", action=ShowVersion, nargs=0, help="show the versions and exit")
+            self.add_argument("--version", action=ShowVersion, help="show the versions and exit")
 
     def parse_known_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> Any:
         words = with_hyphens(sys.argv[1:] if args is None else args)
@@ -393,7 +396,11 @@ def make_parser(description: str | None = None) -> Parser:
         help="skip up to N updates with a NaN or infinite loss or gradient (default 0: stop)",
     )
     add("-h", "--help", action="help", help="show this text")
-    add("--version", action=ShowVersion, nargs=0, help="show the versions of f1kit and of what it uses")
+    add(
+        "--version",
+        action=ShowVersion,
+        help="show the versions of f1kit and of what it uses",
+    )
     for action in parser._actions:
         if action.metavar is None and action.choices is None and action.nargs is None:
             of_type = {int: "N", float: "X"}.get(action.type)

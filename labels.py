@@ -1,17 +1,18 @@
 # From f1kit. MIT licence, copyright (c) 2026 The f1kit authors. Keep this line and LICENSE with a copy of this file.
-"""Finds labels that are probably wrong, from predictions of images that the network was not trained on.
+"""Finds labels that are probably wrong, from predictions of unseen images.
 
     python train.py --data FOLDER --folds 5 --out runs/five
-    python labels.py runs/five            # writes labels.csv and labels.html in the run folder
-    python train.py --data FOLDER --folds 5 --fixes runs/five/labels.csv --out runs/fixed
+    python labels.py runs/five      # writes labels.csv and labels.html there
+    python train.py --data FOLDER --folds 5 --fixes runs/five/labels.csv
 
 Look through labels.html, and write in the column `action` of labels.csv:
 
-    fix     the label becomes the class in the column `suggested`, which you may change
+    fix     the label becomes the class in `suggested`, which you may change
     drop    the image is left out
     empty   nothing changes
 
-A run with folds has predictions for all images (oof.npz). A run without folds has them only for its validation images.
+A run with folds has predictions for all images (oof.npz). A run without folds
+has them only for its validation images.
 
 Method: confident learning (Northcutt et al. 2021, arXiv:1911.00068). The confident joint tells how many labels are
 suspect. These are the images with the lowest probability of their label, as with the filter "low_self_confidence" of
@@ -454,7 +455,7 @@ def main(argv: Sequence[str] | None = None) -> Findings:
     """Writes labels.csv and labels.html. Raises: SystemExit with code 2 if an argument is wrong."""
     cli.print_any_text()
     usage = "python labels.py RUN [--out FOLDER] [--action fix|drop] [--most N]"
-    parser = cli.Parser(prog="labels.py", usage=usage, description=__doc__)
+    parser = cli.Parser(prog="labels.py", usage=usage, description=__doc__.partition("\nMethod:")[0])
     parser.add_argument("run", metavar="RUN", help="run folder of train.py, with folds for all images")
     parser.add_argument("--out", metavar="FOLDER", help="folder of labels.csv and labels.html (default RUN)")
     help_action = "write this action for every suspect, so that you remove it where you disagree (default: empty)"

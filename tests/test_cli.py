@@ -1,9 +1,11 @@
 """cli.py: what is typed, and what is printed: widths, escapes, fonts, time left, notes."""
 
+import contextlib
 import io
 import json
 import os
 import re
+import runpy
 import subprocess
 import sys
 import unicodedata
@@ -119,7 +121,7 @@ def test_E9_control_characters_and_direction_marks_become_escapes():
     assert cli.printable("고양이 é 🐱\n  cat's") == "고양이 é 🐱\n  cat's"  # everything else is kept
 
 
-def test_E9_a_class_with_control_characters_goes_raw_to_no_terminal(workspace, capsys):  # noqa: F811
+def test_E9_a_class_with_control_characters_goes_raw_to_no_terminal(workspace, capsys, monkeypatch):  # noqa: F811
     Path("d/class0").rename(Path("d") / HOSTILE)
     start("--epochs", 1)
     for main, words in [
@@ -134,11 +136,10 @@ def test_E9_a_class_with_control_characters_goes_raw_to_no_terminal(workspace, c
         with pytest.raises(SystemExit) if main is compare.main else torch.no_grad():
             main(words)
     for program in ("data", "leaks", "pixels", "runs", "checkpoint"):
-        words = [sys.executable, str(ROOT / f"{program}.py"), "run" if program == "runs" else "d"]
-        words[-1] = "run/best_f1.pt" if program == "checkpoint" else words[-1]
-        done = subprocess.run(words, capture_output=True, text=True, encoding="utf-8")
-        assert "Traceback" not in done.stderr, program
-        print(done.stdout, done.stderr)
+        argument = {"runs": "run", "checkpoint": "run/best_f1.pt"}.get(program, "d")
+        monkeypatch.setattr(sys, "argv", [f"{program}.py", argument])
+        with contextlib.suppress(SystemExit):
+            runpy.run_path(str(ROOT / f"{program}.py"), run_name="__main__")
     said = "".join(capsys.readouterr())
     assert r"cat\x1b[31m\x07" in said
     assert not set(said) & {"\x1b", "\x07", "\u202e"}
@@ -299,20 +300,45 @@ def test_D2_korean_names_in_the_C_locale_go_through_every_program(tmp_path):
     small = "--size 16 --model resnet8 --cache cache --epochs 1"
     for command in (
         f"train.py --csv 표.csv --data 사진 {small} --out 실행",
-        "train.py --resume 실행",
         "predict.py 실행 --data 사진 --template 표.csv --out 답.csv",
-        "report.py 실행",
-        "runs.py 실행",
         "data.py 사진",
-        "leaks.py 사진",
-        "pixels.py 사진",
-        "checkpoint.py 실행/best_f1.pt",
     ):
         program, *words = command.split()
         words = [os.fsencode(word) for word in (sys.executable, str(ROOT / program), *words)]
         done = subprocess.run(words, cwd=tmp_path, env=environment, capture_output=True)
         assert done.returncode == 0 and b"Traceback" not in done.stderr, (command, done.stderr[-2000:])
     assert "고양이" in (tmp_path / "답.csv").read_text(encoding="utf-8")
+    (tmp_path / "others.py").write_text(OTHERS, encoding="utf-8")
+    every = ["train.py --resume 실행", "report.py 실행", "runs.py 실행", "leaks.py 사진", "pixels.py 사진"]
+    every += ["checkpoint.py 실행/best_f1.pt"]
+    words = [os.fsencode(word) for word in (sys.executable, "others.py", str(ROOT), *every)]
+    done = subprocess.run(words, cwd=tmp_path, env=environment, capture_output=True)
+    assert done.returncode == 0 and done.stdout.count(b"\ndone ") == len(every), done.stderr[-2000:]
+
+
+OTHERS = """# several programs in one process, which has to import torch only once
+import runpy, sys
+root, *commands = sys.argv[1:]
+sys.path.insert(0, root)
+for command in commands:
+    program, *words = command.split()
+    sys.argv = [program, *words]
+    try:
+        runpy.run_path(root + "/" + program, run_name="__main__")  # the first starts all again in UTF-8 mode
+    except SystemExit as error:
+        assert not error.code, command
+    print("\\ndone", program)
+"""
+
+
+@pytest.mark.parametrize("name", ["train", "predict", "report", "compare", "labels"])
+def test_every_program_that_reads_names_starts_again_in_utf8_mode(name):
+    assert "cli.use_utf8()" in (ROOT / f"{name}.py").read_text("utf-8").partition('if __name__ == "__main__":')[2]
+
+
+@pytest.mark.parametrize("name", ["runs", "data", "leaks", "pixels", "checkpoint"])
+def test_every_module_that_reads_names_starts_again_in_utf8_mode(name):
+    assert "os.execve(sys.executable, sys.orig_argv" in (ROOT / f"{name}.py").read_text("utf-8")
 
 
 def test_D2_the_summary_finds_the_worst_files_of_class_names_that_are_not_text(make_run, tmp_path, capsys):

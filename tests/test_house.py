@@ -51,7 +51,7 @@ def test_the_first_line_of_what_is_copied_carries_licence_and_origin(name):
 @pytest.mark.parametrize("name", [*MODULES, "doctor"])
 def test_no_module_imports_a_sibling_or_anything_but_the_runtime_packages(name):
     outside = imports(name) - set(sys.stdlib_module_names)
-    asked_for = {"wandb"} if name == "loggers" else set()
+    asked_for = {"loggers": {"wandb"}, "models": {"timm"}}.get(name, set())
     assert outside <= {"torch", "torchvision", "numpy", "PIL", "tqdm"} | asked_for
 
 

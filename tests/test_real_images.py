@@ -54,7 +54,7 @@ def test_the_folder_and_a_csv_of_the_same_files_train_to_the_same_log(cache, tmp
     for name in ("folder", "csv"):
         with open(tmp_path / name / "log.csv", newline="") as file:
             logs.append([value for key, value in next(csv.DictReader(file)).items() if "second" not in key])
-    assert logs[0] == logs[1] and len(logs[0]) == 12
+    assert logs[0] == logs[1] and len(logs[0]) == 13
 
 
 def test_near_duplicates_of_the_test_images_are_found_in_the_training_images(cache):

@@ -219,6 +219,7 @@ def test_A5_D3_every_option_is_used():
     used = set(re.findall(r"options\.(\w+)", SOURCE.split("def given")[1]))
     used |= set(re.findall(r'"(\w+)"', " ".join(re.findall(r"given\(([^)]*)\)", SOURCE)))) | set(cli.SCHEDULE_OPTIONS)
     used |= {"only", "merge", *cli.LOSS_OPTIONS}  # read by name in inputs
+    used |= {"config"}  # read before the other options
     used |= set(re.findall(r"options\.(\w+)", Path(pseudo.__file__).read_text(encoding="utf-8")))
     assert set(vars(options_of())) - used == set()
 
