@@ -572,10 +572,10 @@ def default_does_what_the_name_says(loss: Loss) -> Finding:
         "Or 1 - eps and eps / (C - 1).",
     ),
     ko=(
-        "스무딩한 레이블의 합이 1이다",
+        "스무딩한 라벨의 합이 1이다",
         {
-            "": "클래스 {C}개: 레이블 합 {yours:.3f}, 정답 {true:.3f}, 나머지 {other:.3f} (smoothing {eps:g})",
-            "default": "logits {C}개, 기본 클래스 수: 레이블 합 {yours:.3f}",
+            "": "클래스 {C}개: 라벨 합 {yours:.3f}, 정답 {true:.3f}, 나머지 {other:.3f} (smoothing {eps:g})",
+            "default": "logits {C}개, 기본 클래스 수: 라벨 합 {yours:.3f}",
         },
         "C = logits.shape[1]일 때 정답은 1 - eps + eps / C, 나머지는 eps / C로 둔다. "
         "또는 1 - eps와 eps / (C - 1)로 둔다.",
@@ -618,7 +618,7 @@ def neutral(loss: Loss, **options: Any) -> dict[str, Any]:
     ),
     ko=(
         "gamma와 smoothing이 0이면 교차 엔트로피와 같다",
-        "gamma, smoothing 0: 지금 {yours:.4f}, F.cross_entropy {right:.4f}",
+        "gamma, smoothing 0: 내 코드 {yours:.4f}, F.cross_entropy {right:.4f}",
         "샘플 x 클래스가 아니라 샘플에 대해 평균을 낸다. 그러면 gamma = 0일 때 F.cross_entropy와 같다.",
     ),
 )
@@ -686,7 +686,7 @@ def pair_values(loss: Loss, option: str) -> list[tuple[float, float, float, floa
     ),
     ko=(
         "각 샘플에 자기 타깃의 클래스 가중치가 곱해진다",
-        "가중치 {w0:g}, {w1:g}: 지금 {yours:.4f}, 정답 {right:.4f}",
+        "가중치 {w0:g}, {w1:g}: 내 코드 {yours:.4f}, 올바른 값 {right:.4f}",
         "가중치를 타깃으로 인덱싱한다: weight[targets], 형태는 (N,). 평균을 내기 전에 곱한다.",
     ),
 )
@@ -714,7 +714,7 @@ def weight_is_indexed_by_the_target(loss: Loss) -> Finding:
     ),
     ko=(
         "가중 평균은 torch처럼 가중치의 합으로 나눈다",
-        "타깃의 가중치 {w0:g}, {w1:g}: 지금 {yours:.4f}, torch {right:.4f}",
+        "타깃의 가중치 {w0:g}, {w1:g}: 내 코드 {yours:.4f}, torch {right:.4f}",
         "N이 아니라 weight[targets].sum()으로 나눈다. 그러지 않으면 손실과 그래디언트가 가중치만큼 커진다.",
     ),
 )
@@ -766,9 +766,9 @@ def p_t_is_unweighted(loss: Loss) -> Finding:
         "exp(-ce) of a smoothed ce never comes near 1. Take p_t from log_softmax of the hard label.",
     ),
     ko=(
-        "focal 항의 p_t에 레이블 스무딩이 섞이지 않는다",
-        "p_t = 0.99에서 focal 항이 {yours:.4f}이다. 정답은 0.0001이다 (gamma 2, smoothing 0.1)",
-        "스무딩된 ce의 exp(-ce)는 1에 가까워지지 않는다. p_t는 정답 레이블의 log_softmax에서 구한다.",
+        "focal 항의 p_t에 라벨 스무딩이 섞이지 않는다",
+        "p_t = 0.99에서 focal 항이 {yours:.4f}이다. 올바른 값은 0.0001이다 (gamma 2, smoothing 0.1)",
+        "스무딩된 ce의 exp(-ce)는 1에 가까워지지 않는다. p_t는 정답 라벨의 log_softmax에서 구한다.",
     ),
 )
 def p_t_is_unsmoothed(loss: Loss) -> Finding:
@@ -792,8 +792,8 @@ def p_t_is_unsmoothed(loss: Loss) -> Finding:
     ko=(
         "focal 항은 샘플마다 계산한 (1 - p_t)^gamma이다",
         {
-            "": "p_t = 0.5에서 {half:.4f}, 0.99에서 {easy:.5f}. 정답은 0.2500과 0.00010이다",
-            "mean": "p_t = 0.1과 0.99인 배치: 지금 {yours:.4f}, 두 샘플의 평균 {right:.4f}",
+            "": "p_t = 0.5에서 {half:.4f}, 0.99에서 {easy:.5f}. 올바른 값은 0.2500과 0.00010이다",
+            "mean": "p_t = 0.1과 0.99인 배치: 내 코드 {yours:.4f}, 두 샘플의 평균 {right:.4f}",
         },
         "reduction='none'으로 ce를 구하고 샘플마다 p_t와 focal 항을 계산한다. 평균은 마지막에 낸다.",
     ),
@@ -913,7 +913,7 @@ def finite_for_small_gamma(loss: Loss) -> Finding:
     ),
     ko=(
         "alpha가 클래스의 균형을 맞춘다",
-        "기본값 alpha = {alpha:g}이 모든 클래스에 똑같이 {yours:.3f}배를 곱한다",
+        "기본값 alpha = {alpha:g}: 모든 클래스에 똑같이 {yours:.3f}배를 곱한다",
         "다중 클래스에서 스칼라 alpha는 학습률만 바꾼다. 클래스마다 가중치를 주거나 쓰지 않는다.",
     ),
 )
@@ -987,7 +987,7 @@ def absent_classes_cost_nothing(loss: Loss) -> Finding:
     ),
     ko=(
         "클래스 가중치가 모델과 같은 장치로 옮겨진다",
-        {"": "가중치가 logits를 따라간다", "stays": "loss.to(device) 뒤에도 가중치가 CPU에 남는다"},
+        {"": "가중치가 logits와 같은 장치로 옮겨진다", "stays": "loss.to(device) 뒤에도 가중치가 CPU에 남는다"},
         "__init__에서 register_buffer('weight', weight)를 쓴다. 일반 속성은 CPU에 남고 저장되지 않는다.",
     ),
 )
@@ -1019,7 +1019,7 @@ def weight_moves_with_the_module(loss: Loss) -> Finding:
         "For targets (N, C), sum -targets * log_p over the classes, then average over N.",
     ),
     ko=(
-        "소프트 타깃은 섞인 비율대로 손실이 된다",
+        "소프트 타깃의 손실은 섞인 비율대로 계산된다",
         "원-핫 타깃 (N, C): {yours:.4f}, 클래스 번호: {right:.4f}",
         "타깃이 (N, C)이면 -targets * log_p를 클래스에 대해 더한 뒤 N에 대해 평균한다.",
     ),
@@ -1331,11 +1331,11 @@ class Metric:
     ko=(
         "F1은 매크로 평균이다",
         {
-            "": "지금 {yours:.4f}, 매크로 F1 {macro:.4f}",
-            "micro": "지금 값 {yours:.4f}: 마이크로 평균, 즉 정확도다. 매크로 F1은 {macro:.4f}이다",
-            "weighted": "지금 값 {yours:.4f}: 가중 평균이다. 매크로 F1은 {macro:.4f}이다",
-            "of averages": "지금 값 {yours:.4f}: 평균 정밀도와 평균 재현율의 F1이다. 매크로 F1은 {macro:.4f}이다",
-            "class 1": "지금 값 {yours:.4f}: 클래스 1만의 F1이다. 매크로 F1은 {macro:.4f}이다",
+            "": "내 코드 {yours:.4f}, 매크로 F1 {macro:.4f}",
+            "micro": "내 코드의 값 {yours:.4f}: 마이크로 평균, 즉 정확도다. 매크로 F1은 {macro:.4f}이다",
+            "weighted": "내 코드의 값 {yours:.4f}: 가중 평균이다. 매크로 F1은 {macro:.4f}이다",
+            "of averages": "내 코드의 값 {yours:.4f}: 평균 정밀도와 평균 재현율의 F1이다. 매크로 F1은 {macro:.4f}이다",
+            "class 1": "내 코드의 값 {yours:.4f}: 클래스 1만의 F1이다. 매크로 F1은 {macro:.4f}이다",
         },
         "average='macro'를 쓴다. 클래스별 F1의 평균이다. 다른 평균이라면 이름에 밝힌다.",
     ),
@@ -1365,7 +1365,7 @@ def f1_is_macro(metric: Metric) -> Finding:
     ),
     ko=(
         "점수는 배치 평균이 아니라 전체 이미지에 대해 한 번 계산한다",
-        "크기 16, 16, 16, 12인 배치: 지금 {yours:.4f}, 전체 이미지에 대해 {right:.4f}",
+        "크기 16, 16, 16, 12인 배치: 내 코드 {yours:.4f}, 전체 이미지에 대해 {right:.4f}",
         "모든 배치의 예측(또는 혼동 행렬)을 모아 두고 에폭 끝에서 F1을 한 번 계산한다.",
     ),
 )
@@ -1388,7 +1388,7 @@ def score_does_not_depend_on_batches(metric: Metric) -> Finding:
     ),
     ko=(
         "인자 순서가 이름과 같다",
-        "{order} 순서로 호출: 지금 {yours:.4f}, 정답 {right:.4f}, 순서를 바꾸면 {swapped:.4f}",
+        "{order} 순서로 호출: 내 코드 {yours:.4f}, 올바른 값 {right:.4f}, 순서를 바꾸면 {swapped:.4f}",
         "scikit-learn은 (y_true, y_pred), torchmetrics는 (preds, target) 순서다. 인자를 이름으로 넘긴다.",
     ),
 )
@@ -1425,10 +1425,10 @@ def order_of_the_arguments(metric: Metric) -> Finding:
     ko=(
         "데이터에 없는 클래스가 있어도 점수가 망가지지 않는다",
         {
-            "": "타깃에 클래스 3, 4가 없고 3은 예측에 있다: 지금 {yours:.4f}. 전체 5개 클래스 {macro:.4f}, "
+            "": "타깃에 클래스 3, 4가 없고 3은 예측에 있다: 내 코드 {yours:.4f}. 전체 5개 클래스 {macro:.4f}, "
             "타깃이나 예측에 있는 클래스(scikit-learn) {present:.4f}",
             "error": "타깃에 클래스 3, 4가 없다: {error}",
-            "nan": "타깃에 클래스 3, 4가 없다: 지금 값은 nan이다",
+            "nan": "타깃에 클래스 3, 4가 없다: 내 코드의 값은 nan이다",
         },
         "0 / 0은 0으로 계산한다. 어느 클래스를 평균하는지 밝힌다. 리더보드는 보통 모든 클래스를 평균한다.",
     ),
@@ -1461,9 +1461,9 @@ def absent_class(metric: Metric) -> Finding:
     ko=(
         "클래스 번호에 빈 번호가 있어도 된다",
         {
-            "": "클래스 0과 3만 있다: 지금 {yours:.4f}",
+            "": "클래스 0과 3만 있다: 내 코드 {yours:.4f}",
             "error": "클래스 0과 3만 있다: {error}",
-            "wrong": "클래스 0과 3만 있다: 지금 {yours:.4f}, 정답 {macro:.4f}(전체 클래스) 또는 {present:.4f}",
+            "wrong": "클래스 0과 3만 있다: 내 코드 {yours:.4f}, 올바른 값 {macro:.4f}(전체 클래스) 또는 {present:.4f}",
         },
         "클래스 수는 데이터셋 전체에서 정해진다. 배치나 분할의 len(set(labels))를 쓰지 않는다.",
     ),
@@ -1494,7 +1494,7 @@ def gaps_in_the_class_numbers(metric: Metric) -> Finding:
     ),
     ko=(
         "reset()은 모든 것을 지운다",
-        "reset 후: 지금 {yours:.4f}, 새 객체 {right:.4f}",
+        "reset 후: 내 코드 {yours:.4f}, 새 객체 {right:.4f}",
         "reset()에서 모든 카운트를 0으로 되돌리고, 에폭을 시작할 때마다 호출한다.",
     ),
 )
@@ -2687,9 +2687,9 @@ def every_validation_image_is_judged(loop: Any) -> Finding:
         "The labels of a test CSV are placeholders. Validate on a part of the training images.",
     ),
     ko=(
-        "검증 타깃은 실제 레이블이다",
+        "검증 타깃은 실제 라벨이다",
         "검증 이미지 {all}장, 타깃: {targets}",
-        "test CSV의 레이블은 자리만 채운 값이다. 학습 이미지의 일부로 검증한다.",
+        "test CSV의 라벨은 자리만 채운 값이다. 학습 이미지의 일부로 검증한다.",
     ),
 )
 def validation_targets_are_labels(loop: Any) -> Finding:
@@ -2778,7 +2778,7 @@ def is_drawn(loader: Any) -> bool:
             "": "sampler나 손실의 클래스 가중치 중 하나만 쓴다",
             "both": "WeightedRandomSampler와 손실의 클래스 가중치({low:.3g}~{high:.3g})를 함께 쓴다",
         },
-        "둘 중 하나만 쓴다. 함께 쓰면 희소 클래스가 균등한 비율보다 훨씬 크게 반영된다.",
+        "둘 중 하나만 쓴다. 함께 쓰면 희귀 클래스가 균등한 비율보다 훨씬 크게 반영된다.",
     ),
 )
 def imbalance_is_corrected_once(loop: Any) -> Finding:
@@ -2920,7 +2920,7 @@ def checkpoints_are_state_dicts(loop: Any) -> Finding:
     ko=(
         "F1은 배치 평균이 아니라 에폭마다 한 번 계산한다",
         "배치 {batches}개: 배치별 F1의 평균 {yours:.4f}, 전체 이미지에 대해 {right:.4f}",
-        "모든 배치의 예측과 레이블을 리스트에 모으고, 반복문이 끝난 뒤 f1_score를 한 번 호출한다.",
+        "모든 배치의 예측과 라벨을 리스트에 모으고, 반복문이 끝난 뒤 f1_score를 한 번 호출한다.",
     ),
 )
 def f1_once_per_epoch(loop: Any) -> Finding:
@@ -2981,7 +2981,7 @@ def returned_score(loop: Any, names: tuple[str, ...]) -> Finding | None:
     ),
     ko=(
         "정확도는 이미지 수로 나눈다",
-        "배치 {batches}개, 마지막은 짧다: 지금 {yours:.4f}, 정답 {right:.4f}",
+        "배치 {batches}개, 마지막은 짧다: 내 코드 {yours:.4f}, 올바른 값 {right:.4f}",
         "맞힌 수와 이미지 수를 더해 두고 끝에 한 번 나눈다. batch_size * steps나 len(loader)로 나누지 않는다.",
     ),
 )
