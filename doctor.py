@@ -137,6 +137,7 @@ REASONS = {  # why a check cannot tell: English, Korean
     "error": ("the check could not run your code: {error}", "검사 중 코드가 오류를 냈다: {error}"),
     "timeout": ("the time limit was reached", "제한 시간을 넘겼다"),
     "no option": ("it has no option {option}", "{option} 옵션이 없다"),
+    "no method": ("it has no method {method}()", "{method}() 메서드가 없다"),
     "not softmax": ("it is not a softmax loss", "소프트맥스 손실이 아니다"),
     "not cross-entropy": ("it is not a weighted cross-entropy", "가중 교차 엔트로피가 아니다"),
     "own weights": ("it has fixed class weights", "클래스 가중치가 고정되어 있다"),
@@ -1501,7 +1502,7 @@ def gaps_in_the_class_numbers(metric: Metric) -> Finding:
 def reset_forgets(metric: Metric) -> Finding:
     made = metric.make() if metric.is_object else None
     if not hasattr(made, "reset"):
-        return unknown("no option", option="reset")
+        return unknown("no method", method="reset")
     true, pred = metric.data()
     made.update(*metric.arguments(true[:16], pred[:16].roll(1)))
     made.reset()
