@@ -873,7 +873,7 @@ def finite_for_extreme_logits(loss: Loss) -> Finding:
         except Exception:
             if dtype == torch.float32:
                 raise
-            continue  # half precision is not supported: an error is no wrong number
+            continue  # half precision is not supported: an error is not a wrong number
         finite = bool(value.isfinite() and gradient.isfinite().all())
         finding = judge(finite, what=what, yours=value.item(), gradient=float(gradient.abs().max()))
         if not finite:
@@ -2021,6 +2021,8 @@ class Script:
         self.name, self.accum, self.given = path, accum, dict.fromkeys(ARGUMENTS, "")
         argv, kept_path = sys.argv, list(sys.path)
         sys.argv, self.globals = [path, *arguments], {}
+        # A process that a shell has started in the background ignores Ctrl-C, and then an interruption has no effect.
+        handler = signal.signal(signal.SIGINT, signal.default_int_handler)
         sys.path.insert(0, str(Path(path).resolve().parent))
         self.observer = Observer()
         timer = threading.Timer(min(deadline - time.time(), threading.TIMEOUT_MAX), self._cut)
@@ -2038,6 +2040,7 @@ class Script:
         finally:
             timer.cancel()
             timer.join()
+            signal.signal(signal.SIGINT, handler)
             sys.argv, sys.path[:] = argv, kept_path
         if not any(pass_.forwards for pass_ in self.observer.passes) and not self.observer.windows:
             late = f"{path}: no training was observed before the time limit. Give a larger --time-limit"

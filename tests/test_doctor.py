@@ -3,6 +3,7 @@
 import importlib.util
 import inspect
 import os
+import signal
 import string
 import subprocess
 import sys
@@ -147,6 +148,9 @@ def test_numbers_are_worked_out_by_hand(tmp_path):
 def test_observing_leaves_torch_as_it_was():
     owners = [torch.Tensor, torch.optim.Optimizer, torch.utils.data.DataLoader, torch.nn.Module, torch.amp.GradScaler]
     owners += [torch.nn.utils, torch.nn.functional, torch, torch.optim.lr_scheduler.LRScheduler]
+    importlib.import_module(
+        "torch._dynamo"
+    )  # torch does so at its first optimizer step, and replaces torch.manual_seed
     before = [dict(vars(owner)) for owner in owners]
     table.examine("right.py:kit_loop_with_everything")
     table.examine("script_folds.py")
@@ -254,6 +258,24 @@ def test_a_script_that_does_not_end_is_judged_by_what_was_observed(folder, monke
     assert not table.broken(findings) and findings["gradient_is_a_mean"].state == "holds"
     with pytest.raises(doctor.BadInput, match="before the time limit"):
         doctor.examine("endless.py", deadline=time.time() - 1)
+
+
+def test_a_script_is_stopped_at_the_time_limit_also_in_a_process_that_ignores_ctrl_c(folder, monkeypatch):
+    """As in the background of a shell. Without its own handler the script would go on to its own end, after 20 s."""
+    text = (ROOT / "tests" / "doctor" / "script_right.py").read_text(encoding="utf-8")
+    monkeypatch.chdir(folder)
+    table.examine("script_right.py")  # imports
+    start = time.time()
+    (folder / "long.py").write_text(
+        text.replace("range(2)", f"iter(lambda: __import__('time').time() > {start + 20}, True)")
+    )
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        script = doctor.run_script("long.py", [], None, start + 2)
+        assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert script.observer.is_cut and time.time() - start < 15
 
 
 def test_nothing_to_find_is_exit_code_0_and_the_page_says_that_it_executes(capsys):
