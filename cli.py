@@ -44,12 +44,6 @@ import runs
 from ranks import Lost, Ranks
 from stopping import SIGNALS, Stopped
 
-MONITORS = {
-    "f1": "max",
-    "accuracy": "max",
-    "loss": "min",
-    "ce": "min",
-}  # validation scores; is larger or smaller better?
 CACHE = os.path.join("~", ".cache", "f1kit")  # the default of --cache
 AMP_TYPES = {"off": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
@@ -365,7 +359,7 @@ def make_parser(description: str | None = None) -> Parser:
     add = group.add_argument
     add(
         "--monitor",
-        choices=MONITORS,
+        choices=runs.MONITORS,
         default="f1",
         help="validation score for --patience, --save-top and plateau (default f1)",
     )
@@ -396,11 +390,7 @@ def make_parser(description: str | None = None) -> Parser:
         help="skip up to N updates with a NaN or infinite loss or gradient (default 0: stop)",
     )
     add("-h", "--help", action="help", help="show this text")
-    add(
-        "--version",
-        action=ShowVersion,
-        help="show the versions of f1kit and of what it uses",
-    )
+    add("--version", action=ShowVersion, help="show the versions and exit")
     for action in parser._actions:
         if action.metavar is None and action.choices is None and action.nargs is None:
             of_type = {int: "N", float: "X"}.get(action.type)

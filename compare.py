@@ -112,8 +112,7 @@ class Job:
     @property
     def epochs(self) -> int:
         """Planned epochs of all folds."""
-        every_fold = self.options["folds"] and self.options["fold"] in (None, "all")
-        return self.options["epochs"] * (self.options["folds"] if every_fold else 1)
+        return runs.planned_epochs(self.options)
 
     def epochs_done(self) -> int:
         """Rows of log.csv, of all folds."""

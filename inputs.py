@@ -597,7 +597,7 @@ def make_state(
         options.epochs,
         updates,
         options.warmup,
-        cli.MONITORS[options.monitor],
+        runs.MONITORS[options.monitor],
         **cli.given(options, *cli.SCHEDULE_OPTIONS),
     )
     scaler = torch.amp.GradScaler(device.type, enabled=options.amp == "fp16")

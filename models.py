@@ -427,23 +427,27 @@ def first_weights(name: str, weights: str | Path, size: Size = 224) -> dict[str,
     """
     if weights != "DEFAULT":
         return read_state_dict(weights)
+    network = _pretrained(name, size)
+    left_out = (find_head(network) + ".", "AuxLogits.")  # inception_v3 keeps its auxiliary head, googlenet does not
+    return {key: value for key, value in network.state_dict().items() if not key.startswith(left_out)}
+
+
+def _pretrained(name: str, size: Size) -> nn.Module:
+    """The network with its pretrained weights and its own head. See first_weights."""
     if name.startswith(TIMM):
         with torch.random.fork_rng(devices=[]):
-            network = build_timm(name, size, pretrained=True)
-        return {k: value for k, value in network.state_dict().items() if not k.startswith(find_head(network) + ".")}
+            return build_timm(name, size, pretrained=True)
     if name in KIT or name not in list_names():
         raise BadInput(f"{name} has no pretrained weights: weights must be none or the path of a state dict")
     best = torchvision.models.get_model_weights(name).DEFAULT
     try:
         with torch.random.fork_rng(devices=[]):  # torchvision's own network: it renames old keys (densenet)
-            network = torchvision.models.get_model(name, weights=best)
+            return torchvision.models.get_model(name, weights=best)
     except Exception as error:  # URLError, a timeout, a broken file in the cache
         raise BadInput(
             f"download of the pretrained weights of {name} failed ({describe(error)}): save {best.url} in "
             f"{torch.hub.get_dir()}/checkpoints yourself, or give a local FILE with a state dict as weights"
         ) from error
-    left_out = (find_head(network) + ".", "AuxLogits.")  # inception_v3 keeps its auxiliary head, googlenet does not
-    return {key: value for key, value in network.state_dict().items() if not key.startswith(left_out)}
 
 
 def read_state_dict(file: str | Path) -> dict[str, Tensor]:

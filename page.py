@@ -114,12 +114,16 @@ def scrolling_table(titles: Iterable[Html], lines: Iterable[Html], caption: str,
     return tag("div", content, class_="wide", tabindex="0", role="region", aria_label=label)
 
 
-def picture(image: Image.Image, alt: str, transparency: bytes | None = None, **attributes: Any) -> Html:
-    """The image as PNG inside the page. `transparency` is the alpha value of each palette entry, 0 to 255."""
+def picture(image: Image.Image, alt: str, **attributes: Any) -> Html:
+    """The image as PNG inside the page."""
+    return tag("img", src=source_of(image), alt=alt, width=image.width, height=image.height, **attributes)
+
+
+def source_of(image: Image.Image, **options: Any) -> str:
+    """The image as the source of an element: a PNG in a data URL. `options` are those of Pillow's PNG writer."""
     content = io.BytesIO()
-    image.save(content, "PNG", optimize=True, **({"transparency": transparency} if transparency else {}))
-    source = "data:image/png;base64," + base64.b64encode(content.getvalue()).decode()
-    return tag("img", src=source, alt=alt, width=image.width, height=image.height, **attributes)
+    image.save(content, "PNG", optimize=True, **options)
+    return "data:image/png;base64," + base64.b64encode(content.getvalue()).decode()
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -316,9 +320,7 @@ def heat_picture(counts: np.ndarray, caption: str) -> Html:
     shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
     image = Image.fromarray((255 * shares**0.25).round().astype(np.uint8), "P")
     image.putpalette([0, 103, 165] * 256)  # one blue from transparent to opaque, for a light page and a dark one
-    content, C, left, top, side = io.BytesIO(), len(counts), 40, 24, 600
-    image.save(content, "PNG", optimize=True, transparency=bytes(range(256)))
-    source = "data:image/png;base64," + base64.b64encode(content.getvalue()).decode()
+    source, C, left, top, side = source_of(image, transparency=bytes(range(256))), len(counts), 40, 24, 600
     parts = [tag("image", href=source, x=left, y=top, width=side, height=side, class_="pixels")]
     parts.append(tag("path", d=f"M{left} {top}h{side}v{side}h-{side}z", class_="frame"))
     for c in (int(tick) for tick in ticks(0, C - 1, 10) if tick == int(tick)):

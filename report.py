@@ -39,7 +39,7 @@ from runs import BadInput
 
 MANY = 40  # with more classes, the table of all classes is folded and the confusion matrix is an image
 NOTES = 3  # more notes, as those of each fold, are folded
-POINTS = 600  # at most this many points of a learning rate are drawn
+POINTS = 600  # at most this many updates are drawn
 PAIRS, SHOTS, SIDE = 9, 3, 112  # confused pairs shown, example images of each, and pixels of their longer side
 HEAT = (255, 120, 0)  # colour of the parts of an image that a network looked at, in a grey picture
 
@@ -52,12 +52,12 @@ def column(run: runs.Run, name: str) -> list[float]:
     return [row[name] for row in run.log]
 
 
-def learning_rates(run: runs.Run) -> tuple[list[float], list[float]] | None:
-    """(updates, learning rates) of updates.csv, thinned to POINTS. None if the file is missing, as in older runs."""
-    if not run.updates or not run.updates["lr"]:
+def of_updates(run: runs.Run, name: str) -> tuple[list[float], list[float]] | None:
+    """(updates, a column) of updates.csv, thinned to POINTS. None if the file is missing, as in older runs."""
+    if not run.updates or not run.updates[name]:
         return None
-    every = math.ceil(len(run.updates["lr"]) / POINTS)
-    return run.updates["update"][::every], run.updates["lr"][::every]
+    every = math.ceil(len(run.updates[name]) / POINTS)
+    return run.updates["update"][::every], run.updates[name][::every]
 
 
 def mean_log(run: runs.Run) -> list[dict[str, float]]:
@@ -68,7 +68,7 @@ def mean_log(run: runs.Run) -> list[dict[str, float]]:
 
 def lr_chart(several: Sequence[runs.Run], names: Sequence[str]) -> Html:
     several = [(run.folds or [run])[0] for run in several]  # the same in all folds
-    traces = [learning_rates(run) for run in several]
+    traces = [of_updates(run, "lr") for run in several]
     if all(traces):
         series = [Series(name, *trace) for name, trace in zip(names, traces, strict=True)]
         return page.line_chart("Learning rate of each update", series, "update", with_legend=False)
@@ -80,8 +80,7 @@ def update_charts(run: runs.Run) -> Html:
     """Gradient norm of each update, of those that have one, and the GPU memory of each epoch, if a GPU was used."""
     charts = []
     if run.updates and any(run.updates["grad_norm"]):
-        every = math.ceil(len(run.updates["grad_norm"]) / POINTS)
-        series = [Series("gradient norm", run.updates["update"][::every], run.updates["grad_norm"][::every])]
+        series = [Series("gradient norm", *of_updates(run, "grad_norm"))]
         about = f"Before clipping. Largest: {max(run.updates['grad_norm']):.4g}."
         charts.append(page.line_chart("Gradient norm of each update", series, "update", log_y=True, about=about))
     memory = column(run, "gpu_memory")
@@ -378,18 +377,12 @@ def notes(run: runs.Run) -> Html:
     texts = [note for part in [run, *run.folds] for note in part.config.get("notes", [])]
     parts = run.folds or [run]
     if not run.is_finished and not all(part.is_finished or part.is_stopped_early for part in parts):
-        epochs = f"{sum(len(part.log) for part in parts)} of {job_epochs(run)}"
+        epochs = f"{sum(len(part.log) for part in parts)} of {run.planned_epochs}"
         command = tag("code", f"python train.py --resume {shlex.quote(str(run.folder))}")
         texts.insert(0, page.join([f"Not finished, epochs: {epochs}. It is still training, or was stopped: ", command]))
     lines = [tag("li", text) for text in dict.fromkeys(texts)]
     first, rest = (tag("ul", *part, class_="notes") if part else "" for part in (lines[:NOTES], lines[NOTES:]))
     return page.join([first, page.folded(f"More notes: {len(lines) - NOTES}", rest) if rest else ""])
-
-
-def job_epochs(run: runs.Run) -> int:
-    """Planned epochs of all folds."""
-    every_fold = run.options.get("folds") and run.options.get("fold") in (None, "all")
-    return run.options["epochs"] * (run.options["folds"] if every_fold else 1)
 
 
 def summary(run: runs.Run) -> Html:
@@ -428,7 +421,7 @@ def about_run(run: runs.Run) -> Html:
     config = run.config
     facts = {"started": config.get("started", "unknown"), **config["versions"], "data checksum": config["data"][:16]}
     versions = ([name, page.text(value)] for name, value in facts.items())
-    options = ([f"--{name.replace('_', '-')}", page.text(option_text(value))] for name, value in run.options.items())
+    options = ([cli.flag_of(name), page.text(option_text(value))] for name, value in run.options.items())
     return page.join(
         [
             tag("pre", config["command"]),
@@ -473,7 +466,7 @@ def runs_table(several: Sequence[runs.Run], names: Sequence[str]) -> Html:
     options = differing(several)
     head = ["run", "macro F1", "95 % interval", "accuracy", "best epoch", "validation cross-entropy"]
     head += ["macro F1 of the best-loss model", "minutes", "images/s"]
-    head += [f"--{name.replace('_', '-')}" for name in options]
+    head += map(cli.flag_of, options)
     lines = []
     for run, name in zip(several, names, strict=True):
         parts, matrix = run.folds or [run], run.predictions.matrix

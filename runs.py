@@ -57,6 +57,8 @@ import loop
 import metrics
 
 VERSION = "0.2.0"  # see CHANGELOG.md
+MONITORS = {"f1": "max", "accuracy": "max", "loss": "min", "ce": "min"}  # validation scores; which is better?
+SIGNS = {"max": 1, "min": -1}
 LOG_COLUMNS = (
     "epoch",
     "lr",
@@ -411,7 +413,7 @@ def end_epoch(
     if row["val_loss"] < state.best["loss"]:
         state.best["loss"] = row["val_loss"]
         save(folder / "best_loss.pt", for_prediction)
-    monitored = row[f"val_{monitor}"] * {"max": 1, "min": -1}[mode]
+    monitored = row[f"val_{monitor}"] * SIGNS[mode]
     state.epochs_without_improvement += 1
     if monitored > state.best["monitored"] + min_delta:
         state.best["monitored"], state.epochs_without_improvement = monitored, 0
@@ -525,12 +527,17 @@ class Run:
         return len(self.log) >= self.options["epochs"]
 
     @property
+    def planned_epochs(self) -> int:
+        """Of all folds."""
+        return planned_epochs(self.options)
+
+    @property
     def is_stopped_early(self) -> bool:
         """Whether --patience ended the run: the monitored score has not improved by --min-delta for so many epochs."""
         patience, monitor = self.options.get("patience"), self.options.get("monitor") or "f1"
         best, since = -math.inf, 0
         for row in self.log:
-            score = row[f"val_{monitor}"] * (-1 if monitor in ("loss", "ce") else 1)
+            score = row[f"val_{monitor}"] * SIGNS[MONITORS[monitor]]
             best, since = (score, 0) if score > best + (self.options.get("min_delta") or 0) else (best, since + 1)
         return bool(patience) and since >= patience
 
@@ -551,6 +558,12 @@ class Run:
     def best(self, column: str = "val_f1", mode: str = "max") -> dict[str, float]:
         """The row of the best epoch by a column; on a tie, the first."""
         return (max if mode == "max" else min)(self.log, key=lambda row: row[column])
+
+
+def planned_epochs(options: dict[str, Any]) -> int:
+    """Epochs of all folds that a run with these options trains."""
+    every_fold = options.get("folds") and options.get("fold") in (None, "all")
+    return options["epochs"] * (options["folds"] if every_fold else 1)
 
 
 def read(folder: str | Path) -> Run:

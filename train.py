@@ -202,7 +202,7 @@ def train_epochs(
             model.state_dict(),
             about,
             options.monitor,
-            cli.MONITORS[options.monitor],
+            runs.MONITORS[options.monitor],
             options.min_delta,
             options.save_top,
             functools.partial(runs.write_predictions, folder, table, split.val, logits),

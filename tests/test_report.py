@@ -325,7 +325,7 @@ def test_the_learning_rates_drawn_are_those_of_every_update(tmp_path, more):
         folder = small_run(tmp_path, *more)
     finally:
         hook.remove()
-    x, y = report.learning_rates(runs.read(folder))
+    x, y = report.of_updates(runs.read(folder), "lr")
     assert seen and x == list(range(1, len(seen) + 1)) and y == pytest.approx(seen)
     assert "Learning rate of each update" in (folder / "report.html").read_text("utf-8")
 
@@ -333,18 +333,18 @@ def test_the_learning_rates_drawn_are_those_of_every_update(tmp_path, more):
 def test_the_learning_rates_are_those_of_updates_csv(tmp_path, make_run):
     folder = make_run(tmp_path / "run", *predictions(3, 60))
     lines = list(csv.DictReader(open(folder / "updates.csv")))
-    x, y = report.learning_rates(runs.read(folder))
+    x, y = report.of_updates(runs.read(folder), "lr")
     assert len(lines) == 50 and x == list(range(1, 51)) and y == [float(line["lr"]) for line in lines]
     lines[30]["lr"] = 0.25  # no schedule gives this
     runs.write_csv(folder / "updates.csv", runs.UPDATE_COLUMNS, [list(line.values()) for line in lines])
-    assert report.learning_rates(runs.read(folder))[1][30] == 0.25
+    assert report.of_updates(runs.read(folder), "lr")[1][30] == 0.25
     assert "learning rate, 31: 0.25<" in report.write([folder]).read_text("utf-8")
 
 
 def test_many_learning_rates_are_thinned_and_stay_those_of_their_updates(tmp_path, make_run):
     folder = make_run(tmp_path / "run", *predictions(3, 60))
     runs.write_csv(folder / "updates.csv", runs.UPDATE_COLUMNS, ([1, i, i / 7, 1, 1] for i in range(1, 5001)))
-    x, y = report.learning_rates(runs.read(folder))
+    x, y = report.of_updates(runs.read(folder), "lr")
     assert 500 <= len(x) <= report.POINTS and x[0] == 1 and x[-1] > 4980
     assert y == [i / 7 for i in x]
 
