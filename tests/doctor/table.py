@@ -94,7 +94,7 @@ def main() -> None:
     checks = {item.key: item for item in doctor.CHECKS}
     print("# doctor.py: planted defects, and correct implementations\n")
     print("`python tests/doctor/table.py > results/doctor.md` made this page")
-    print(f"(torch {torch.__version__}). tests/test_doctor.py checks the same.\n")
+    print(f"(torch {torch.__version__}). tests/test_doctor.py checks the same. doctor.py has {len(checks)} checks.\n")
     print("## Planted defects\n\n| code | found, with the numbers that show it | missed | false |\n|---|---|---|---|")
     missed = false = total = 0
     for target, expected in planted():
