@@ -665,6 +665,12 @@ def _check_combinations(parser: argparse.ArgumentParser, options: argparse.Names
         parser.error(f"--samples-per-class needs --sampler balanced, got --sampler {options.sampler}")
     if options.drw and options.class_weights != "none":
         parser.error(f"--drw {options.drw:g} sets class weights itself: remove --class-weights {options.class_weights}")
+    unweighted = math.floor((options.drw or 0) * options.epochs)
+    if options.patience and options.patience < unweighted:
+        parser.error(
+            f"--patience {options.patience} can end the run before --drw {options.drw:g} begins in epoch "
+            f"{unweighted + 1}: use --patience {unweighted} or more, or remove one of the two"
+        )
     _check_fine_tuning(parser, options)
     if options.mix_off_last and not (options.mixup or options.cutmix):
         parser.error(f"--mix-off-last {options.mix_off_last} has no effect without --mixup or --cutmix")

@@ -635,7 +635,30 @@ def rehearse(
         fresh = load_weights(options, state.model, first_weights)
         if fresh and options.weights != "DEFAULT":
             table.notes.append(f"{options.weights}: loaded all but {', '.join(fresh)}, which start random")
+        if options.weights != "DEFAULT":
+            table.notes += notes_of_init(options, table, models.read_checkpoint(options.weights), state.model, fresh)
     return first_weights
+
+
+def notes_of_init(
+    options: argparse.Namespace, table: data.ImageTable, saved: dict[str, Any], model: nn.Module, fresh: list[str]
+) -> list[str]:
+    """Where the run that left a checkpoint (--init) differs from this one: in its images, or the classes of its head.
+
+    saved: the checkpoint, [] notes if it is not of the kit. fresh: the weights of the head that were not loaded.
+    """
+    if "model_name" not in saved:
+        return []
+    mean, std = mean_std(options, model)
+    now = {"size": options.size, "fit": options.fit, "mean": mean, "std": std}
+    other = [f"{key} {saved[key]}, here {value}" for key, value in now.items() if saved[key] != value]
+    notes = [f"--init {options.weights} was trained with {'; '.join(other)}"] if other else []
+    if saved["classes"] != table.classes and not fresh:
+        notes.append(
+            f"--init {options.weights} was trained on other class names, or in another order, than here. Its head is "
+            "kept: if the classes are not the same, add --fresh-head"
+        )
+    return notes
 
 
 def lr_factor(options: argparse.Namespace, model: nn.Module) -> Callable[[str], float]:

@@ -450,23 +450,31 @@ def _pretrained(name: str, size: Size) -> nn.Module:
         ) from error
 
 
-def read_state_dict(file: str | Path) -> dict[str, Tensor]:
-    """The tensors of a checkpoint FILE by name: the file itself, or its "model" or "state_dict" entry.
+def read_checkpoint(file: str | Path) -> Any:
+    """What is in a checkpoint FILE, or in the best_f1.pt of a run's folder. Usually a dict.
 
-    If all names start with "module." (DataParallel), that prefix is removed. Only tensors and plain containers are
-    read (weights_only=True), so that no code of the file runs.
-    BadInput: the file is missing, needs pickled Python objects, or has no state dict.
+    Only tensors and plain containers are read (weights_only=True), so that no code of the file runs.
+    BadInput: the file is missing, or needs pickled Python objects.
     """
     if Path(file).is_dir():
         file = Path(file) / "best_f1.pt"
     if not Path(file).is_file():
         raise BadInput(f"there is no file {file}; valid are none, DEFAULT and the path of a state dict or run")
     try:
-        state = torch.load(file, map_location="cpu", weights_only=True)
+        return torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:  # torch's message advises weights_only=False: do not repeat it
         needs = re.search(r"GLOBAL (\S+)", str(error))
         reason = f"it needs the Python object {needs[1]}, which could run code" if needs else "not a file of tensors"
         raise BadInput(f"{file} is refused: {reason}; save model.state_dict() with torch.save") from error
+
+
+def read_state_dict(file: str | Path) -> dict[str, Tensor]:
+    """The tensors of a checkpoint FILE by name: the file itself, or its "model" or "state_dict" entry.
+
+    If all names start with "module." (DataParallel), that prefix is removed.
+    BadInput: see read_checkpoint; or the file has no state dict.
+    """
+    state = read_checkpoint(file)
     for key in ("model", "state_dict"):
         if isinstance(state, dict) and isinstance(state.get(key), dict):
             state = state[key]

@@ -143,6 +143,29 @@ def test_init_from_a_run_that_has_seen_the_validation_images_is_warned_of(worksp
     assert not json.loads(Path("other/config.json").read_text())["warnings"]
 
 
+def test_init_from_a_run_with_other_images_or_classes_is_noted(workspace, capsys):
+    run(out="first", epochs=1)
+    run("--init", "first", out="same", epochs=1)
+    assert not [note for note in notes("same") if "--init" in note]
+    run("--init", "first", "--size", 24, "--mean-std", 0.5, 0.25, out="other", epochs=1)
+    (note,) = [note for note in notes("other") if "--init" in note]
+    assert note == (
+        "--init first was trained with size 16, here 24; mean [0.485, 0.456, 0.406], here [0.5, 0.5, 0.5]; "
+        "std [0.229, 0.224, 0.225], here [0.25, 0.25, 0.25]"
+    )
+    folders = sorted(path for path in Path("d").iterdir() if path.is_dir())
+    folders[0].rename(Path("d/z"))  # the class is now the last one
+    run("--init", "first", out="renamed", epochs=1)
+    (note,) = [note for note in notes("renamed") if "--init" in note]
+    assert "was trained on other class names, or in another order" in note and note.endswith("add --fresh-head")
+    run("--init", "first", "--fresh-head", out="fresh", epochs=1)
+    assert not [note for note in notes("fresh") if "--init" in note]
+
+
+def notes(out):
+    return json.loads(Path(out, "config.json").read_text())["notes"]
+
+
 def test_freeze_epochs_trains_the_head_first_and_then_all(workspace):
     run("--epochs", 1, out="first")
     run("--init", "first", "--freeze-epochs", 1, "--save-top", 9, out="two", epochs=2)
@@ -272,6 +295,7 @@ def test_the_cases_differ_from_a_plain_run(workspace):
     [
         ("--drw 1.5", "--drw must be between 0 and 1, got 1.5"),
         ("--drw 0.8 --class-weights sqrt", "--drw 0.8 sets class weights itself: remove --class-weights sqrt"),
+        ("--drw 0.8 --patience 1", "--drw 0.8 begins in epoch 3: use --patience 2 or more, or remove one of the two"),
         ("--tau 2", "--tau: loss 'ce' does not take tau"),
         ("--loss ldam --max-m -1", "--max-m must be at least 0, got -1"),
         ("--freeze backbon", "--freeze must be backbone or a number of stages, got 'backbon'"),
