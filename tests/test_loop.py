@@ -92,7 +92,7 @@ def test_A2_A6_the_windows_gradient_is_the_big_batchs_in_float64(name, weighted)
 @pytest.mark.parametrize("weighted", (False, True))
 @pytest.mark.parametrize("name", LOSS_NAMES)
 def test_A2_A6_the_windows_gradient_is_the_big_batchs_in_float32(name, weighted):
-    assert gradient_errors(name, weighted, torch.float32, range(1, 41)) < 1e-6
+    assert gradient_errors(name, weighted, torch.float32, (1, 2, 3, 5, 8, 13, 16, 21, 32, 40)) < 1e-6
 
 
 @pytest.mark.parametrize("weighted", (False, True))
