@@ -42,6 +42,7 @@ import pixels
 import report
 import runs
 import sam
+import screen
 from ranks import Ranks
 from stopping import SIGNALS, Stopped
 
@@ -110,7 +111,7 @@ def run(options: argparse.Namespace, ranks: Ranks) -> dict[str, Any]:
     if ranks.is_first:
         runs.write_folds(folder, rows, [split.fold for split in splits])
         write_report(folder)
-    return {"out": str(folder), "val_f1": cli.print_folds(folder, results, table), "folds": rows}
+    return {"out": str(folder), "val_f1": screen.print_folds(folder, results, table), "folds": rows}
 
 
 def train_fold(
@@ -139,13 +140,13 @@ def train_fold(
     if is_resumed:
         with cli.blaming("--resume"):
             runs.load_last(folder, state)
-        print(cli.describe_resumed(options, split, state, updates))
+        print(screen.describe_resumed(options, split, state, updates))
     inputs.check_processes(options, state, ranks, config)
     if options.resume:
         runs.remove_unfinished(folder, state.epoch)
     if split.leaks:
         runs.write_leaks(folder, split.leaks)
-    print_epoch = cli.print_start(options, table, split, facts, state, recipe.judge, folder)
+    print_epoch = screen.print_start(options, table, split, facts, state, recipe.judge, folder)
     logs = loggers.Loggers(folder, config, state.log, options.tensorboard, options.wandb)
     with SIGNALS.stopping(at_once=False), cli.clear_errors(options, folder, state):
         try:
@@ -162,7 +163,7 @@ def train_fold(
     best_matrix.counts = state.best_counts
     if ranks.is_first:
         write_report(folder)
-        cli.print_summary(folder, best_row, best_matrix, table, counts)
+        screen.print_summary(folder, best_row, best_matrix, table, counts)
     return best_row, best_matrix
 
 
@@ -280,7 +281,7 @@ def train_epoch(
             clip=options.clip,
             amp=cli.AMP_TYPES[options.amp],
             skip_nonfinite=options.skip_nonfinite - sum(row["nonfinite_steps"] for row in state.log),
-            describe=functools.partial(cli.describe_window, batches, ranks),
+            describe=functools.partial(screen.describe_window, batches, ranks),
             check=SIGNALS.check_alone,
             after_window=after_window,
             backward=sam.SAM(backward, options.sam) if options.sam else backward,

@@ -30,6 +30,7 @@ import losses
 import predict
 import report
 import runs
+import screen
 import train
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -170,30 +171,30 @@ def test_lines_are_wrapped_for_a_terminal_and_whole_in_a_pipe(monkeypatch):
 
 def test_D2_a_run_fits_80_columns(workspace, monkeypatch):  # noqa: F811
     monkeypatch.setattr(losses.CrossEntropyLoss, "__repr__", lambda self: "a loss with many settings, " * 5)
-    screen = on_terminal(monkeypatch)
+    terminal = on_terminal(monkeypatch)
     run(epochs=1)
-    lines = screen.getvalue().splitlines()
+    lines = terminal.getvalue().splitlines()
     assert max(cli.columns(line) for line in lines) <= 80
     assert sum(line.startswith(" " * 9 + "settings") or line.startswith(" " * 9) for line in lines) > 1
     row = dict.fromkeys(runs.LOG_COLUMNS, 1e9) | {"epoch": 99999, "val_f1": 0.5, "val_accuracy": 0.5}
     monkeypatch.setattr(sys, "stdout", Terminal())
-    cli.print_row(row, True, "99:59:59")
+    screen.print_row(row, True, "99:59:59")
     printed = sys.stdout.getvalue()
     assert len(printed.rstrip("\n")) <= 80 and len(printed.split()) == 9  # columns never touch
 
 
 def test_D2_the_time_left_counts_all_folds_and_only_this_process(monkeypatch):
     options = SimpleNamespace(epochs=10)
-    monkeypatch.setattr(cli.time, "perf_counter", lambda: 160.0)
+    monkeypatch.setattr(screen.time, "perf_counter", lambda: 160.0)
     state = SimpleNamespace(epoch=4)
     left = [
-        cli.time_left(state, 100.0, begun, options, SimpleNamespace(folds_after=n)) for begun, n in ((3, 0), (3, 4))
+        screen.time_left(state, 100.0, begun, options, SimpleNamespace(folds_after=n)) for begun, n in ((3, 0), (3, 4))
     ]
     assert left == ["0:06:00", "0:46:00"]  # 60 s per epoch: 6 epochs, and 4 folds more
     later = SimpleNamespace(folds_after=0)
-    assert cli.time_left(state, 100.0, 3.5, options, later) == "0:12:00"  # half an epoch took 60 s
-    assert cli.time_left(state, 100.0, 4, options, later) == ""  # only validation was left: nothing is known
-    assert cli.time_left(state, -(10.0**7), 3, options, later) == "694 days"
+    assert screen.time_left(state, 100.0, 3.5, options, later) == "0:12:00"  # half an epoch took 60 s
+    assert screen.time_left(state, 100.0, 4, options, later) == ""  # only validation was left: nothing is known
+    assert screen.time_left(state, -(10.0**7), 3, options, later) == "694 days"
 
 
 def test_D2_folds_know_how_many_come_after(workspace, capsys):  # noqa: F811
@@ -218,13 +219,13 @@ def test_D2_folds_know_how_many_come_after(workspace, capsys):  # noqa: F811
     ],
 )
 def test_D2_which_losses_diverge(train_losses, expected):
-    assert cli.diverges(train_losses, uniform=2.9) is expected
+    assert screen.diverges(train_losses, uniform=2.9) is expected
 
 
 def test_the_loss_of_guessing_is_log_C_for_cross_entropy_and_below_1_for_F1():
     device = torch.device("cpu")
-    assert cli.loss_of_guessing(losses.build_loss("ce"), 18, device) == pytest.approx(np.log(18), rel=1e-5)
-    assert 0.5 < cli.loss_of_guessing(losses.build_loss("f1"), 18, device) < 1
+    assert screen.loss_of_guessing(losses.build_loss("ce"), 18, device) == pytest.approx(np.log(18), rel=1e-5)
+    assert 0.5 < screen.loss_of_guessing(losses.build_loss("f1"), 18, device) < 1
 
 
 def test_D2_a_diverging_run_gets_one_note_with_advice(workspace, capsys):  # noqa: F811
@@ -349,7 +350,7 @@ def test_D2_the_summary_finds_the_worst_files_of_class_names_that_are_not_text(m
     text = (folder / "val_predictions.csv").read_bytes().replace(b"\xb0\xa1", b"renamed")
     (folder / "val_predictions.csv").write_bytes(text)  # only numbers are compared
     table = data.ImageTable([], np.zeros(0, np.int64), [], names, "made")
-    cli.print_summary(folder, run.log[-1] | {"epoch": 5}, run.predictions.matrix, table, run.config["train_counts"])
+    screen.print_summary(folder, run.log[-1] | {"epoch": 5}, run.predictions.matrix, table, run.config["train_counts"])
     assert r"b -> \udcb0\udca1  images/3.jpg (0.6000)" in capsys.readouterr().out
 
 

@@ -29,6 +29,7 @@ import optim
 import pixels
 import pseudo
 import runs
+import screen
 import train
 from ranks import Ranks
 
@@ -752,8 +753,10 @@ def test_colour_is_for_terminals_alone_and_never_with_no_color(monkeypatch, is_t
 
 def test_rows_stand_under_their_heads_whatever_their_size(capsys):
     row = dict.fromkeys(runs.LOG_COLUMNS, 0.5) | {"epoch": 3, "lr": 1e-3}
-    cli.print_row(row, True)
-    cli.print_row(row | {"epoch": 100, "train_loss": 12345.678, "val_loss": 1e9, "images_per_second": 98765.4}, False)
+    screen.print_row(row, True)
+    screen.print_row(
+        row | {"epoch": 100, "train_loss": 12345.678, "val_loss": 1e9, "images_per_second": 98765.4}, False
+    )
     best, other = capsys.readouterr().out.splitlines()
     assert best.endswith("  best") and len(best) == len(other) + len("  best")
 
