@@ -133,6 +133,23 @@ def test_ranger_is_radam_with_centralized_gradients_and_lookahead(resumed):
     assert not torch.allclose(next(ours.parameters()), slow[0], atol=1e-3)  # update 19: fast weights have moved on
 
 
+def test_ranger_passes_a_group_that_is_frozen_as_a_whole_and_trains_it_later():
+    whole, head = networks()
+    ranger = build_optimizer("ranger", whole, 0.1, 0.01, lambda name: 1.0 if name.startswith("2.") else 0.5)
+    of_head = build_optimizer("ranger", head[2], 0.1, 0.01)  # control: an optimizer that has only the head
+    before = whole[0].weight.clone()
+    for update in range(12):
+        for net in (whole, head):
+            give_gradients(net, update)
+        whole[0].weight.grad = whole[0].bias.grad = None
+        ranger.step(), of_head.step()
+    assert torch.equal(whole[0].weight, before)
+    assert torch.equal(whole[2].weight, head[2].weight) and torch.equal(whole[2].bias, head[2].bias)
+    give_gradients(whole, 12)
+    ranger.step()
+    assert not torch.equal(whole[0].weight, before)
+
+
 def test_lr_factor_gives_each_parameter_its_learning_rate():
     net = networks(1)[0]
     optimizer = build_optimizer("sgd", net, 0.1, 0.01, lambda name: 1.0 if name.startswith("2.") else 0.25)
