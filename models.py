@@ -586,7 +586,8 @@ def freeze(model: nn.Module, names: Iterable[str]) -> None:
     """Freezes these parameters, and makes those trainable again that an earlier call froze.
 
     A module whose parameters are all frozen stays in eval mode, also after model.train(): BatchNorm's statistics do not
-    change, and its dropout is off. Parameters that were never trainable stay as they are.
+    change, and its dropout is off. BatchNorm without parameters is frozen with the module before it. Parameters that
+    were never trainable stay as they are.
     """
     names, before = set(names), getattr(model, "frozen_names", set())
     parameters = dict(model.named_parameters())
@@ -599,9 +600,12 @@ def freeze(model: nn.Module, names: Iterable[str]) -> None:
 
 def _train_what_is_not_frozen(model: nn.Module, mode: bool = True) -> nn.Module:
     type(model).train(model, mode)
+    is_frozen = False
     for module in model.modules():
         parameters = [*module.parameters()]
-        if model.frozen_names and parameters and not any(parameter.requires_grad for parameter in parameters):
+        if parameters:  # BatchNorm without parameters is like the module before it
+            is_frozen = not any(parameter.requires_grad for parameter in parameters)
+        if model.frozen_names and is_frozen and (parameters or [*module.buffers(recurse=False)]):
             module.eval()
     return model
 

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import nn
 
 import loop
+import losses
 import models
 
 NETWORKS = {
@@ -118,6 +119,28 @@ def test_all_can_be_trained_again_and_a_copy_is_independent():
     assert all(parameter.requires_grad for parameter in model.parameters())
     other.eval()
     assert not any(module.training for module in other.modules())
+
+
+def test_batchnorm_without_parameters_is_frozen_with_the_module_before_it():
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv, self.norm = nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4, affine=False)
+            self.pool, self.head = nn.Conv2d(4, 4, 3), nn.Linear(4, 5)
+            self.last_norm = nn.BatchNorm1d(5, affine=False)
+
+        def forward(self, x):
+            return self.last_norm(self.head(self.pool(F.relu(self.norm(self.conv(x)))).mean((2, 3))))
+
+    for n, moves in ((2, ["last_norm"]), (1, ["last_norm"]), (0, ["norm", "last_norm"])):
+        model = Net()
+        models.freeze(model, sum(models.stages(model)[:n], []))
+        trained(model, 1)
+        assert [name for name in ("norm", "last_norm") if getattr(model, name).num_batches_tracked] == moves
+
+
+def test_the_scale_of_a_cosine_head_is_that_of_the_margins_of_ldam():
+    assert models.CosineHead(2, 3).scale == losses.LDAMLoss([2, 1, 1]).scale
 
 
 def test_dropout_of_a_frozen_part_is_off_and_that_before_the_head_stays_on():
