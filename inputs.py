@@ -473,7 +473,7 @@ class Recipe:
         counts = self.train_counts.tolist()
         if options.class_weights != "none":
             more["weight"] = losses.class_weights(counts, options.class_weights)
-        elif options.drw and epoch > options.drw * options.epochs:
+        elif options.drw and epoch >= cli.first_drw_epoch(options):
             more["weight"] = losses.class_weights(counts, "effective", beta=0.9999)
         return losses.build_loss(options.loss, self.drawn_counts.tolist(), **more).to(self.device)
 

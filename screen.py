@@ -93,8 +93,7 @@ def describe_loss(options: argparse.Namespace, criterion: Any, facts: dict[str, 
     """The loss with what it knows of the classes: weights, and the class prior."""
     weights = f"class weights {options.class_weights}"
     if options.drw:
-        first = math.floor(options.drw * options.epochs) + 1
-        weights = f"class-balanced weights from epoch {first} on (DRW)"
+        weights = f"class-balanced weights from epoch {cli.first_drw_epoch(options)} on (DRW)"
     needs = any("counts" in inspect.signature(part).parameters for part in losses.loss_classes(options.loss))
     drawn = np.array(facts["drawn_counts"])
     prior = f", class prior in the loss {_shares(drawn[drawn > 0])}" if needs else ""

@@ -1,10 +1,12 @@
 """Runs with the options for long-tailed data: what they set in which epoch, and that a cut run ends as an uncut one."""
 
 import csv
+import dataclasses
 import json
 import math
 from argparse import Namespace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -20,6 +22,7 @@ import models
 import pixels
 import predict
 import runs
+import screen
 import train
 
 
@@ -45,6 +48,32 @@ def test_drw_weights_begin_after_its_share_of_the_epochs(loss):
         expected = weighted if epoch > 8 else plain
         assert torch.equal(made.criterion(epoch)(logits, targets), expected), epoch
     assert torch.equal(made.judge(logits, targets), weighted)  # validation losses of all epochs compare
+
+
+@pytest.mark.parametrize("share, epochs, first", [(0.7, 90, 64), (0.8, 10, 9), (0.5, 3, 2), (0.29, 100, 30)])
+def test_the_first_epoch_of_drw_is_printed_and_does_not_depend_on_rounding(share, epochs, first):
+    words = ["--drw", share, "--epochs", epochs]  # 0.7 * 90 is 62.99999999999999
+    made = recipe(*words, "--patience", first - 1)
+    weights = [made.criterion(epoch).weight for epoch in range(1, epochs + 1)]
+    assert [weight is None for weight in weights] == [epoch < first for epoch in range(1, epochs + 1)]
+    text = screen.describe_loss(made.options, made.judge, {"drawn_counts": [40, 20, 4]})
+    assert f"class-balanced weights from epoch {first} on (DRW)" in text
+    with pytest.raises(SystemExit):
+        recipe(*words, "--patience", first - 2)
+
+
+def test_the_weights_of_drw_are_of_the_training_counts_and_the_prior_of_the_drawn_ones():
+    made = recipe("--drw", 0.5, "--loss", "logit_adjustment", drawn=(20, 20, 20)).criterion(15)
+    assert torch.equal(made.weight, losses.class_weights([40, 20, 4], "effective", beta=0.9999))
+    assert torch.equal(made.adjustment, losses.log_prior([1, 1, 1]).float())
+
+
+def test_a_class_that_is_drawn_in_few_epochs_counts_as_one_image():
+    images = pixels.ImageArray(np.zeros((6, 8, 8, 3), np.uint8), np.array([0, 0, 0, 1, 1, 2]), list("abcdef"))
+    epochs = iter([[0, 1, 2, 3], [5, 0, 1, 3], *[[0, 1, 2, 3]] * 8])
+    batches = pixels.Batches(images, np.arange(6), 4, True, sampler=lambda rng: np.arange(4))
+    batches.sampler = lambda rng: np.array(next(epochs))
+    assert inputs.drawn_counts(batches, 4).tolist() == [3, 1, 1, 0]  # 2.9, 1, 0.1 and 0 on average
 
 
 def test_without_drw_every_epoch_has_the_same_loss():
