@@ -337,10 +337,12 @@ def check_split(options: argparse.Namespace, table: data.ImageTable, split: Spli
 
 def warn_of_seen_images(options: argparse.Namespace, table: data.ImageTable, splits: list[Split]) -> None:
     """Warns if --init is a run on the same images, and may have been trained on some that are now validated."""
-    file = Path(options.weights) / "val_probs.npz"
-    if not file.is_file():
+    weights = Path(options.weights)  # a run, or a checkpoint in a run
+    file = (weights if weights.is_dir() else weights.parent) / "val_probs.npz"
+    if options.weights in ("none", "DEFAULT") or not file.is_file():
         return
-    validated = set(runs.read_predictions(file).paths.tolist())
+    with cli.blaming("--weights"):
+        validated = set(runs.read_predictions(file).paths.tolist())
     if validated.isdisjoint(table.paths):  # a run on different images
         return
     for split in splits:
@@ -645,18 +647,19 @@ def notes_of_init(
 ) -> list[str]:
     """Where the run that left a checkpoint (--init) differs from this one: in its images, or the classes of its head.
 
-    saved: the checkpoint, [] notes if it is not of the kit. fresh: the weights of the head that were not loaded.
+    saved: the checkpoint; one that train.py did not write gives no notes. fresh: the weights of the head that were not
+    loaded.
     """
-    if "model_name" not in saved:
-        return []
     mean, std = mean_std(options, model)
     now = {"size": options.size, "fit": options.fit, "mean": mean, "std": std}
+    if not {"model_name", "classes", *now} <= saved.keys():
+        return []
     other = [f"{key} {saved[key]}, here {value}" for key, value in now.items() if saved[key] != value]
     notes = [f"--init {options.weights} was trained with {'; '.join(other)}"] if other else []
     if saved["classes"] != table.classes and not fresh:
         notes.append(
-            f"--init {options.weights} was trained on other class names, or in another order, than here. Its head is "
-            "kept: if the classes are not the same, add --fresh-head"
+            f"--init {options.weights} was trained on classes with different names, or in a different order. Its head "
+            "is kept: if the classes are not the same, add --fresh-head"
         )
     return notes
 

@@ -248,7 +248,8 @@ def write_config(
 ) -> dict[str, Any]:
     """Writes and returns config.json. It is written before the first epoch, so that an interrupted run can be resumed.
 
-    A resumed run keeps the command, versions and start time of its first start. BadInput if its data have changed.
+    A resumed run keeps the command, versions, start time, notes and warnings of its first start. BadInput if its data
+    have changed.
     """
     config = {
         "command": shlex.join(["python", *sys.argv]),
@@ -273,7 +274,8 @@ def write_config(
                 f"cannot resume {folder}: the pixels of its images have changed since the run started, or a different "
                 "version of torchvision or Pillow decodes them; restore them or start a new run"
             )
-        config |= {key: stored[key] for key in ("command", "started", "cwd", "versions", "notes") if key in stored}
+        kept = ("command", "started", "cwd", "versions", "notes", "warnings")
+        config |= {key: stored[key] for key in kept if key in stored}
     checkpoint.write_text(path, json.dumps(config, indent=2, ensure_ascii=False))
     return config
 

@@ -116,7 +116,21 @@ def test_mixing_is_off_in_the_last_epochs():
         assert (transform.mixup, transform.overlap) == ((0.4, 1) if epoch <= 3 else (0.0, 0))
 
 
-def test_mean_and_std_are_those_of_the_option_the_model_or_imagenet(workspace):
+def test_an_epoch_is_augmented_with_the_mean_std_and_flips_of_the_recipe():
+    made = recipe("--augment", "light", "--flips", "alternate")
+    transform = dataclasses.replace(made, mean=[0.5, 0.4, 0.3], std=[0.1, 0.2, 0.3]).augment(1)
+    assert torch.equal(transform.mean, torch.tensor([0.5, 0.4, 0.3])) and transform.flips == "alternate"
+    assert torch.equal(transform.std, torch.tensor([0.1, 0.2, 0.3])) and made.augment(1).mean[0] == 0.485
+
+
+def test_mean_and_std_are_those_of_the_option_the_model_or_imagenet(workspace, monkeypatch):
+    used, normalize = [], augment.normalize
+
+    def spy(images, mean, std, *more):
+        used.append(([round(x, 4) for x in mean.tolist()], [round(x, 4) for x in std.tolist()]))
+        return normalize(images, mean, std, *more)
+
+    monkeypatch.setattr(augment, "normalize", spy)
     (workspace / "timm_like.py").write_text(
         "import models\n"
         "def make(num_classes):\n"
@@ -131,9 +145,11 @@ def test_mean_and_std_are_those_of_the_option_the_model_or_imagenet(workspace):
         "typed": ["--model", "timm_like.py:make", "--mean-std", 0.4, 0.2],
         "six": ["--mean-std", 0.1, 0.2, 0.3, 0.4, 0.5, 0.6],
     }.items():
+        used.clear()
         run(*words, out=name, epochs=1)
         saved = checkpoint.load(f"{name}/best_f1.pt")
         found[name] = saved["mean"], saved["std"]
+        assert len(used) > 5 and all(numbers == found[name] for numbers in used)  # training and validation images
     assert found == {
         "imagenet": (list(augment.IMAGENET_MEAN), list(augment.IMAGENET_STD)),
         "own": ([0.5] * 3, [0.25] * 3),
@@ -167,9 +183,19 @@ def test_init_from_a_run_that_has_seen_the_validation_images_is_warned_of(worksp
     assert "validation images were not validation images of --init first" in warnings[1][0]
     val = [set(runs.read(out).predictions.paths) for out in ("first", "different")]
     assert warnings[1][0].startswith(f"{len(val[1] - val[0])} of {len(val[1])} validation images")
+    run("--init", "first/best_loss.pt", "--seed", 1, out="file", epochs=1)  # a checkpoint of that run
+    (warning,) = json.loads(Path("file/config.json").read_text())["warnings"]
+    assert warning == warnings[1][0].replace("--init first", "--init first/best_loss.pt")
+    Path("first").rename("gone")
+    train.main(["--resume", "different", "--cache", "cache"])
+    assert json.loads(Path("different/config.json").read_text())["warnings"] == warnings[1]
+    Path("gone").rename("first")
     Path("d").rename("e")  # a run on different images
     run("--data", "e", "--init", "first", "--seed", 1, out="other", epochs=1)
     assert not json.loads(Path("other/config.json").read_text())["warnings"]
+    Path("first/val_probs.npz").write_text("damaged")
+    words = "--data e --size 16 --model resnet8 --cache cache --init first --out bad".split()
+    assert "train.py: error: --weights: first/val_probs.npz " in refused(capsys, *words)
 
 
 def test_init_from_a_run_with_other_images_or_classes_is_noted(workspace, capsys):
@@ -186,9 +212,21 @@ def test_init_from_a_run_with_other_images_or_classes_is_noted(workspace, capsys
     folders[0].rename(Path("d/z"))  # the class is now the last one
     run("--init", "first", out="renamed", epochs=1)
     (note,) = [note for note in notes("renamed") if "--init" in note]
-    assert "was trained on other class names, or in another order" in note and note.endswith("add --fresh-head")
+    assert "was trained on classes with different names, or in a different order" in note
+    assert note.endswith("add --fresh-head")
     run("--init", "first", "--fresh-head", out="fresh", epochs=1)
     assert not [note for note in notes("fresh") if "--init" in note]
+
+
+def test_a_checkpoint_of_a_different_program_gives_no_notes_and_one_of_train_py_one_for_each_difference():
+    model, table = models.build_model("resnet8", 3, 16), SimpleNamespace(classes=["a", "b", "c"])
+    saved = {"model_name": "resnet8", "size": 16, "fit": "pad", "mean": [0.5] * 3, "std": [0.25] * 3}
+    options = recipe("--init", "x.pt", "--mean-std", 0.5, 0.25, "--size", 24, 16).options
+    (note,) = inputs.notes_of_init(options, table, saved | {"classes": ["a", "b", "c"]}, model, [])
+    assert note == "--init x.pt was trained with size 16, here (24, 16); fit pad, here squash"
+    assert len(inputs.notes_of_init(options, table, saved | {"classes": ["b", "a", "c"]}, model, [])) == 2
+    for other in ({}, {"model_name": "resnet8", "model": {}}, {"mean": torch.zeros(3), "std": torch.ones(3)}):
+        assert inputs.notes_of_init(options, table, other, model, []) == []
 
 
 def notes(out):
@@ -204,6 +242,26 @@ def test_freeze_epochs_trains_the_head_first_and_then_all(workspace):
     same = [torch.equal(start[key], first[key]) for key in start if not key.startswith("linear.")]
     assert all(same) and not torch.equal(start["linear.weight"], first["linear.weight"])
     assert not torch.equal(first["conv1.weight"], second["conv1.weight"])
+
+
+def test_the_first_n_stages_are_frozen_in_the_first_epochs():
+    made, model = recipe("--init", "x", "--freeze", 2, "--freeze-epochs", 1), models.build_model("resnet8", 3, 16)
+    for epoch, frozen in ((1, {"conv1", "bn1", "layer1"}), (2, set())):
+        made.freeze(model, epoch)
+        parts = {name.split(".")[0] for name, parameter in model.named_parameters() if not parameter.requires_grad}
+        assert parts == frozen
+    text = screen.describe_fine_tuning(made.options)
+    assert text == ", the first 2 stages frozen in the first 1 epochs"
+
+
+def test_the_optimizer_of_a_run_has_the_rates_of_its_stages():
+    words = ["--layer-decay", 0.5, "--head-lr", 0.3, "--lr", 0.1, "--scheduler", "none", "--loss", "ldam"]
+    table = SimpleNamespace(classes=["a", "b", "c"], factors={}, factor_ids=np.zeros((3, 0), int))
+    state = inputs.make_state(recipe(*words).options, table, 4, torch.device("cpu"))
+    rates = {id(p): group["lr"] for group in state.optimizer.param_groups for p in group["params"]}
+    found = {name.split(".")[0]: rates[id(p)] for name, p in state.model.named_parameters()}
+    expected = {"conv1": 0.00625, "bn1": 0.00625, "layer1": 0.0125, "layer2": 0.025, "layer3": 0.05, "linear": 0.3}
+    assert found == pytest.approx(expected) and isinstance(state.model.linear, models.CosineHead)
 
 
 def test_layer_decay_and_head_lr_set_the_rate_of_each_stage():
@@ -248,6 +306,24 @@ def test_a_head_or_loss_that_is_not_valid_is_one_line(workspace, capsys, entry, 
 
 
 # --- EMA, groups of classes ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("better", ["ema", "model", "equal"])
+def test_ema_and_raw_weights_are_both_judged_and_the_ema_is_saved_on_a_tie(workspace, monkeypatch, better):
+    judge, f1s = train.judge, {"ema": {"ema": 0.75, "model": 0.5}, "model": {"ema": 0.5, "model": 0.75}}
+    f1 = f1s.get(better, {"ema": 0.75, "model": 0.75})
+
+    def judged(model, *rest):
+        scores, *more = judge(model, *rest)
+        return scores | {"val_f1": f1["model" if next(model.parameters()).requires_grad else "ema"]}, *more
+
+    monkeypatch.setattr(train, "judge", judged)
+    (row,) = run("--ema", 0.5, epochs=1)
+    assert (float(row["val_f1"]), float(row["val_f1_raw"])) == (0.75, f1["model"])
+    best, last = (checkpoint.load(f"run/{name}.pt") for name in ("best_f1", "last"))
+    weights = {"model": last["model"], "ema": last["ema"]["model"]}
+    equal = {key: torch.equal(best["model"]["conv1.weight"], each["conv1.weight"]) for key, each in weights.items()}
+    assert equal == {"model": better == "model", "ema": better != "model"}
 
 
 def test_the_better_of_ema_and_raw_weights_is_saved(workspace):
