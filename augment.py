@@ -228,7 +228,7 @@ def noise(images: Tensor, sigma: Tensor, draws: Draws, rows: Tensor) -> Tensor:
 
 
 def erase(images: Tensor, draws: Draws, rows: Tensor, largest: float = 0.5) -> Tensor:
-    """Fill a random rectangle, each side at most `largest` of the image's, with ImageNet's mean (0 when normalised)."""
+    """Fill a random rectangle, each side at most `largest` of the image's, with ImageNet's mean."""
     H, W = images.shape[2:]
     boxes = _boxes(draws, draws.uniform(0.1, largest), draws.uniform(0.1, largest), H, W)[rows]
     colour = torch.tensor(IMAGENET_MEAN, device=images.device).view(3, 1, 1) * 255

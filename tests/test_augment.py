@@ -645,7 +645,7 @@ def test_cutout_greys_a_square_of_half_the_side_that_may_reach_over_the_border()
     grey = (augment.cutout(x, Draws(0, 1, torch.arange(4000)))[0][:, 0] > 0).float()
     assert set(grey.sum((1, 2)).int().tolist()) <= {a * b for a in range(8, 17) for b in range(8, 17)}
     assert grey.sum((1, 2)).max() == 16 * 16 and grey.sum((1, 2)).min() < 100
-    hit = grey.mean(0)  # how often each pixel is grey: half of the time in the middle, less in the corners
+    hit = grey.mean(0)  # how often each pixel is grey: a quarter of the time in the middle, less in the corners
     assert abs(hit[16, 16] - 0.25) < 0.03 and hit[0, 0] < 0.1
 
 
