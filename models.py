@@ -456,6 +456,8 @@ def read_checkpoint(file: str | Path) -> Any:
     Only tensors and plain containers are read (weights_only=True), so that no code of the file runs.
     BadInput: the file is missing, or needs pickled Python objects.
     """
+    if Path(file, "fold0").is_dir():
+        raise BadInput(f"{file} has several folds: choose one of them, such as {Path(file, 'fold0')}")
     if Path(file).is_dir():
         file = Path(file) / "best_f1.pt"
     if not Path(file).is_file():

@@ -229,6 +229,12 @@ def test_a_checkpoint_of_a_different_program_gives_no_notes_and_one_of_train_py_
         assert inputs.notes_of_init(options, table, other, model, []) == []
 
 
+def test_init_from_a_run_with_folds_says_to_choose_one(workspace, capsys):
+    Path("folds/fold0").mkdir(parents=True)
+    rest = ["--data", "d", "--size", 16, "--model", "resnet8", "--epochs", 1, "--cache", "cache", "--out", "bad"]
+    assert "--weights: folds has several folds: choose one of them" in refused(capsys, *rest, "--init", "folds")
+
+
 def notes(out):
     return json.loads(Path(out, "config.json").read_text())["notes"]
 
