@@ -33,7 +33,7 @@ import screen
 import train
 from ranks import Ranks
 
-SOURCE = "".join(Path(module.__file__).read_text(encoding="utf-8") for module in (cli, inputs, train))
+SOURCE = "".join(Path(module.__file__).read_text(encoding="utf-8") for module in (cli, inputs, screen, train))
 LOSS_NAMES = [*(name for name in losses.LOSSES if name != "cross_entropy"), "ce+f1", "focal:0.6+f1:0.4"]
 
 
