@@ -468,7 +468,7 @@ for i, block in enumerate({blocks!r}):
     torch.save(model.state_dict(), f"{{i}}-{{os.environ['RANK']}}.pt")
 if torch.distributed.is_initialized():
     torch.distributed.destroy_process_group()
-os._exit(0)  # Python's own end once aborted in the threads of gloo, after everything was saved
+os._exit(0)  # an end by Python itself has once aborted, probably in the threads of gloo that DDP still holds
 """
 
 
