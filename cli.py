@@ -602,6 +602,11 @@ def first_drw_epoch(options: argparse.Namespace) -> int:
     return math.floor(round(options.drw * options.epochs, 6)) + 1
 
 
+def is_stopped_early(options: argparse.Namespace, state: runs.State) -> bool:
+    """Whether --patience ended the run."""
+    return bool(options.patience) and state.epochs_without_improvement >= options.patience
+
+
 def fixing_epochs(options: dict[str, Any]) -> str:
     """The option with which --epochs cannot grow when resuming: it sets what the finished epochs had. "" if it can."""
     for name in ("drw", "mix_off_last"):  # their first epoch depends on the number of epochs
@@ -668,12 +673,13 @@ def _check_combinations(parser: argparse.ArgumentParser, options: argparse.Names
         parser.error(f"--samples-per-class needs --sampler balanced, got --sampler {options.sampler}")
     if options.drw and options.class_weights != "none":
         parser.error(f"--drw {options.drw:g} sets class weights itself: remove --class-weights {options.class_weights}")
-    first = first_drw_epoch(options) if options.drw else 0
-    if options.patience and options.patience < first - 1:
-        parser.error(
-            f"--patience {options.patience} can end the run before --drw {options.drw:g} begins in epoch "
-            f"{first}: use --patience {first - 1} or more, or remove one of the two"
-        )
+    if options.drw and options.patience:
+        first = first_drw_epoch(options)
+        if options.patience < first - 1:
+            parser.error(
+                f"--patience {options.patience} can end the run before --drw {options.drw:g} begins in epoch "
+                f"{first}: use --patience {first - 1} or more, or remove one of the two"
+            )
     _check_fine_tuning(parser, options)
     if options.mix_off_last and not (options.mixup or options.cutmix):
         parser.error(f"--mix-off-last {options.mix_off_last} has no effect without --mixup or --cutmix")

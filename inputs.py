@@ -631,31 +631,38 @@ def rehearse(
     recipe.criterion(1), recipe.augment(1)
     state = make_state(options, table, 1, device)
     recipe.freeze(state.model, 1)
-    first_weights = functools.cache(lambda: models.first_weights(options.model, options.weights, options.size))
+    is_file = options.weights not in ("none", "DEFAULT")
+    saved = functools.cache(functools.partial(models.read_checkpoint, options.weights))
+
+    @functools.cache
+    def first_weights() -> dict[str, Tensor]:
+        if is_file:
+            return models.state_dict_of(saved(), options.weights)
+        return models.first_weights(options.model, options.weights, options.size)
+
     folders = [folder_of(Path(options.resume), split, splits) for split in splits] if options.resume else []
     if options.weights != "none" and not (folders and all(map(runs.has_last, folders))):
         fresh = load_weights(options, state.model, first_weights)
-        if fresh and options.weights != "DEFAULT":
-            table.notes.append(f"{options.weights}: loaded all but {', '.join(fresh)}, which start random")
-        if options.weights != "DEFAULT":
-            table.notes += notes_of_init(options, table, models.read_checkpoint(options.weights), state.model, fresh)
+        if is_file:
+            table.notes += notes_of_init(options, table, saved(), state.model, fresh)
     return first_weights
 
 
 def notes_of_init(
     options: argparse.Namespace, table: data.ImageTable, saved: dict[str, Any], model: nn.Module, fresh: list[str]
 ) -> list[str]:
-    """Where the run that left a checkpoint (--init) differs from this one: in its images, or the classes of its head.
+    """What was not loaded from a checkpoint (--init), and where its run differs from this one: images, classes.
 
-    saved: the checkpoint; one that train.py did not write gives no notes. fresh: the weights of the head that were not
-    loaded.
+    saved: the checkpoint; of one that train.py did not write, the run is not known. fresh: the weights of the head that
+    were not loaded.
     """
+    notes = [f"{options.weights}: loaded all but {', '.join(fresh)}, which start random"] if fresh else []
     mean, std = mean_std(options, model)
     now = {"size": options.size, "fit": options.fit, "mean": mean, "std": std}
     if not {"model_name", "classes", *now} <= saved.keys():
-        return []
+        return notes
     other = [f"{key} {saved[key]}, here {value}" for key, value in now.items() if saved[key] != value]
-    notes = [f"--init {options.weights} was trained with {'; '.join(other)}"] if other else []
+    notes += [f"--init {options.weights} was trained with {'; '.join(other)}"] if other else []
     if saved["classes"] != table.classes and not fresh:
         notes.append(
             f"--init {options.weights} was trained on classes with different names, or in a different order. Its head "

@@ -419,14 +419,14 @@ def first_weights(name: str, weights: str | Path, size: Size = 224) -> dict[str,
     name     a name of build_model.
     weights  "DEFAULT": the best pretrained weights that torchvision has for this name, from torch.hub's cache or
              downloaded, without the head and the auxiliary heads; those of timm for "timm:NAME". Else a FILE, see
-             read_state_dict.
+             read_checkpoint.
     size     of the images, for a network of timm whose weights depend on it.
 
     The random state of the CPU is not changed.
     BadInput: no pretrained weights for this name, a failed download, or a missing or refused FILE.
     """
     if weights != "DEFAULT":
-        return read_state_dict(weights)
+        return state_dict_of(read_checkpoint(weights), weights)
     network = _pretrained(name, size)
     left_out = (find_head(network) + ".", "AuxLogits.")  # inception_v3 keeps its auxiliary head, googlenet does not
     return {key: value for key, value in network.state_dict().items() if not key.startswith(left_out)}
@@ -470,13 +470,13 @@ def read_checkpoint(file: str | Path) -> Any:
         raise BadInput(f"{file} is refused: {reason}; save model.state_dict() with torch.save") from error
 
 
-def read_state_dict(file: str | Path) -> dict[str, Tensor]:
-    """The tensors of a checkpoint FILE by name: the file itself, or its "model" or "state_dict" entry.
+def state_dict_of(saved: Any, file: str | Path) -> dict[str, Tensor]:
+    """The tensors by name in what read_checkpoint returned: all of it, or its "model" or "state_dict" entry.
 
-    If all names start with "module." (DataParallel), that prefix is removed.
-    BadInput: see read_checkpoint; or the file has no state dict.
+    If all names start with "module." (DataParallel), that prefix is removed. BadInput, with the name of the FILE, if
+    there is no state dict.
     """
-    state = read_checkpoint(file)
+    state = saved
     for key in ("model", "state_dict"):
         if isinstance(state, dict) and isinstance(state.get(key), dict):
             state = state[key]

@@ -66,8 +66,10 @@ class Ranger(torch.optim.RAdam):
             self.state[parameter]["slow"] = weights
         for group in self.param_groups:
             group["updates"] += 1
+            if group["updates"] % group["sync"]:
+                continue
             fast = [parameter for parameter in group["params"] if parameter in self.state]
-            if fast and group["updates"] % group["sync"] == 0:  # a group may be frozen as a whole
+            if fast:  # a group may be frozen as a whole
                 slow = [self.state[parameter]["slow"] for parameter in fast]
                 torch._foreach_lerp_(slow, fast, group["alpha"])
                 torch._foreach_copy_(fast, slow)

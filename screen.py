@@ -206,7 +206,7 @@ def time_left(state: runs.State, start: float, begun: float, options: argparse.N
 
 def describe_resumed(options: argparse.Namespace, split: Any, state: runs.State, updates: int) -> str:
     """Where a resumed run continues, or that it is finished, and what to type to train longer."""
-    stopped_early = options.patience and state.epochs_without_improvement >= options.patience
+    stopped_early = cli.is_stopped_early(options, state)
     if state.epoch < options.epochs and not stopped_early:
         done = updates if state.trained else state.progress.get("windows", 0)
         return f"resumed: epochs done: {state.epoch}, updates done in the next epoch: {done} of {updates}"

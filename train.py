@@ -183,9 +183,7 @@ def train_epochs(
     """Trains and validates each epoch, until --epochs or --patience ends the run."""
     (train_batches, val_batches), amp = batches, cli.AMP_TYPES[options.amp]
     plain, criterion = augment.Augment("none", mean=recipe.mean, std=recipe.std), recipe.judge
-    while state.epoch < options.epochs and not (
-        options.patience and state.epochs_without_improvement >= options.patience
-    ):
+    while state.epoch < options.epochs and not cli.is_stopped_early(options, state):
         train_batches.epoch, start = state.epoch + 1, time.perf_counter()
         if not state.trained:  # otherwise the run was stopped during validation
             state.trained = train_epoch(options, folder, state, recipe, train_batches, about, ranks)

@@ -229,6 +229,15 @@ def test_a_checkpoint_of_a_different_program_gives_no_notes_and_one_of_train_py_
         assert inputs.notes_of_init(options, table, other, model, []) == []
 
 
+def test_the_checkpoint_of_init_is_read_once_for_all_folds(workspace, monkeypatch):
+    run(out="first", epochs=1)
+    read, files = models.read_checkpoint, []
+    monkeypatch.setattr(models, "read_checkpoint", lambda file: files.append(file) or read(file))
+    words = "--data d --size 16 --model resnet8 --epochs 1 --batch-size 8 --folds 2 --init first --cache cache --out two"
+    train.main(words.split())
+    assert files == ["first"] and runs.has_last(Path("two/fold1"))
+
+
 def test_init_from_a_run_with_folds_says_to_choose_one(workspace, capsys):
     Path("folds/fold0").mkdir(parents=True)
     rest = ["--data", "d", "--size", 16, "--model", "resnet8", "--epochs", 1, "--cache", "cache", "--out", "bad"]
