@@ -233,8 +233,8 @@ def test_the_checkpoint_of_init_is_read_once_for_all_folds(workspace, monkeypatc
     run(out="first", epochs=1)
     read, files = models.read_checkpoint, []
     monkeypatch.setattr(models, "read_checkpoint", lambda file: files.append(file) or read(file))
-    words = "--data d --size 16 --model resnet8 --epochs 1 --batch-size 8 --folds 2 --init first --cache cache --out two"
-    train.main(words.split())
+    words = "--data d --size 16 --model resnet8 --epochs 1 --batch-size 8 --folds 2 --init first --out two"
+    train.main([*words.split(), "--cache", "cache"])
     assert files == ["first"] and runs.has_last(Path("two/fold1"))
 
 
