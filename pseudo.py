@@ -31,8 +31,9 @@ import data
 import leaks
 import models
 import pixels
-import predict
+import predictors
 import runs
+import submission
 from ranks import Ranks
 from runs import BadInput
 
@@ -87,12 +88,12 @@ def check_same_split(folder: Path, table: data.ImageTable, split: Any) -> None:
 
 def load_teachers(
     options: argparse.Namespace, table: data.ImageTable, splits: Sequence[Any]
-) -> tuple[list[predict.Predictor], list[str]]:
+) -> tuple[list[predictors.Predictor], list[str]]:
     """The network for each split, and the image files of --pseudo-data. Both are empty if they are not needed."""
     if not options.pseudo or stored_labels(options, splits):
         return [], []
     with cli.blaming("--pseudo-data"):
-        images = predict.read_template(Path(options.pseudo_data), None).images
+        images = submission.read_template(Path(options.pseudo_data), None).images
         known = set(map(os.path.abspath, table.paths)) & set(map(os.path.abspath, images))
         if known:
             raise BadInput(f"{len(known)} of its images are in --data too, such as {min(known)}: give other images")
@@ -106,7 +107,7 @@ def load_teachers(
                     f"the network of {folder} is {name}, a function in a file, which is only executed if --model has "
                     f"the same name: choose --model {shlex.quote(name)}, or a RUN whose network is not a function"
                 )
-            teachers.append(predict.load_predictor(folder / "best_f1.pt", device, functions))
+            teachers.append(predictors.load_predictor(folder / "best_f1.pt", device, functions))
             if teachers[-1].saved["classes"] != table.classes:
                 raise BadInput(f"{teachers[-1].path} has different classes than --data: train it with the same classes")
     return teachers, images
@@ -116,14 +117,14 @@ def predicted_labels(
     options: argparse.Namespace,
     table: data.ImageTable,
     splits: Sequence[Any],
-    teachers: Sequence[predict.Predictor],
+    teachers: Sequence[predictors.Predictor],
     images: list[str],
 ) -> list[runs.Predictions]:
     """The chosen images of each split with their labels. BadInput if a network has a different split."""
     for teacher, split in zip(teachers, splits, strict=True):
         check_same_split(teacher.path.parent, table, split)
     work = Ranks(device=options.device), options.batch_size, options.threads
-    by_fold = predict.predict_probs([[teacher] for teacher in teachers], "none", *work, images)  # (folds, N, C)
+    by_fold = predictors.predict_probs([[teacher] for teacher in teachers], "none", *work, images)  # (folds, N, C)
     labelled = []
     for probs in by_fold:
         # The mean is near the true shares also if the network is not calibrated. EM (shares.py) is not: it needs
@@ -167,7 +168,7 @@ def add(
     images: pixels.ImageArray,
     table: data.ImageTable,
     splits: list[Any],
-    teachers: Sequence[predict.Predictor],
+    teachers: Sequence[predictors.Predictor],
     test_images: list[str],
 ) -> tuple[pixels.ImageArray, data.ImageTable, list[Any]]:
     """The images, table and splits with the labelled images of each split as further training rows.

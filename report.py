@@ -32,7 +32,7 @@ import metrics
 import models
 import page
 import pixels
-import predict
+import predictors
 import runs
 from page import Html, Series, tag
 from runs import BadInput
@@ -312,7 +312,7 @@ def where_it_looked(
         own = [path for path in part.predictions.paths.tolist() if path in wrong] if part.predictions else []
         if not own:
             continue
-        predictor = predict.load_predictor(part.folder / "best_f1.pt", device, functions)
+        predictor = predictors.load_predictor(part.folder / "best_f1.pt", device, functions)
         if predictor.saved["classes"] != run.config["classes"]:
             raise BadInput(f"{predictor.path} has different classes than {run.folder / 'config.json'}: train again")
         for path in own:

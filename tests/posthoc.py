@@ -19,14 +19,14 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import compare
+import improvements
 import metrics
-import predict
 import runs
 
 
 def adjusted(run: runs.Run, tau: float) -> compare.Predictions:
     stored = run.predictions
-    probs = predict.adjust_prior(stored.probs, run.train_counts(), tau) if tau else stored.probs
+    probs = improvements.adjust_prior(stored.probs, run.train_counts(), tau) if tau else stored.probs
     return compare.Predictions(stored.paths, stored.targets, probs.argmax(1), probs.shape[1])
 
 

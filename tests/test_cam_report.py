@@ -18,7 +18,7 @@ from test_report import CHROMIUM, needs_chromium, opened
 import augment
 import cam
 import pixels
-import predict
+import predictors
 import report
 import runs
 import train
@@ -56,7 +56,7 @@ def test_beside_each_mistake_is_the_map_of_the_network_of_its_own_fold(folds, tm
     found = pictures(text)
     run, shown, different = runs.read(folds), 0, 0
     fold_of = {path: f for f, part in enumerate(run.folds) for path in part.predictions.paths.tolist()}
-    nets = [predict.load_predictor(part.folder / "best_f1.pt", torch.device("cpu")) for part in run.folds]
+    nets = [predictors.load_predictor(part.folder / "best_f1.pt", torch.device("cpu")) for part in run.folds]
     titles = re.findall(r'class="pair".*?<span title="([^"]+)"', text)
     maps = [picture for alt, picture in found if alt.startswith("evidence for ")]
     assert len(titles) == len(maps) > 2 and len(set(map(fold_of.get, titles))) == 2
@@ -82,7 +82,7 @@ def test_the_map_is_of_the_predicted_class_and_says_so(folds, tmp_path):
 
 
 def test_without_cam_no_network_is_loaded(folds, tmp_path, monkeypatch):
-    monkeypatch.setattr(predict, "load_predictor", None)
+    monkeypatch.setattr(predictors, "load_predictor", None)
     text = report.main([str(folds), "--out", str(tmp_path / "x.html")]).read_text("utf-8")
     assert "evidence for" not in text and "Grad-CAM" not in text and "pairs" not in text.split("</style>")[1]
 

@@ -19,6 +19,7 @@ import metrics
 import models
 import pixels
 import predict
+import predictors
 import report
 import runs
 import train
@@ -266,7 +267,7 @@ HOSTILE = [
 def test_factors_of_a_checkpoint_or_a_config_that_cannot_be_are_refused_in_one_line(
     factored, tmp_path, capsys, monkeypatch, entries
 ):
-    monkeypatch.setattr(predict, "decoded", lambda *arguments: pytest.fail("decodes"))
+    monkeypatch.setattr(predictors, "decoded", lambda *arguments: pytest.fail("decodes"))
     checkpoint.save(tmp_path / "x.pt", checkpoint.load(f"{factored}/best_f1.pt") | entries)
     error = refused(capsys, predict.main, tmp_path / "x.pt", "--data", "test", "--out", tmp_path / "s.csv")
     assert "its factors must be names with their values" in error or "has no factors" in error

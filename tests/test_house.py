@@ -12,7 +12,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 PROGRAMS = {"train", "predict", "compare", "report", "labels", "doctor"}
-HELPERS = {"cli", "inputs", "pseudo", "runs", "screen"}  # of programs
+HELPERS = {"cli", "improvements", "inputs", "predictors", "pseudo", "runs", "screen", "submission"}  # of programs
 MODULES = sorted(path.stem for path in ROOT.glob("*.py") if path.stem not in PROGRAMS | HELPERS)
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 DOCS = README + (ROOT / "FAQ.md").read_text(encoding="utf-8")
@@ -141,15 +141,18 @@ def test_every_predict_command_parses_as_it_is_written():
 def test_the_arrows_between_programs_and_their_helpers():
     allowed = {
         "train": {"cli", "inputs", "runs", "report", "screen"},
-        "predict": {"cli", "runs"},
+        "predict": {"cli", "improvements", "predictors", "runs", "submission"},
         "compare": {"cli", "runs"},
     }
     allowed |= {
-        "report": {"cli", "predict", "runs"},
+        "report": {"cli", "predictors", "runs"},
         "labels": {"cli", "report", "runs"},
         "doctor": set(),
         "inputs": {"cli", "pseudo", "runs"},
-        "pseudo": {"cli", "predict", "runs"},
+        "pseudo": {"cli", "predictors", "runs", "submission"},
+        "improvements": {"cli", "predictors", "runs"},
+        "predictors": {"cli", "runs"},
+        "submission": {"runs"},
         "screen": {"cli", "runs"},
         "cli": {"runs"},
         "runs": set(),

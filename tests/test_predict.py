@@ -16,8 +16,11 @@ import torch
 from PIL import Image
 
 import checkpoint
+import improvements
 import predict
+import predictors
 import runs
+import submission
 import train
 
 
@@ -211,8 +214,8 @@ def test_views_and_prior_are_used_only_if_they_help_on_validation(here, capsys):
 def test_prior_adjustment_is_the_papers_formula():
     p = np.array([[0.7, 0.2, 0.1]], np.float32)
     # p / prior, prior 0.8, 0.15, 0.05: 0.875, 1.333, 2; their sum 4.208
-    assert np.allclose(predict.adjust_prior(p, [80, 15, 5], 1.0), [[0.2079, 0.3168, 0.4752]], atol=1e-4)
-    assert np.allclose(predict.adjust_prior(p, [80, 15, 5], 0.0), p, atol=1e-6)
+    assert np.allclose(improvements.adjust_prior(p, [80, 15, 5], 1.0), [[0.2079, 0.3168, 0.4752]], atol=1e-4)
+    assert np.allclose(improvements.adjust_prior(p, [80, 15, 5], 0.0), p, atol=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -308,7 +311,7 @@ def test_blend_weights_are_a_maximum_of_the_likelihood():
     also, _ = soft(noise=0.7, seed=2)
     useless = np.full_like(good, 0.25)
     probs = np.stack([good, useless, also])
-    w = predict.blend_weights(probs, targets)
+    w = improvements.blend_weights(probs, targets)
     assert w.sum() == pytest.approx(1) and (w >= 0).all() and w[1] < 0.2 < min(w[0], w[2])
 
     def likelihood(weights):
@@ -316,14 +319,15 @@ def test_blend_weights_are_a_maximum_of_the_likelihood():
 
     rng = np.random.default_rng(0)
     assert likelihood(w) > max(likelihood(rng.dirichlet(np.ones(3))) for _ in range(300)) - 1e-6
-    assert predict.blend_weights(np.stack([good, good]), targets) == pytest.approx([0.5, 0.5])
+    assert improvements.blend_weights(np.stack([good, good]), targets) == pytest.approx([0.5, 0.5])
 
 
 def test_a_bias_that_was_taken_off_is_found_again_and_nothing_is_made_worse(capsys):
     probs, targets = soft(N=3000, noise=0.8, shift=1.0)  # predicts the large classes far too often
-    bias, _ = predict.tune_bias(probs, targets, force=False)
+    bias, _ = improvements.tune_bias(improvements.CrossFitted.of(probs, targets), force=False)
     assert (np.diff(bias) > 0).all()  # the larger, the less often the class was predicted
-    assert predict.macro_f1(predict.add_bias(probs, bias), targets) > predict.macro_f1(probs, targets) + 0.05
+    after = improvements.add_bias(probs, bias)
+    assert improvements.macro_f1(after, targets) > improvements.macro_f1(probs, targets) + 0.05
     assert "used" in capsys.readouterr().out
 
 
@@ -332,18 +336,18 @@ def test_biases_are_the_best_of_each_classs_candidates_in_turn():
     log_p, bias, steps = np.log(probs), np.zeros(4), sorted(np.linspace(-2, 2, 41), key=abs)
     for _ in range(3):
         for c in range(4):  # the same by hand, with every candidate's macro F1 from its predictions
-            tried = [predict.macro_f1(log_p + np.where(np.arange(4) == c, b, bias), targets) for b in steps]
-            if max(tried) > predict.macro_f1(log_p + bias, targets) + 1e-9:
+            tried = [improvements.macro_f1(log_p + np.where(np.arange(4) == c, b, bias), targets) for b in steps]
+            if max(tried) > improvements.macro_f1(log_p + bias, targets) + 1e-9:
                 bias[c] = steps[int(np.argmax(tried))]
-    assert bias.any() and np.array_equal(predict.fit_bias(log_p, targets), bias)
-    assert not np.array_equal(predict.fit_bias(log_p, targets, sweeps=1), bias)
+    assert bias.any() and np.array_equal(improvements.fit_bias(log_p, targets), bias)
+    assert not np.array_equal(improvements.fit_bias(log_p, targets, sweeps=1), bias)
 
 
 @pytest.mark.parametrize("seed", range(8))
 def test_the_estimate_that_is_used_is_never_below_that_without(capsys, seed):
     rng = np.random.default_rng(seed)
     probs, targets = rng.dirichlet(np.ones(4), 200).astype(np.float32), rng.integers(0, 4, 200)  # nothing to gain
-    bias, _ = predict.tune_bias(probs, targets, force=False, seed=seed)
+    bias, _ = improvements.tune_bias(improvements.CrossFitted.of(probs, targets, seed), force=False)
     old, new, verdict = re.search(r"images (\S+) -> (\S+), (.*)", capsys.readouterr().out).groups()
     assert (verdict == "used") == (float(new) > float(old)) or float(new) == float(old)
     assert bias.any() == (verdict == "used")
@@ -358,10 +362,10 @@ def test_a_fit_judged_on_its_own_images_promises_too_much():
         rng = np.random.default_rng(seed)
         probs, targets = rng.dirichlet(np.ones(4), 200), rng.integers(0, 4, 200)
         log_p = np.log(probs)
-        bias = predict.fit_bias(log_p[:100], targets[:100])
+        bias = improvements.fit_bias(log_p[:100], targets[:100])
         for found, half in ((own, slice(0, 100)), (other, slice(100, 200))):
-            gain = predict.macro_f1(log_p[half] + bias, targets[half]) - predict.macro_f1(log_p[half], targets[half])
-            found.append(gain)
+            before, after = (improvements.macro_f1(scores[half], targets[half]) for scores in (log_p, log_p + bias))
+            found.append(after - before)
     assert np.mean(own) > 0.03 > np.mean(other) + 0.01
 
 
@@ -389,16 +393,16 @@ def test_a_child_decides_inside_its_group_and_nowhere_else():
     child |= {"all_classes": ["red", "green", "blue"], "all_labels": ["0", "1", "2"]}
     probs, shares = np.array([[0.6, 0.4], [0.1, 0.9]]), np.array([[0.2, 0.8], [0.5, 0.5]])
     for when in ("0,1", "green, red"):
-        refined, saved = predict.refine(probs, parent, shares, child, when)
+        refined, saved = improvements.refine(probs, parent, shares, child, when)
         assert np.allclose(refined, [[0.4, 0.12, 0.48], [0.9, 0.05, 0.05]])
         assert saved["labels"] == ["2", "0", "1"] and saved["classes"] == ["blue", "red", "green"]
     single = {"classes": ["red", "green", "blue"], "labels": ["0", "1", "2"]}
-    refined, saved = predict.refine(np.array([[0.5, 0.1, 0.4]]), single, shares[:1], child, "0,1")
+    refined, saved = improvements.refine(np.array([[0.5, 0.1, 0.4]]), single, shares[:1], child, "0,1")
     assert np.allclose(refined, [[0.4, 0.12, 0.48]]) and saved["labels"] == ["2", "0", "1"]
     with pytest.raises(runs.BadInput, match="'0,2' are not the classes of the --refine run, which are 0, 1"):
-        predict.refine(probs, parent, shares, child, "0,2")
+        improvements.refine(probs, parent, shares, child, "0,2")
     with pytest.raises(runs.BadInput, match="neither a merged class '0[+]1' nor all of 0,1; it has:\n  7\n  8"):
-        predict.refine(probs, {"classes": ["a", "b"], "labels": ["7", "8"]}, shares, child, "0,1")
+        improvements.refine(probs, {"classes": ["a", "b"], "labels": ["7", "8"]}, shares, child, "0,1")
 
 
 def test_two_stages_end_to_end(here, capsys):
@@ -461,7 +465,7 @@ def test_the_columns_of_a_test_csv_are_kept_and_the_label_is_added(here):
 
 @pytest.mark.parametrize("flag", ["--out", "--probs"])
 def test_a_folder_that_is_not_there_is_refused_before_anything_is_predicted(here, capsys, flag, monkeypatch):
-    monkeypatch.setattr(predict, "load_all", lambda *arguments: pytest.fail("began"))
+    monkeypatch.setattr(predictors, "load_all", lambda *arguments: pytest.fail("began"))
     message = refused(capsys, "one", "--data", "comp", flag, here / "nowhere" / "x", by=PARSER)
     assert f"{flag} {here}/nowhere/x: the folder {here}/nowhere does not exist" in message
 
@@ -497,7 +501,7 @@ def test_a_run_of_folds_that_is_not_finished_is_used_with_a_note(here, capsys):
 def test_a_folder_beside_the_folds_is_left_alone(here, capsys):
     shutil.copytree("five", here / "run")
     shutil.copytree("one", here / "run" / "fold_old")
-    folds = predict.checkpoints_of(str(here / "run"))
+    folds = predictors.checkpoints_of(str(here / "run"))
     assert [file.parent.name for file in folds] == ["fold0", "fold1", "fold2"]
 
 
@@ -608,7 +612,7 @@ def test_E1_only_a_function_can_be_typed_and_no_name_breaks_the_line(here, capsy
 def test_E5_a_value_that_cannot_be_used_is_refused_before_an_image_is_decoded(
     here, capsys, monkeypatch, entries, message
 ):
-    monkeypatch.setattr(predict, "decoded", lambda *arguments: pytest.fail("decodes"))
+    monkeypatch.setattr(predictors, "decoded", lambda *arguments: pytest.fail("decodes"))
     error = refused(capsys, changed(here, **entries), "--data", "comp", "--out", here / "s.csv")
     assert message in error and error.count("\n") == 0 and not (here / "s.csv").exists()
 
@@ -618,7 +622,7 @@ def test_E5_a_value_that_cannot_be_used_is_refused_before_an_image_is_decoded(
 def test_E5_weights_that_are_not_finite_are_refused_before_an_image_is_decoded(
     here, capsys, monkeypatch, value, as_child
 ):
-    monkeypatch.setattr(predict, "decoded", lambda *arguments: pytest.fail("decodes"))
+    monkeypatch.setattr(predictors, "decoded", lambda *arguments: pytest.fail("decodes"))
     weights = checkpoint.load("one/best_f1.pt")["model"]
     weights["linear.bias"][1] = value
     file = changed(here, model=weights)
@@ -647,7 +651,7 @@ def parent(competition):
 
 def test_C1_a_merged_or_a_missing_class_is_refused_before_an_image_is_decoded(here, capsys, monkeypatch, parent):
     with monkeypatch.context() as patch:
-        patch.setattr(predict, "decoded", lambda *arguments: pytest.fail("decodes"))
+        patch.setattr(predictors, "decoded", lambda *arguments: pytest.fail("decodes"))
         message = refused(capsys, parent, "--data", "comp", "--out", here / "s.csv")
         assert "RUN_OR_CHECKPOINT: '0+1' is a merged class (train.py --merge), which is not a valid label" in message
         assert "add --refine CHILD --when CLASSES, or --force" in message and message.count("\n") == 0
@@ -688,8 +692,8 @@ def test_C1_labels_that_template_or_meta_csv_do_not_have_are_a_warning(here, cap
     write_csv(here / "t.csv", rows)
     if meta:
         write_csv(here / "meta.csv", [{"target": c, "class_name": name} for c, name in meta])
-    predict.warn_of_labels(
-        predict.Template(here / "t.csv", ["ID", "target"], rows, "target", [], "ID"), ["0", "1", "2"]
+    submission.warn_of_labels(
+        submission.Template(here / "t.csv", ["ID", "target"], rows, "target", [], "ID"), ["0", "1", "2"]
     )
     printed = capsys.readouterr().err.splitlines()
     assert printed == [f"warning: labels of the model that are {line.replace('HERE', str(here))}" for line in warnings]
@@ -701,8 +705,8 @@ def test_E9_a_label_that_is_a_formula_is_written_as_it_is_and_said_so(here, caps
     assert {row["target"] for row in read_csv(here / "s.csv")} == {label}
     notes = [line for line in capsys.readouterr().err.splitlines() if line.startswith("note: ")]
     assert len(notes) == 1 and f"takes for formulas: 3, such as {label!r}; they are written as they are" in notes[0]
-    empty = predict.Template(None, ["ID", "target"], [], "target", [], "ID")
-    predict.warn_of_labels(empty, ["-1", "+1", "-0.5", "a=b"])  # negative control
+    empty = submission.Template(None, ["ID", "target"], [], "target", [], "ID")
+    submission.warn_of_labels(empty, ["-1", "+1", "-0.5", "a=b"])  # negative control
     assert capsys.readouterr().err == ""
 
 
@@ -714,11 +718,11 @@ def test_C2_when_takes_names_and_numbers_as_only_does():
     child = cats | {"all_labels": ["ape", "bird", "cat", "dog"], "all_classes": ["ape", "bird", "cat", "dog"]}
     parent = {"labels": ["ape", "bird+cat", "dog"], "classes": ["ape", "bird+cat", "dog"]}
     for when in ("1,2", "2, 1", "bird,2", "cat,bird"):
-        assert predict.refined_classes(parent, child, when)[:2] == ([1], [0, 2])
+        assert improvements.refined_classes(parent, child, when)[:2] == ([1], [0, 2])
     with pytest.raises(runs.BadInput, match="'0,1' are not the classes of the --refine run, which are bird, cat"):
-        predict.refined_classes(parent, child, "0,1")
+        improvements.refined_classes(parent, child, "0,1")
     with pytest.raises(ValueError, match="'4' is not a valid class: choose from 0 ape, 1 bird, 2 cat, 3 dog"):
-        predict.refined_classes(parent, child, "1,4")
+        improvements.refined_classes(parent, child, "1,4")
 
 
 def predictions(names, targets, probs):
@@ -730,7 +734,7 @@ def choose(capsys, monkeypatch, own_probs, merged=True, force=False, own="bcd"):
     child = {"labels": ["0", "1"], "classes": ["r", "g"], "all_labels": list("012"), "all_classes": list("rgb")}
     own_targets = [{"b": 0, "c": 1, "d": 1}[name] for name in own]
     stored = predictions(list(own), own_targets, [own_probs[name] for name in own])
-    monkeypatch.setattr(predict, "validation_of", lambda argument: stored)
+    monkeypatch.setattr(improvements, "validation_of", lambda argument: stored)
     asked = []
 
     def predict_child(paths):
@@ -744,7 +748,7 @@ def choose(capsys, monkeypatch, own_probs, merged=True, force=False, own="bcd"):
         saved, targets = {"labels": ["0", "1", "2"], "classes": ["r", "g", "b"]}, [0, 0, 1, 1, 2]
         probs = [[0.9, 0.0, 0.1], [0.9, 0.0, 0.1], [0.0, 0.9, 0.1], [0.9, 0.0, 0.1], [0.1, 0.0, 0.9]]
     child["train_counts"] = [10, 30]
-    use, _ = predict.choose_refine(
+    use, _ = improvements.choose_refine(
         predictions(list("abcde"), targets, probs), saved, "child", child, "0,1", predict_child, force
     )
     return use, capsys.readouterr().out, asked
@@ -787,7 +791,7 @@ def test_C2_refine_end_to_end_says_what_it_gains(here, capsys, parent):
 def test_C2_validation_images_of_several_runs_are_counted_once(here, capsys):
     first = predictions(["b", "a"], [1, 0], [[0.2, 0.8], [0.6, 0.4]])
     second = predictions(["c", "b"], [0, 1], [[0.7, 0.3], [0.6, 0.4]])
-    once = predict.counted_once([first, second])
+    once = improvements.counted_once([first, second])
     assert once.paths.tolist() == ["a", "b", "c"] and once.targets.tolist() == [0, 1, 0]
     assert np.allclose(once.probs, [[0.6, 0.4], [0.4, 0.6], [0.7, 0.3]])
     run("five", "five", "one", "--data", "comp", "--tta", "flip", "--out", here / "s.csv")
@@ -795,7 +799,7 @@ def test_C2_validation_images_of_several_runs_are_counted_once(here, capsys):
 
 
 def test_C2_blend_on_runs_with_different_validation_images_says_what_to_do(here, capsys, monkeypatch):
-    monkeypatch.setattr(predict, "decoded", lambda *arguments: pytest.fail("decodes"))
+    monkeypatch.setattr(predictors, "decoded", lambda *arguments: pytest.fail("decodes"))
     message = refused(capsys, "one", "five", "--data", "comp", "--blend", "--out", here / "s.csv")
     assert message.count("\n") == 0
     assert message.startswith("predict.py: error: --blend: five and one have different validation images: train the")
@@ -842,8 +846,8 @@ def test_C3_a_templates_separator_is_kept(here, separator):
 
 def test_C3_threads_are_those_of_torch_and_of_decoding(here, monkeypatch):
     before, pools = torch.get_num_threads(), []
-    pool = predict.ThreadPoolExecutor
-    monkeypatch.setattr(predict, "ThreadPoolExecutor", lambda threads=None: pools.append(threads) or pool(threads))
+    pool = predictors.ThreadPoolExecutor
+    monkeypatch.setattr(predictors, "ThreadPoolExecutor", lambda threads=None: pools.append(threads) or pool(threads))
     try:
         run("one", "--data", "comp", "--out", here / "s.csv", "--threads", 3)
         assert torch.get_num_threads() == 3 and pools == [3]
@@ -863,8 +867,8 @@ def test_E9_numbers_that_no_machine_has_are_refused_in_one_line(here, capsys, wo
 def test_E9_a_name_of_254_bytes_works_or_is_refused_before_the_work(here, capsys, monkeypatch, flag):
     name, began = here / ("한" * 83 + ".csv.x"[: 254 - 249]), []
     assert len(os.fsencode(name.name)) == 254
-    load = predict.load_all
-    monkeypatch.setattr(predict, "load_all", lambda *arguments: began.append(1) or load(*arguments))
+    load = predictors.load_all
+    monkeypatch.setattr(predictors, "load_all", lambda *arguments: began.append(1) or load(*arguments))
     try:
         run("one", "--data", "comp", "--out", here / "s.csv", flag, name)
         assert name.is_file()
@@ -876,7 +880,7 @@ def test_E9_a_name_of_254_bytes_works_or_is_refused_before_the_work(here, capsys
 
 
 def test_a_template_with_a_column_per_class_is_refused_by_name():
-    template = predict.Template(Path("sample.csv"), ["image", "MEL", "NV", "BCC"], [], "BCC", [], "image")
+    template = submission.Template(Path("sample.csv"), ["image", "MEL", "NV", "BCC"], [], "BCC", [], "image")
     with pytest.raises(runs.BadInput, match="sample.csv has one column per class [(]MEL, NV, BCC[)].*--probs FILE.npz"):
-        predict.check_one_column(template, ["MEL", "NV", "BCC"])
-    predict.check_one_column(template, ["0", "1", "BCC"])
+        submission.check_one_column(template, ["MEL", "NV", "BCC"])
+    submission.check_one_column(template, ["0", "1", "BCC"])

@@ -15,7 +15,7 @@ import augment
 import checkpoint
 import cli
 import pixels
-import predict
+import predictors
 import pseudo
 import report
 import runs
@@ -75,13 +75,13 @@ def test_labels_of_the_averaged_folds_raise_the_out_of_fold_score_falsely_and_th
     folder, first = objects
     monkeypatch.chdir(folder)
     honest = out_of_fold(*WORDS, "--out", "honest")
-    predict_probs = predict.predict_probs
+    predict_probs = predictors.predict_probs
 
     def averaged(*arguments):
         by_fold = predict_probs(*arguments)
         return np.broadcast_to(by_fold.mean(0), by_fold.shape)
 
-    monkeypatch.setattr(predict, "predict_probs", averaged)
+    monkeypatch.setattr(predictors, "predict_probs", averaged)
     leaking = out_of_fold(*WORDS, "--out", "leaking")
     print(f"accuracy: true 0.333, first {first:.3f}, same fold {honest:.3f}, averaged folds {leaking:.3f}")
     standard_error = (1 / 3 * 2 / 3 / 150) ** 0.5  # of 150 objects
@@ -138,9 +138,9 @@ def test_the_labels_of_a_fold_are_those_of_the_network_of_the_same_fold(here):
         labels = runs.read_predictions(out / f"fold{f}" / "pseudo.npz")
         rows = [files.index(path) for path in labels.paths.tolist()]
         own, different = (
-            predict.predict_probs([[predict.load_predictor(Path(f"folds/fold{g}/best_f1.pt"), *DEVICE)]], *WORK, files)[
-                0
-            ]
+            predictors.predict_probs(
+                [[predictors.load_predictor(Path(f"folds/fold{g}/best_f1.pt"), *DEVICE)]], *WORK, files
+            )[0]
             for g in (f, (f + 1) % 3)
         )
         assert len(rows) > 15 and np.allclose(labels.probs, own[rows], atol=1e-6)
@@ -153,7 +153,7 @@ def test_a_network_that_is_not_calibrated_labels_images_of_every_class(here, mon
     """The maximum likelihood shares (EM) of an underconfident network are 0 for some classes: none would be chosen."""
     weak = np.repeat([[0.5, 0.3, 0.2], [0.35, 0.45, 0.2], [0.35, 0.3, 0.36]], 20, axis=0)
     assert shares.estimate_shares(weak, [0.5, 0.35, 0.15]).min() < 0.001
-    monkeypatch.setattr(predict, "predict_probs", lambda *arguments: np.broadcast_to(weak, (3, 60, 3)))
+    monkeypatch.setattr(predictors, "predict_probs", lambda *arguments: np.broadcast_to(weak, (3, 60, 3)))
     out = trained("--folds", 3, *USED, "--out", "out")
     assert json.loads((out / "fold1" / "config.json").read_text())["pseudo_counts"] == [12, 10, 8]
 

@@ -2,12 +2,15 @@
 
 import re
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
 from test_predict import PARSER, competition, here, parent, predictions, refused, run, write_csv  # noqa: F401
 
+import improvements
 import predict
+import predictors
 import runs
 import shares
 
@@ -109,7 +112,7 @@ def test_information_is_1_for_a_perfect_classifier_and_names_what_is_not_told_ap
     strong, weak = (
         shares.information(*images(3000, TAIL, 0, noise)[:1], TAIL, images(3000, TAIL, 0)[1])[0] for noise in (0.4, 1.5)
     )
-    assert strong > 0.5 > predict.WEAK > weak
+    assert strong > 0.5 > improvements.WEAK > weak
 
 
 # --- weighted validation ---------------------------------------------------------------------------------------------
@@ -119,35 +122,35 @@ def test_integer_weights_are_repeated_rows():
     probs, targets = images(300, TAIL, seed=0)
     weights = np.random.default_rng(0).integers(0, 5, 300)
     again = np.repeat(np.arange(300), weights)
-    assert predict.macro_f1(probs, targets, weights) == predict.macro_f1(probs[again], targets[again])
-    assert predict.macro_f1(probs, targets, weights) != predict.macro_f1(probs, targets)
+    assert improvements.macro_f1(probs, targets, weights) == improvements.macro_f1(probs[again], targets[again])
+    assert improvements.macro_f1(probs, targets, weights) != improvements.macro_f1(probs, targets)
     log_p = np.log(probs)
     assert np.array_equal(
-        predict.fit_bias(log_p, targets, weights=weights), predict.fit_bias(log_p[again], targets[again])
+        improvements.fit_bias(log_p, targets, weights=weights), improvements.fit_bias(log_p[again], targets[again])
     )
     pair = np.stack([probs, images(300, TAIL, seed=0, noise=0.6)[0]])
-    blended = predict.blend_weights(pair, targets, weights=weights)
-    assert blended == pytest.approx(predict.blend_weights(pair[:, again], targets[again]), abs=1e-9)
+    blended = improvements.blend_weights(pair, targets, weights=weights)
+    assert blended == pytest.approx(improvements.blend_weights(pair[:, again], targets[again]), abs=1e-9)
 
 
 def test_weighted_validation_is_validation_drawn_again_with_these_shares():
     probs, targets = images(3000, TAIL, seed=0)
-    judge = predict.Judge(UNIFORM, images=3000)
+    judge = improvements.Judge(UNIFORM, images=3000)
     weights = judge.weights(targets)
     assert np.bincount(targets, weights) / weights.sum() == pytest.approx(UNIFORM)
     rng = np.random.default_rng(0)
     of_class = [np.flatnonzero(targets == c) for c in range(5)]
     again = np.concatenate([rng.choice(of_class[c], 40_000) for c in range(5)])
-    resampled = predict.macro_f1(probs[again], targets[again])
+    resampled = improvements.macro_f1(probs[again], targets[again])
     assert judge.macro_f1(probs, targets) == pytest.approx(resampled, abs=0.003)
-    assert abs(predict.macro_f1(probs, targets) - resampled) > 0.05
+    assert abs(improvements.macro_f1(probs, targets) - resampled) > 0.05
 
 
 def test_the_interval_is_centred_on_what_is_promised():
     """The macro F1 of classes with few images is lower, on the average, if they are drawn again."""
-    (val, targets), judge = images(300, TAIL, seed=0), predict.Judge(UNIFORM, images=300)
+    (val, targets), judge = images(300, TAIL, seed=0), improvements.Judge(UNIFORM, images=300)
     matrix = predict.metrics.ConfusionMatrix(5).update(val.argmax(1), targets).matrix.numpy()
-    drawn, value = predict.f1_of(shares.promised_counts(matrix, UNIFORM, 300)), judge.macro_f1(val, targets)
+    drawn, value = improvements.f1_of(shares.promised_counts(matrix, UNIFORM, 300)), judge.macro_f1(val, targets)
     low, high = np.quantile(drawn, [0.025, 0.975])
     assert abs(drawn.mean() - value) > 0.004  # the control: there is something to correct
     assert judge.interval(val, targets) == pytest.approx((low + value - drawn.mean(), high + value - drawn.mean()))
@@ -158,7 +161,7 @@ def test_the_interval_is_wider_for_fewer_test_images_and_for_shares_that_are_est
     draws = np.random.default_rng(0).dirichlet(20 * UNIFORM, 200)
 
     def width(*about):
-        low, high = predict.Judge(UNIFORM, *about).interval(val, targets)
+        low, high = improvements.Judge(UNIFORM, *about).interval(val, targets)
         return high - low
 
     assert width(None, 50) > 1.5 * width(None, 500) > 1.5 * 1.02 * width(None, 10**6)
@@ -169,12 +172,12 @@ def test_what_is_promised_comes_true_within_its_interval_and_without_the_shares_
     kept = {"uniform": 0, "estimate": 0, "as they are": 0}
     for seed in range(20):
         (val, targets), (test, test_targets) = images(9000, TAIL, 2 * seed), images(1000, UNIFORM, 2 * seed + 1)
-        measured = predict.macro_f1(test, test_targets)
+        measured = improvements.macro_f1(test, test_targets)
         *_, draws = shares.shares_interval(test, TAIL, samples=50)
         judges = {
-            "uniform": predict.Judge(UNIFORM, None, 1000),
-            "estimate": predict.Judge(shares.estimate_shares(test, TAIL), draws, 1000),
-            "as they are": predict.Judge(),
+            "uniform": improvements.Judge(UNIFORM, None, 1000),
+            "estimate": improvements.Judge(shares.estimate_shares(test, TAIL), draws, 1000),
+            "as they are": improvements.Judge(),
         }
         for name, judge in judges.items():
             low, high = judge.interval(val, targets)
@@ -184,45 +187,54 @@ def test_what_is_promised_comes_true_within_its_interval_and_without_the_shares_
 
 def test_prior_adjust_auto_finds_tau_under_the_stated_shares(capsys):
     val, targets = images(6000, TAIL, seed=0, noise=0.6)
-    counts = (1000 * TAIL).astype(int).tolist()
-    uniform, *_ = predict.choose_tau(val, targets, counts, predict.Judge(UNIFORM))
+    counts, crossed = (1000 * TAIL).astype(int).tolist(), improvements.CrossFitted.of(val, targets)
+    uniform, _ = improvements.choose_tau(crossed, counts, improvements.Judge(UNIFORM))
     assert uniform == pytest.approx(1.0, abs=0.35)
-    reverse, *_ = predict.choose_tau(val, targets, counts, predict.Judge(TAIL[::-1].copy()))
-    train, after, own = predict.choose_tau(val, targets, counts, predict.AS_THEY_ARE)
+    reverse, _ = improvements.choose_tau(crossed, counts, improvements.Judge(TAIL[::-1].copy()))
+    train, after = improvements.choose_tau(crossed, counts, improvements.AS_THEY_ARE)
     assert train < uniform < reverse
     fits = [float(tau) for tau in re.findall(r"tau (\S+) and (\S+),", capsys.readouterr().out)[-1]]
-    half = predict.halves(targets, 0)
-    for part, tau in ((half, fits[1]), (~half, fits[0])):  # each half has the tau of the other
-        assert np.array_equal(after[part], predict.adjust_prior(val[part], counts, tau))
-        assert np.array_equal(own[~part], predict.adjust_prior(val[~part], counts, tau))
-    already = shares.adjust(val, TAIL, UNIFORM)  # a log-prior loss: nothing is left to correct
-    assert abs(predict.choose_tau(already, targets, counts, predict.Judge(UNIFORM))[0]) < 0.35
+    first, second = crossed.halves
+    for part, tau in ((first, fits[1]), (second, fits[0])):  # each half is judged by the tau of the other
+        assert np.array_equal(after.judged[part], improvements.adjust_prior(val[part], counts, tau))
+    already = improvements.CrossFitted.of(shares.adjust(val, TAIL, UNIFORM), targets)  # as of a log-prior loss
+    assert abs(improvements.choose_tau(already, counts, improvements.Judge(UNIFORM))[0]) < 0.35
 
 
-def test_each_half_is_judged_by_a_tau_and_biases_that_were_both_fitted_on_the_other_half(capsys):
+def test_each_half_is_judged_by_a_blend_a_tau_and_biases_that_were_all_fitted_on_the_other_half(capsys):
     val, targets = images(1500, TAIL, seed=0, noise=0.8)
-    counts, half, judge = (1000 * TAIL).astype(int).tolist(), predict.halves(targets, 0), predict.Judge(UNIFORM)
-    _, after, own = predict.choose_tau(val, targets, counts, judge)
+    x = np.eye(5)[targets] + 0.8 * np.random.default_rng(1).normal(size=(1500, 5))  # of a second network
+    other = shares.calibrated(np.exp(x / 0.8**2), 1.0, np.log(TAIL))
+    counts, judge, probs = (1000 * TAIL).astype(int).tolist(), improvements.Judge(UNIFORM), np.stack([val, other])
+    common = runs.Predictions(np.arange(1500).astype(str), targets, probs)
+    weights, blended = improvements.choose_blend(["a", "b"], common, True, judge)
+    _, adjusted = improvements.choose_tau(blended, counts, judge)
     taus = [float(tau) for tau in re.findall(r"tau (\S+) and (\S+),", capsys.readouterr().out)[-1]]
-    assert abs(taus[0] - taus[1]) > 0.05
-    _, tuned = predict.tune_bias(after, targets, True, judge=judge, own=own)
-    weights = judge.weights(targets)
-    for part, tau in ((half, taus[0]), (~half, taus[1])):  # by hand: all is fitted on `part` and used on the rest
-        fitted = np.log(predict.adjust_prior(val[part], counts, tau).astype(float).clip(1e-12))
-        bias = predict.fit_bias(fitted, targets[part], weights=weights[part])
-        expected = predict.add_bias(predict.adjust_prior(val[~part], counts, tau), bias)
-        assert np.allclose(tuned[~part], expected, atol=1e-5)
-    _, mixed = predict.tune_bias(after, targets, True, judge=judge)  # the control: biases for the tau of the other half
-    assert not np.allclose(mixed, tuned, atol=0.01)
-    assert judge.macro_f1(tuned, targets) > judge.macro_f1(mixed, targets)
+    bias, tuned = improvements.tune_bias(adjusted, True, judge)
+    of_images, found = judge.weights(targets), []
+    for part, tau in zip(blended.halves, taus, strict=True):  # by hand: all is fitted on `part` and used on the rest
+        w = improvements.blend_weights(probs[:, part], targets[part], of_images[part])
+        version = improvements.adjust_prior(np.tensordot(w, probs, 1), counts, tau)
+        b = improvements.fit_bias(np.log(version[part].astype(float)), targets[part], weights=of_images[part])
+        assert np.allclose(tuned.judged[~part], improvements.add_bias(version, b)[~part], atol=1e-5)
+        assert not np.allclose(tuned.judged[part], improvements.add_bias(version, b)[part], atol=0.01)  # the control
+        found.append((w, b))
+    assert np.allclose(weights, np.mean([w for w, _ in found], 0)) and abs(np.diff([w[0] for w, _ in found])) > 0.005
+    assert np.allclose(bias, np.mean([b for _, b in found], 0))
 
 
-def test_predict_tunes_biases_on_the_probabilities_of_the_same_half(here, capsys, monkeypatch):  # noqa: F811
-    given, tune_bias = [], predict.tune_bias
-    monkeypatch.setattr(predict, "tune_bias", lambda *a, **k: given.append(k["own"]) or tune_bias(*a, **k))
+def test_predict_fits_biases_to_the_probabilities_with_the_tau_of_the_same_half(here, capsys, monkeypatch):  # noqa: F811
+    given, taus, tune_bias = [], iter([0.2, 0.6]), improvements.tune_bias
+    monkeypatch.setattr(improvements, "fit_tau", lambda *arguments: next(taus))
+    monkeypatch.setattr(improvements, "tune_bias", lambda val, *more: given.append(val) or tune_bias(val, *more))
     promised(here, capsys, "--prior-adjust", "auto", "--tune-bias", "--force")
     promised(here, capsys, "--prior-adjust", "0.5", "--tune-bias", "--force")
-    assert given[0].shape == (90, 3) and given[1] is None
+    val, counts = (
+        improvements.validation_of("five").probs,
+        predictors.load_entries(Path("five/fold0/best_f1.pt"))["train_counts"],
+    )
+    for version, tau in zip([*given[0].versions, *given[1].versions], [0.2, 0.6, 0.5, 0.5], strict=True):
+        assert np.allclose(version, improvements.adjust_prior(val, counts, tau), atol=1e-6)
 
 
 def test_shares_of_a_group_are_those_of_its_classes():
@@ -231,13 +243,13 @@ def test_shares_of_a_group_are_those_of_its_classes():
         saved |= {"all_labels": ["0", "1", "2"], "all_classes": ["r", "g", "b"]}
 
     merged = {"labels": ["0+1", "2"], "classes": ["r+g", "b"]}
-    mixing = predict.refined_mixing(merged, [[Child]], "0,1")  # to b, r, g
+    mixing = improvements.refined_mixing(merged, [[Child]], "0,1")  # to b, r, g
     assert (mixing @ [0.8, 0.2]).tolist() == pytest.approx([0.2, 0.2, 0.6])
     assert ((mixing > 0).T @ np.array([0.5, 0.3, 0.2])).tolist() == pytest.approx([0.5, 0.5])
     single = {"labels": ["1", "0", "2"], "classes": ["g", "r", "b"]}
-    mixing = predict.refined_mixing(single, [[Child]], "0,1")
+    mixing = improvements.refined_mixing(single, [[Child]], "0,1")
     assert (mixing @ [0.3, 0.5, 0.2]).tolist() == [0.2, 0.5, 0.3]
-    judge = predict.Judge(np.array([0.3, 0.5, 0.2]), np.array([[0.3, 0.5, 0.2]])).after(mixing)
+    judge = improvements.Judge(np.array([0.3, 0.5, 0.2]), np.array([[0.3, 0.5, 0.2]])).after(mixing)
     assert judge.shares.tolist() == [0.2, 0.5, 0.3] and judge.draws.tolist() == [[0.2, 0.5, 0.3]]
 
 
@@ -265,7 +277,7 @@ def share_file(folder, *rows):
     ],
 )
 def test_a_wrong_file_of_shares_is_one_line_before_an_image_is_decoded(here, capsys, monkeypatch, rows, message):  # noqa: F811
-    monkeypatch.setattr(predict, "decoded", lambda *arguments: pytest.fail("decodes"))
+    monkeypatch.setattr(predictors, "decoded", lambda *arguments: pytest.fail("decodes"))
     file = share_file(here, *rows)
     text = refused(capsys, "five", "--data", "comp", "--test-shares", file, "--out", here / "s.csv")
     assert text.startswith(f"predict.py: error: --test-shares: {file}") and message in text and "\n" not in text
@@ -312,7 +324,7 @@ def test_predict_estimates_the_shares_and_warns_if_the_model_is_too_weak(here, c
     found = [float(share) for share in re.findall(r"^(?:red|green|blue) +0\.\d+ +(0\.\d+) \(0\.", out, re.M)]
     assert found == pytest.approx([14 / 41, 14 / 41, 13 / 41], abs=0.1) and "promised_f1" in result
     assert "told apart least: " in out and "warning" not in err
-    monkeypatch.setattr(predict, "WEAK", 1.1)
+    monkeypatch.setattr(improvements, "WEAK", 1.1)
     _, (_, err) = promised(here, capsys, "--test-shares", "estimate")
     assert err.count("warning: --test-shares estimate: the model is too weak") == 1
 
@@ -334,20 +346,24 @@ def test_runs_whose_labels_differ_are_a_warning_that_names_whose_labels_count(he
 def test_predict_gives_the_interval_the_draws_of_estimated_shares(here, capsys, monkeypatch):  # noqa: F811
     found, draws = np.full(3, 1 / 3), np.random.default_rng(0).dirichlet(np.ones(3), 100)
     about = found, [draws.min(0), draws.max(0)], draws
-    monkeypatch.setattr(predict, "estimated_shares", lambda *arguments: about)
-    judges, kept = predict.judges, []
-    monkeypatch.setattr(predict, "judges", lambda *arguments: kept.extend(judges(*arguments)) or kept)
+    monkeypatch.setattr(improvements, "estimated_shares", lambda *arguments: about)
+    judges, kept = improvements.judges, []
+    monkeypatch.setattr(improvements, "judges", lambda *arguments: kept.extend(judges(*arguments)) or kept)
     promised(here, capsys, "--test-shares", "estimate")
     assert all(np.array_equal(judge.draws, draws) and judge.images == 41 for judge in kept) and len(kept) == 2
 
 
 def test_blend_weights_are_fitted_under_the_shares_of_the_test_set(here, capsys, monkeypatch):  # noqa: F811
-    given, blend_weights = [], predict.blend_weights
-    monkeypatch.setattr(predict, "blend_weights", lambda *a, weights: given.append(weights) or blend_weights(*a))
+    given, blend_weights = [], improvements.blend_weights
+    monkeypatch.setattr(improvements, "blend_weights", lambda *a: given.append(a[1:]) or blend_weights(*a))
     file = share_file(here, ("red", 0.8), ("green", 0.1), ("blue", 0.1))
     run("one", "one", "--data", "comp", "--blend", "--test-shares", file, "--out", here / "s.csv")
-    targets = predict.validation_of("one").targets
-    assert np.array_equal(given[0], shares.weights_for(targets, [0.8, 0.1, 0.1])) and np.ptp(given[0]) > 0.5
+    targets = improvements.validation_of("one").targets
+    expected = shares.weights_for(targets, [0.8, 0.1, 0.1])
+    halves = improvements.CrossFitted.of(np.zeros((len(targets), 3)), targets).halves
+    for (of_half, weights), half in zip(given, halves, strict=True):
+        assert np.array_equal(of_half, targets[half]) and np.array_equal(weights, expected[half])
+    assert np.ptp(expected) > 0.5
 
 
 def test_refine_is_judged_under_the_shares_of_its_classes(here, capsys, parent):  # noqa: F811
@@ -363,12 +379,12 @@ def test_refine_is_judged_under_the_shares_of_its_classes(here, capsys, parent):
 def test_the_views_that_are_used_are_those_of_the_promise(monkeypatch, capsys):
     """Later changes, and the promise, are measured on validation images with the views that the test images get."""
     before = predictions(list("ab"), [0, 1], [[0.4, 0.6], [0.4, 0.6]])
-    monkeypatch.setattr(predict, "validation_of", lambda argument: before)
+    monkeypatch.setattr(improvements, "validation_of", lambda argument: before)
     better = np.array([[[0.9, 0.1], [0.1, 0.9]]])
-    monkeypatch.setattr(predict, "predict_probs", lambda *arguments: better)
+    monkeypatch.setattr(predictors, "predict_probs", lambda *arguments: better)
     network = type("Network", (), {"shape": (8, 8, "squash"), "path": "x"})
     common = runs.Predictions(before.paths, before.targets, before.probs[None])
-    tta, common = predict.choose_tta("flip", [[network]], None, 8, None, False, common)
+    tta, common = improvements.choose_tta("flip", [[network]], None, 8, None, False, common)
     assert tta == "flip" and np.allclose(common.probs, better)
 
 
@@ -381,11 +397,11 @@ def test_every_network_estimates_with_its_own_calibration(monkeypatch, capsys):
         stored[network.path] = predictions([str(i) for i in range(9000)], targets, val)
         networks.append(network)
         test.append(images(2000, UNIFORM, seed=9, assumed=assumed)[0])
-    monkeypatch.setattr(predict, "validation_of", stored.get)
-    found, (low, high), draws = predict.estimated_shares(networks, np.stack(test), list("abcde"))
+    monkeypatch.setattr(improvements, "validation_of", stored.get)
+    found, (low, high), draws = improvements.estimated_shares(networks, np.stack(test), list("abcde"))
     assert found == pytest.approx(UNIFORM, abs=0.03) and (low < found).all() and (found < high).all()
     for i in (0, 1):  # the draws are those of both
-        alone, *_ = predict.estimated_shares(networks[i : i + 1], np.stack(test[i : i + 1]), list("abcde"))
+        alone, *_ = improvements.estimated_shares(networks[i : i + 1], np.stack(test[i : i + 1]), list("abcde"))
         assert draws[100 * i : 100 * (i + 1)].mean(0) == pytest.approx(alone, abs=0.005)
     average = shares.estimate_shares(np.mean(test, 0), TAIL)
     assert abs(average - UNIFORM).max() > abs(found - UNIFORM).max() + 0.02
