@@ -602,6 +602,16 @@ def first_drw_epoch(options: argparse.Namespace) -> int:
     return math.floor(round(options.drw * options.epochs, 6)) + 1
 
 
+def changing_epochs(options: argparse.Namespace) -> dict[str, int]:
+    """The epoch in which the run changes: for the class weights of --drw, the end of --freeze-epochs and of mixing."""
+    firsts = {
+        "drw": first_drw_epoch,
+        "freeze_epochs": lambda options: options.freeze_epochs + 1,
+        "mix_off_last": lambda options: options.epochs - options.mix_off_last + 1,
+    }
+    return {name: first(options) for name, first in firsts.items() if getattr(options, name)}
+
+
 def is_stopped_early(options: argparse.Namespace, state: runs.State) -> bool:
     """Whether --patience ended the run."""
     return bool(options.patience) and state.epochs_without_improvement >= options.patience
@@ -673,12 +683,11 @@ def _check_combinations(parser: argparse.ArgumentParser, options: argparse.Names
         parser.error(f"--samples-per-class needs --sampler balanced, got --sampler {options.sampler}")
     if options.drw and options.class_weights != "none":
         parser.error(f"--drw {options.drw:g} sets class weights itself: remove --class-weights {options.class_weights}")
-    if options.drw and options.patience:
-        first = first_drw_epoch(options)
-        if options.patience < first - 1:
+    for name, first in changing_epochs(options).items():
+        if options.patience and options.patience < first - 1:
             parser.error(
-                f"--patience {options.patience} can end the run before --drw {options.drw:g} begins in epoch "
-                f"{first}: use --patience {first - 1} or more, or remove one of the two"
+                f"--patience {options.patience} can end the run before epoch {first}, in which {flag_of(name)} "
+                f"{getattr(options, name):g} changes it: use --patience {first - 1} or more, or remove one of the two"
             )
     _check_fine_tuning(parser, options)
     if options.mix_off_last and not (options.mixup or options.cutmix):
@@ -727,6 +736,11 @@ def _check_fine_tuning(parser: argparse.ArgumentParser, options: argparse.Namesp
             parser.error(
                 f"{flag_of(name)} {number} must be less than the {options.epochs} epochs of the run (--epochs)"
             )
+    if options.freeze == "backbone" and options.layer_decay not in (None, 1):
+        parser.error(
+            f"--layer-decay {options.layer_decay:g} has no effect with --freeze backbone, which trains the head alone: "
+            "use --layer-decay 1"
+        )
     if options.freeze and options.weights == "none" and not models.is_function(options.model):
         advice = "add --weights DEFAULT, or --init with a run or checkpoint"
         parser.error(f"--freeze {options.freeze} freezes random weights: {advice}")

@@ -415,7 +415,19 @@ def test_the_cases_differ_from_a_plain_run(workspace):
     [
         ("--drw 1.5", "--drw must be between 0 and 1, got 1.5"),
         ("--drw 0.8 --class-weights sqrt", "--drw 0.8 sets class weights itself: remove --class-weights sqrt"),
-        ("--drw 0.8 --patience 1", "--drw 0.8 begins in epoch 3: use --patience 2 or more, or remove one of the two"),
+        (
+            "--drw 0.8 --patience 1",
+            "before epoch 3, in which --drw 0.8 changes it: use --patience 2 or more, or remove",
+        ),
+        (
+            "--mixup 1 --mix-off-last 1 --patience 1",
+            "--patience 1 can end the run before epoch 3, in which --mix-off-last 1 changes it: use",
+        ),
+        ("--freeze-epochs 2 --patience 1", "before epoch 3, in which --freeze-epochs 2 changes it: use --patience 2"),
+        (
+            "--weights DEFAULT --freeze backbone --layer-decay 0.9",
+            "--layer-decay 0.9 has no effect with --freeze backbone, which trains the head alone: use --layer-decay 1",
+        ),
         ("--tau 2", "--tau: loss 'ce' does not take tau"),
         ("--loss ldam --max-m -1", "--max-m must be at least 0, got -1"),
         ("--freeze backbon", "--freeze must be backbone or a number of stages, got 'backbon'"),
