@@ -30,6 +30,10 @@ from predictors import Predictor
 from ranks import Ranks
 from runs import BadInput
 
+# ---------------------------------------------------------------------------------------------------------------------
+# How a change is judged
+# ---------------------------------------------------------------------------------------------------------------------
+
 
 @dataclass(frozen=True)
 class Judge:
@@ -117,6 +121,28 @@ class CrossFitted:
         return replace(self, versions=np.stack([change(*pair) for pair in zip(self.versions, found, strict=True)]))
 
 
+def try_first(
+    name: str,
+    before: np.ndarray,
+    after: np.ndarray,
+    targets: np.ndarray,
+    force: bool,
+    why: str = "--force",
+    judge: Judge = AS_THEY_ARE,
+) -> bool:
+    """Whether to use a change: if it improves macro F1 on the validation images, or with `force`. Prints one line."""
+    old, new = judge.macro_f1(before, targets), judge.macro_f1(after, targets)
+    use = new > old or force
+    verdict = "used" if new > old else f"does not help, used because of {why}" if force else "does not help, not used"
+    print(f"{name}: macro F1 on {len(targets):,} validation images{judge.about} {old:.4f} -> {new:.4f}, {verdict}")
+    return use
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Predictions for the validation images
+# ---------------------------------------------------------------------------------------------------------------------
+
+
 def counted_once(parts: list[runs.Predictions]) -> runs.Predictions:
     """The images of all parts, sorted by path. An image of several parts has the mean of their probabilities."""
     found = np.concatenate([part.paths for part in parts])
@@ -143,50 +169,32 @@ def validation_of(argument: str) -> runs.Predictions:
     return counted_once(parts)
 
 
-def log_of(probs: np.ndarray) -> np.ndarray:
-    """float64, and finite where a probability is 0."""
-    return np.log(probs.astype(np.float64).clip(1e-30))
+def common_validation(arguments: list[str]) -> runs.Predictions:
+    """Predictions for the validation images, which must be the same for all A arguments: probs are (A, N, C).
 
-
-def adjust_prior(probs: np.ndarray, train_counts: list[int], tau: float) -> np.ndarray:
-    """softmax(log p - tau log prior): the post-hoc logit adjustment of Menon et al. 2020 (arXiv:2007.07314).
-
-    float32 (N, C) of probs (N, C). The prior is the share of each class in the training images.
+    Raises: BadInput if they are not.
     """
-    prior = np.maximum(np.array(train_counts, dtype=np.float64), 1)
-    return shares.calibrated(probs, 1.0, -tau * np.log(prior / prior.sum())).astype(np.float32)
+    parts = [validation_of(argument) for argument in arguments]
+    for argument, part in zip(arguments, parts, strict=True):
+        if not np.array_equal(part.paths, parts[0].paths):
+            raise BadInput(
+                f"{argument} and {arguments[0]} have different validation images: train the runs with the same --data, "
+                "--seed and split options (--folds, --val-frac, groups, --leaks), or leave this option out"
+            )
+        differ = np.flatnonzero(part.targets != parts[0].targets)
+        if len(differ):
+            text = (
+                f"warning: {argument} and {arguments[0]} have different labels for {len(differ)} validation images, "
+                f"such as {part.paths[differ[0]]} (train.py --fixes): all is measured with the labels of "
+                f"{arguments[0]}. Name the run with the right labels first"
+            )
+            print(cli.printable(text), file=sys.stderr)
+    return replace(parts[0], probs=np.stack([part.probs for part in parts]))
 
 
-def fit_tau(log_p: np.ndarray, log_prior: np.ndarray, targets: np.ndarray, weights: np.ndarray) -> float:
-    """The tau from -1 to 2 with the best weighted macro F1 of argmax(log_p - tau log_prior); on a tie, closest to 0."""
-    candidates = sorted(np.linspace(-1, 2, 61).round(2), key=abs)
-    return float(max(candidates, key=lambda tau: macro_f1(log_p - tau * log_prior, targets, weights)))
-
-
-def choose_tau(val: CrossFitted, train_counts: list[int], judge: Judge) -> tuple[float, CrossFitted]:
-    """--prior-adjust auto: the mean of the two tau that are fitted on each half of the images, and `val` with them."""
-    prior = np.maximum(np.array(train_counts, dtype=np.float64), 1)
-    log_prior = np.log(prior / prior.sum())
-    fits = val.fits(lambda probs, *about: fit_tau(log_of(probs), log_prior, *about), judge)
-    print(f"--prior-adjust auto: tau {fits[0]:g} and {fits[1]:g}, fitted on each half of the validation images")
-    return float(np.mean(fits)), val.changed(lambda probs, tau: adjust_prior(probs, train_counts, tau), fits)
-
-
-def try_first(
-    name: str,
-    before: np.ndarray,
-    after: np.ndarray,
-    targets: np.ndarray,
-    force: bool,
-    why: str = "--force",
-    judge: Judge = AS_THEY_ARE,
-) -> bool:
-    """Whether to use a change: if it improves macro F1 on the validation images, or with `force`. Prints one line."""
-    old, new = judge.macro_f1(before, targets), judge.macro_f1(after, targets)
-    use = new > old or force
-    verdict = "used" if new > old else f"does not help, used because of {why}" if force else "does not help, not used"
-    print(f"{name}: macro F1 on {len(targets):,} validation images{judge.about} {old:.4f} -> {new:.4f}, {verdict}")
-    return use
+# ---------------------------------------------------------------------------------------------------------------------
+# The changes
+# ---------------------------------------------------------------------------------------------------------------------
 
 
 def choose_tta(
@@ -228,27 +236,46 @@ def choose_tta(
     return tta, replace(common, probs=np.stack([part.probs for part in parts]))
 
 
-def common_validation(arguments: list[str]) -> runs.Predictions:
-    """Predictions for the validation images, which must be the same for all A arguments: probs are (A, N, C).
+def weigh(
+    arguments: list[str],
+    probs: np.ndarray,
+    common: runs.Predictions | None,
+    groups: list[list[Predictor]],
+    blend: bool = False,
+    prior_adjust: float | str | None = None,
+    tune: bool = False,
+    force: bool = False,
+    judge: Judge = AS_THEY_ARE,
+) -> tuple[np.ndarray, runs.Predictions | None]:
+    """Probabilities (A, N, C) of A arguments into one (N, C): mean or blend, then prior adjustment, then biases.
 
-    Raises: BadInput if they are not.
+    Each change is measured on the validation images of `common`, before it is used. Only a prior adjustment with
+    `force` does not need them.
+
+    Returns: the probabilities, and those of the validation images, cross-fitted where a change was fitted to them.
     """
-    parts = [validation_of(argument) for argument in arguments]
-    for argument, part in zip(arguments, parts, strict=True):
-        if not np.array_equal(part.paths, parts[0].paths):
-            raise BadInput(
-                f"{argument} and {arguments[0]} have different validation images: train the runs with the same --data, "
-                "--seed and split options (--folds, --val-frac, groups, --leaks), or leave this option out"
-            )
-        differ = np.flatnonzero(part.targets != parts[0].targets)
-        if len(differ):
-            text = (
-                f"warning: {argument} and {arguments[0]} have different labels for {len(differ)} validation images, "
-                f"such as {part.paths[differ[0]]} (train.py --fixes): all is measured with the labels of "
-                f"{arguments[0]}. Name the run with the right labels first"
-            )
-            print(cli.printable(text), file=sys.stderr)
-    return replace(parts[0], probs=np.stack([part.probs for part in parts]))
+    weights, val = np.full(len(probs), 1 / len(probs)), None
+    if blend:
+        weights, val = choose_blend(arguments, common, force, judge)
+    elif common:
+        val = CrossFitted.of(common.probs.mean(0), common.targets)
+    probs = np.tensordot(weights, probs, 1)
+    if prior_adjust is not None:
+        warn_of_prior(prior_adjust, chain.from_iterable(groups))
+        counts, tau, use = groups[0][0].saved["train_counts"], prior_adjust, True
+        if val:
+            if tau == "auto":
+                tau, after = choose_tau(val, counts, judge)
+            else:
+                after = val.changed(lambda version, tau: adjust_prior(version, counts, tau), [tau, tau])
+            name = "--prior-adjust " + (f"auto (tau {tau:g})" if prior_adjust == "auto" else f"{tau:g}")
+            use = try_first(name, val.judged, after.judged, val.targets, force, judge=judge)
+            val = after if use else val
+        probs = adjust_prior(probs, counts, tau) if use else probs
+    if tune:
+        bias, val = tune_bias(val, force, judge)
+        probs = add_bias(probs, bias)
+    return probs, replace(common, probs=val.judged) if common else None
 
 
 def blend_weights(
@@ -265,6 +292,70 @@ def blend_weights(
         parts = w[:, None] * p
         w = np.average(parts / parts.sum(0), axis=1, weights=weights)
     return w
+
+
+def mixed(probs: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """(N, C): the mean of probs (N, A, C) with weights (A,)."""
+    return np.tensordot(probs, weights, (1, 0))
+
+
+def choose_blend(
+    arguments: list[str], common: runs.Predictions, force: bool, judge: Judge
+) -> tuple[np.ndarray, CrossFitted]:
+    """Weights (A,) of the arguments: the mean of those fitted on each half of the images, or equal if they do not help.
+
+    Returns: them, and the weighted probabilities of the validation images.
+    """
+    A, alone = len(arguments), CrossFitted.of(common.probs.transpose(1, 0, 2), common.targets)
+    equal = np.full(A, 1 / A)
+    fits = alone.fits(lambda probs, *about: blend_weights(probs.transpose(1, 0, 2), *about), judge)
+    for argument, weight, own_probs in zip(arguments, np.mean(fits, 0), common.probs, strict=True):
+        score = f"macro F1 alone {judge.macro_f1(own_probs, common.targets):.4f}"
+        print(cli.printable(f"--blend: weight {weight:.3f}, {score}, {argument}"))
+    before, after = alone.changed(mixed, [equal, equal]), alone.changed(mixed, fits)
+    use = try_first("--blend", before.judged, after.judged, common.targets, force, judge=judge)
+    return (np.mean(fits, 0), after) if use else (equal, before)
+
+
+def log_of(probs: np.ndarray) -> np.ndarray:
+    """float64, and finite where a probability is 0."""
+    return np.log(probs.astype(np.float64).clip(1e-30))
+
+
+def adjust_prior(probs: np.ndarray, train_counts: list[int], tau: float) -> np.ndarray:
+    """softmax(log p - tau log prior): the post-hoc logit adjustment of Menon et al. 2020 (arXiv:2007.07314).
+
+    float32 (N, C) of probs (N, C). The prior is the share of each class in the training images.
+    """
+    prior = np.maximum(np.array(train_counts, dtype=np.float64), 1)
+    return shares.calibrated(probs, 1.0, -tau * np.log(prior / prior.sum())).astype(np.float32)
+
+
+def fit_tau(log_p: np.ndarray, log_prior: np.ndarray, targets: np.ndarray, weights: np.ndarray) -> float:
+    """The tau from -1 to 2 with the best weighted macro F1 of argmax(log_p - tau log_prior); on a tie, closest to 0."""
+    candidates = sorted(np.linspace(-1, 2, 61).round(2), key=abs)
+    return float(max(candidates, key=lambda tau: macro_f1(log_p - tau * log_prior, targets, weights)))
+
+
+def choose_tau(val: CrossFitted, train_counts: list[int], judge: Judge) -> tuple[float, CrossFitted]:
+    """--prior-adjust auto: the mean of the two tau that are fitted on each half of the images, and `val` with them."""
+    prior = np.maximum(np.array(train_counts, dtype=np.float64), 1)
+    log_prior = np.log(prior / prior.sum())
+    fits = val.fits(lambda probs, *about: fit_tau(log_of(probs), log_prior, *about), judge)
+    print(f"--prior-adjust auto: tau {fits[0]:g} and {fits[1]:g}, fitted on each half of the validation images")
+    return float(np.mean(fits)), val.changed(lambda probs, tau: adjust_prior(probs, train_counts, tau), fits)
+
+
+def warn_of_prior(prior_adjust: float | str, networks: Iterable[Predictor]) -> None:
+    """A loss with a class prior has already done what --prior-adjust does; "auto" finds that out by itself."""
+    corrected = [predictor for predictor in networks if losses.corrects_prior(predictor.saved["loss"])]
+    if prior_adjust not in (0, "auto") and corrected:
+        first = corrected[0]
+        warning = (
+            f"warning: --prior-adjust {prior_adjust:g}: {first.path} was trained with the loss {first.saved['loss']}, "
+            "which already corrected the class prior, so this corrects it twice"
+        )
+        print(cli.printable(warning), file=sys.stderr)
 
 
 def fit_bias(log_p: np.ndarray, targets: np.ndarray, sweeps: int = 3, weights: np.ndarray | None = None) -> np.ndarray:
@@ -316,81 +407,9 @@ def add_bias(probs: np.ndarray, bias: np.ndarray) -> np.ndarray:
     return (scaled / scaled.sum(1, keepdims=True)).astype(np.float32)
 
 
-def mixed(probs: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """(N, C): the mean of probs (N, A, C) with weights (A,)."""
-    return np.tensordot(probs, weights, (1, 0))
-
-
-def choose_blend(
-    arguments: list[str], common: runs.Predictions, force: bool, judge: Judge
-) -> tuple[np.ndarray, CrossFitted]:
-    """Weights (A,) of the arguments: the mean of those fitted on each half of the images, or equal if they do not help.
-
-    Returns: them, and the weighted probabilities of the validation images.
-    """
-    A, alone = len(arguments), CrossFitted.of(common.probs.transpose(1, 0, 2), common.targets)
-    equal = np.full(A, 1 / A)
-    fits = alone.fits(lambda probs, *about: blend_weights(probs.transpose(1, 0, 2), *about), judge)
-    for argument, weight, own_probs in zip(arguments, np.mean(fits, 0), common.probs, strict=True):
-        score = f"macro F1 alone {judge.macro_f1(own_probs, common.targets):.4f}"
-        print(cli.printable(f"--blend: weight {weight:.3f}, {score}, {argument}"))
-    before, after = alone.changed(mixed, [equal, equal]), alone.changed(mixed, fits)
-    use = try_first("--blend", before.judged, after.judged, common.targets, force, judge=judge)
-    return (np.mean(fits, 0), after) if use else (equal, before)
-
-
-def weigh(
-    arguments: list[str],
-    probs: np.ndarray,
-    common: runs.Predictions | None,
-    groups: list[list[Predictor]],
-    blend: bool = False,
-    prior_adjust: float | str | None = None,
-    tune: bool = False,
-    force: bool = False,
-    judge: Judge = AS_THEY_ARE,
-) -> tuple[np.ndarray, runs.Predictions | None]:
-    """Probabilities (A, N, C) of A arguments into one (N, C): mean or blend, then prior adjustment, then biases.
-
-    Each change is measured on the validation images of `common`, before it is used. Only a prior adjustment with
-    `force` does not need them.
-
-    Returns: the probabilities, and those of the validation images, cross-fitted where a change was fitted to them.
-    """
-    weights, val = np.full(len(probs), 1 / len(probs)), None
-    if blend:
-        weights, val = choose_blend(arguments, common, force, judge)
-    elif common:
-        val = CrossFitted.of(common.probs.mean(0), common.targets)
-    probs = np.tensordot(weights, probs, 1)
-    if prior_adjust is not None:
-        warn_of_prior(prior_adjust, chain.from_iterable(groups))
-        counts, tau, use = groups[0][0].saved["train_counts"], prior_adjust, True
-        if val:
-            if tau == "auto":
-                tau, after = choose_tau(val, counts, judge)
-            else:
-                after = val.changed(lambda version, tau: adjust_prior(version, counts, tau), [tau, tau])
-            name = "--prior-adjust " + (f"auto (tau {tau:g})" if prior_adjust == "auto" else f"{tau:g}")
-            use = try_first(name, val.judged, after.judged, val.targets, force, judge=judge)
-            val = after if use else val
-        probs = adjust_prior(probs, counts, tau) if use else probs
-    if tune:
-        bias, val = tune_bias(val, force, judge)
-        probs = add_bias(probs, bias)
-    return probs, replace(common, probs=val.judged) if common else None
-
-
-def warn_of_prior(prior_adjust: float | str, networks: Iterable[Predictor]) -> None:
-    """A loss with a class prior has already done what --prior-adjust does; "auto" finds that out by itself."""
-    corrected = [predictor for predictor in networks if losses.corrects_prior(predictor.saved["loss"])]
-    if prior_adjust not in (0, "auto") and corrected:
-        first = corrected[0]
-        warning = (
-            f"warning: --prior-adjust {prior_adjust:g}: {first.path} was trained with the loss {first.saved['loss']}, "
-            "which already corrected the class prior, so this corrects it twice"
-        )
-        print(cli.printable(warning), file=sys.stderr)
+# ---------------------------------------------------------------------------------------------------------------------
+# A second run for a few classes: --refine
+# ---------------------------------------------------------------------------------------------------------------------
 
 
 def refined_classes(
@@ -488,7 +507,48 @@ def choose_refine(
     return use, runs.Predictions(val.paths[kept], new_targets, after)
 
 
+# ---------------------------------------------------------------------------------------------------------------------
+# Class shares of the test set
+# ---------------------------------------------------------------------------------------------------------------------
+
+
 WEAK = 0.1  # shares.information below it is a warning
+
+
+def judges(
+    test_shares: str | None,
+    stated: np.ndarray | None,
+    networks: list[Predictor],
+    predict_networks: Callable[[], np.ndarray],
+    common: runs.Predictions | None,
+    saved: dict[str, Any],
+    mixing: np.ndarray,
+    images: int,
+) -> tuple[Judge, Judge]:
+    """How changes are judged on validation images: for the classes of `saved` (C), and for those after --refine (D).
+
+    Args:
+        stated: shares (D,), see stated_shares.
+        predict_networks: the networks' probabilities (K, N, C) for the test images without views.
+        common: predictions for the validation images, see common_validation.
+        mixing: (D, C), see refined_mixing.
+        images: the number of test images.
+    """
+    if not test_shares:
+        return AS_THEY_ARE, AS_THEY_ARE
+    counts, low_high = np.array(saved["train_counts"], dtype=np.float64), None
+    if test_shares == "estimate":
+        found, low_high, draws = estimated_shares(networks, predict_networks(), saved["classes"])
+        judge = Judge(found, draws, images)
+    else:
+        judge = Judge(counts / counts.sum() if stated is None else (mixing > 0).T @ stated, None, images)
+    last = judge.after(mixing) if stated is None else replace(judge, shares=stated)
+    print_shares(test_shares, counts / counts.sum(), judge.shares, low_high, saved["classes"])
+    unseen = [name for c, name in enumerate(saved["classes"]) if judge.shares[c] > 0 and c not in common.targets]
+    if unseen:
+        names = ", ".join(unseen[:5]) + (", ..." if len(unseen) > 5 else "")
+        print(cli.printable(f"note: classes without a validation image, judged as F1 0: {len(unseen)} ({names})"))
+    return judge, last
 
 
 def stated_shares(test_shares: str | None, saved: dict[str, Any]) -> np.ndarray | None:
@@ -533,58 +593,6 @@ def as_number(text: str) -> float:
         return float(text)
     except ValueError:
         return math.nan
-
-
-def judges(
-    test_shares: str | None,
-    stated: np.ndarray | None,
-    networks: list[Predictor],
-    predict_networks: Callable[[], np.ndarray],
-    common: runs.Predictions | None,
-    saved: dict[str, Any],
-    mixing: np.ndarray,
-    images: int,
-) -> tuple[Judge, Judge]:
-    """How changes are judged on validation images: for the classes of `saved` (C), and for those after --refine (D).
-
-    Args:
-        stated: shares (D,), see stated_shares.
-        predict_networks: the networks' probabilities (K, N, C) for the test images without views.
-        common: predictions for the validation images, see common_validation.
-        mixing: (D, C), see refined_mixing.
-        images: the number of test images.
-    """
-    if not test_shares:
-        return AS_THEY_ARE, AS_THEY_ARE
-    counts, low_high = np.array(saved["train_counts"], dtype=np.float64), None
-    if test_shares == "estimate":
-        found, low_high, draws = estimated_shares(networks, predict_networks(), saved["classes"])
-        judge = Judge(found, draws, images)
-    else:
-        judge = Judge(counts / counts.sum() if stated is None else (mixing > 0).T @ stated, None, images)
-    last = judge.after(mixing) if stated is None else replace(judge, shares=stated)
-    print_shares(test_shares, counts / counts.sum(), judge.shares, low_high, saved["classes"])
-    unseen = [name for c, name in enumerate(saved["classes"]) if judge.shares[c] > 0 and c not in common.targets]
-    if unseen:
-        names = ", ".join(unseen[:5]) + (", ..." if len(unseen) > 5 else "")
-        print(cli.printable(f"note: classes without a validation image, judged as F1 0: {len(unseen)} ({names})"))
-    return judge, last
-
-
-def print_shares(
-    test_shares: str, train: np.ndarray, found: np.ndarray, low_high: list[np.ndarray] | None, classes: list[str]
-) -> None:
-    """One row per class, at most 20: those whose share differs most from training."""
-    names, most = [cli.printable(str(name)) for name in classes], 20
-    shown = sorted(np.argsort(-abs(found - train), kind="stable")[:most])
-    width = max(len("class shares"), *(len(names[c]) for c in shown))
-    title = f"--test-shares {test_shares}" + (" (95 % interval)" if low_high else "")
-    print(cli.printable(f"{'class shares':{width}}  training  {title}"))
-    for c in shown:
-        interval = f" ({low_high[0][c]:.4f} to {low_high[1][c]:.4f})" if low_high else ""
-        print(f"{names[c]:{width}}  {train[c]:8.4f}  {found[c]:.4f}{interval}")
-    if len(classes) > most:
-        print(f"and {len(classes) - most:,} more classes")
 
 
 def estimated_shares(
@@ -634,6 +642,22 @@ def refined_mixing(saved: dict[str, Any], children: list[list[Predictor]], when:
     counts = np.maximum(np.array(child["train_counts"], dtype=np.float64), 1)
     inside = np.eye(C)[group]  # (1, C) for a merged class, else (D - len(rest), C)
     return np.concatenate([np.eye(C)[rest], inside if len(group) > 1 else counts[:, None] / counts.sum() * inside])
+
+
+def print_shares(
+    test_shares: str, train: np.ndarray, found: np.ndarray, low_high: list[np.ndarray] | None, classes: list[str]
+) -> None:
+    """One row per class, at most 20: those whose share differs most from training."""
+    names, most = [cli.printable(str(name)) for name in classes], 20
+    shown = sorted(np.argsort(-abs(found - train), kind="stable")[:most])
+    width = max(len("class shares"), *(len(names[c]) for c in shown))
+    title = f"--test-shares {test_shares}" + (" (95 % interval)" if low_high else "")
+    print(cli.printable(f"{'class shares':{width}}  training  {title}"))
+    for c in shown:
+        interval = f" ({low_high[0][c]:.4f} to {low_high[1][c]:.4f})" if low_high else ""
+        print(f"{names[c]:{width}}  {train[c]:8.4f}  {found[c]:.4f}{interval}")
+    if len(classes) > most:
+        print(f"and {len(classes) - most:,} more classes")
 
 
 def promise(val: runs.Predictions | None, judge: Judge) -> dict[str, Any]:
