@@ -20,7 +20,6 @@ import numpy as np
 
 import cli
 import data
-import losses
 import metrics
 import pixels
 import predictors
@@ -347,13 +346,14 @@ def choose_tau(val: CrossFitted, train_counts: list[int], judge: Judge) -> tuple
 
 
 def warn_of_prior(prior_adjust: float | str, networks: Iterable[Predictor]) -> None:
-    """A loss with a class prior has already done what --prior-adjust does; "auto" finds that out by itself."""
-    corrected = [predictor for predictor in networks if losses.corrects_prior(predictor.saved["loss"])]
+    """A sampler, class weights or a loss may have done what --prior-adjust does; "auto" finds that out by itself."""
+    corrected = [predictor for predictor in networks if predictor.saved["favours_rare"]]
     if prior_adjust not in (0, "auto") and corrected:
         first = corrected[0]
+        flags = " and ".join(first.saved["favours_rare"])
         warning = (
-            f"warning: --prior-adjust {prior_adjust:g}: {first.path} was trained with the loss {first.saved['loss']}, "
-            "which already corrected the class prior, so this corrects it twice"
+            f"warning: --prior-adjust {prior_adjust:g}: {first.path} was trained with {flags}, which already corrected "
+            "the class prior, so this corrects it twice"
         )
         print(cli.printable(warning), file=sys.stderr)
 

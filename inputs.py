@@ -324,15 +324,26 @@ def check_split(options: argparse.Namespace, table: data.ImageTable, split: Spli
             split.notes.append(
                 f"classes without {where} images, whose F1 is 0: {len(names)} ({', '.join(names[:10])}{more})"
             )
-    weights = f"--class-weights {options.class_weights}" if options.class_weights != "none" else ""
-    weights = weights or (f"--drw {options.drw:g}" if options.drw else "")
-    before = f"--loss {options.loss}" if losses.corrects_prior(options.loss) else ""
-    before = f"--sampler {options.sampler}" if options.sampler != "shuffle" else before
-    if weights and before:
+    flags = favours_rare(options)
+    if len(flags) > 1:
         split.notes.append(
-            f"{before} and {weights} both favour rare classes. Together they correct the imbalance twice: see the "
+            f"{' and '.join(flags)} both favour rare classes. Together they correct the imbalance twice: see the "
             "effective class prior"
         )
+
+
+def favours_rare(options: argparse.Namespace) -> list[str]:
+    """The options of the run that correct the class prior. A loss that does so corrects the prior of the sampler."""
+    flags = []
+    if options.sampler != "shuffle":
+        flags.append(f"--sampler {options.sampler}")
+    elif losses.corrects_prior(options.loss):
+        flags.append(f"--loss {options.loss}")
+    if options.class_weights != "none":
+        flags.append(f"--class-weights {options.class_weights}")
+    elif options.drw:
+        flags.append(f"--drw {options.drw:g}")
+    return flags
 
 
 def warn_of_seen_images(options: argparse.Namespace, table: data.ImageTable, splits: list[Split]) -> None:
@@ -688,6 +699,7 @@ def about(options: argparse.Namespace, table: data.ImageTable, recipe: Recipe) -
         "model_name": options.model,
         "head": options.head,
         "loss": options.loss,
+        "favours_rare": favours_rare(options),
         "size": options.size,
         "fit": options.fit,
         "mean": list(recipe.mean),

@@ -18,6 +18,7 @@ from tqdm.auto import tqdm
 import augment
 import checkpoint
 import cli
+import losses
 import models
 import pixels
 import runs
@@ -96,6 +97,7 @@ ENTRIES: dict[str, tuple[str, Callable[[Any, dict[str, Any]], bool]]] = {
         lambda value, saved: isinstance(value, str) and value in models.HEADS,
     ),
     "loss": ("a text", lambda value, saved: isinstance(value, str)),
+    "favours_rare": ("a list of texts", lambda value, saved: value == [] or _are_texts(value)),
     "fit": (f"one of {', '.join(pixels.FITS)}", lambda value, saved: isinstance(value, str) and value in pixels.FITS),
     "mean": ("3 finite numbers", lambda value, saved: _are_numbers(value, 3, -1e6, 1e6)),
     "std": ("3 finite numbers above 0", lambda value, saved: _are_numbers(value, 3, 1e-6, 1e6)),
@@ -119,6 +121,8 @@ def load_entries(path: Path) -> dict[str, Any]:
     for name in ("classes", "labels"):  # an older version did not store all_classes and all_labels
         saved.setdefault(f"all_{name}", saved.get(name))
     saved = {"head": "linear", "loss": ""} | saved
+    if "favours_rare" not in saved and isinstance(saved["loss"], str):
+        saved["favours_rare"] = [f"--loss {saved['loss']}"] if losses.corrects_prior(saved["loss"]) else []
     if "factors" not in saved and isinstance(saved.get("classes"), list):
         saved |= {"factors": {}, "factor_ids": [[] for _ in saved["classes"]]}
     missing = {name for name in ENTRIES if saved.get(name) is None}

@@ -4,6 +4,7 @@ import csv
 import dataclasses
 import json
 import math
+import re
 from argparse import Namespace
 from pathlib import Path
 from types import SimpleNamespace
@@ -299,15 +300,33 @@ def test_a_cosine_head_comes_with_ldam_and_predict_rebuilds_it(workspace, capsys
 
 
 def test_a_prior_that_the_loss_has_corrected_is_not_corrected_again_in_silence(workspace, capsys):
-    run("--loss", "logit_adjustment", out="prior", epochs=1)
-    run(out="plain", epochs=1)
-    for names in (["prior"], ["plain"], ["plain", "prior"]):
+    made = {
+        "--loss logit_adjustment": ["--loss", "logit_adjustment"],
+        "--sampler weighted": ["--sampler", "weighted", "--loss", "logit_adjustment"],  # its prior is the sampler's
+        "--class-weights sqrt": ["--class-weights", "sqrt"],
+        "--sampler oversample and --drw 0.5": ["--sampler", "oversample", "--drw", 0.5],
+        "": [],
+    }
+    for i, words in enumerate(made.values()):
+        run(*words, out=f"run{i}", epochs=1)
+
+    def warned(*names):
         capsys.readouterr()
         predict.main([*names, "--data", "d", "--out", "s.csv", "--prior-adjust", "1", "--force"])
-        assert ("this corrects it twice" in capsys.readouterr().err) == ("prior" in names)
+        found = re.search(
+            "(run.)/best_f1.pt was trained with (.*), which already .*corrects it twice", capsys.readouterr().err
+        )
+        return found and found.groups()
+
+    for i, flags in enumerate(made):
+        assert warned(f"run{i}") == ((f"run{i}", flags) if flags else None)
+    assert warned("run4", "run0") == ("run0", "--loss logit_adjustment")
+    old = {key: value for key, value in checkpoint.load("run0/best_f1.pt").items() if key != "favours_rare"}
+    checkpoint.save(Path("run0/best_f1.pt"), old)  # as an older version wrote it
+    assert warned("run0") == ("run0", "--loss logit_adjustment")
 
 
-@pytest.mark.parametrize("entry, value", [("head", ["cosine"]), ("head", "cosin"), ("loss", 3)])
+@pytest.mark.parametrize("entry, value", [("head", ["cosine"]), ("head", "cosin"), ("loss", 3), ("favours_rare", "x")])
 def test_a_head_or_loss_that_is_not_valid_is_one_line(workspace, capsys, entry, value):
     run(out="run", epochs=1)
     saved = checkpoint.load("run/best_f1.pt")
