@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 import cli
 import data
@@ -81,7 +82,8 @@ def print_start(
         for text in facts[label + "s"]:
             cli.print_note(text, label)
     print("\n" + cli.coloured(COLUMNS, cli.BOLD))
-    uniform = loss_of_guessing(criterion, len(table.classes), next(state.model.parameters()).device)
+    drawn = torch.tensor(facts["drawn_counts"], device=next(state.model.parameters()).device)
+    uniform = loss_of_guessing(criterion, drawn)
     for n in range(1, state.epoch + 1):
         print_epoch(state, n, uniform)
     sys.stdout.flush()
@@ -167,11 +169,14 @@ def print_row(row: dict[str, Any], is_best: bool, left: str = "") -> None:
     )
 
 
-def loss_of_guessing(criterion: Any, num_classes: int, device: torch.device) -> float:
-    """The loss if every class has the same probability: log C for cross-entropy."""
-    with torch.no_grad():
-        logits = torch.zeros(num_classes, num_classes, device=device)
-        return float(criterion(logits, torch.arange(num_classes, device=device)))
+@torch.no_grad()
+def loss_of_guessing(criterion: Any, drawn: Tensor) -> float:
+    """The loss of equal logits: log C for cross-entropy, for a loss with a class prior the entropy of the prior.
+
+    drawn: (C,) images per class and epoch. One soft target with their shares has the mean loss of all of them.
+    """
+    shares = (drawn / drawn.sum()).float().unsqueeze(0)  # (1, C)
+    return float(criterion(torch.zeros_like(shares), shares))
 
 
 def diverges(train_losses: Sequence[float], uniform: float) -> bool:

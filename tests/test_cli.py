@@ -222,10 +222,19 @@ def test_D2_which_losses_diverge(train_losses, expected):
     assert screen.diverges(train_losses, uniform=2.9) is expected
 
 
-def test_the_loss_of_guessing_is_log_C_for_cross_entropy_and_below_1_for_F1():
-    device = torch.device("cpu")
-    assert screen.loss_of_guessing(losses.build_loss("ce"), 18, device) == pytest.approx(np.log(18), rel=1e-5)
-    assert 0.5 < screen.loss_of_guessing(losses.build_loss("f1"), 18, device) < 1
+def test_the_loss_of_guessing_is_that_of_equal_logits_for_the_images_of_an_epoch():
+    counts = torch.tensor([50, 30, 15, 5])
+    targets = torch.arange(4).repeat_interleave(counts)
+    for name, weight in (("ce", None), ("ce", "inverse"), ("f1", None), ("logit_adjustment", None), ("ldam", None)):
+        weight = losses.class_weights(counts, weight) if weight else None
+        criterion = losses.build_loss(name, counts, weight=weight)
+        every = criterion(torch.zeros(100, 4), targets).item()  # the loss of all images, as they are
+        assert screen.loss_of_guessing(criterion, counts) == pytest.approx(every, rel=1e-5), name
+    assert screen.loss_of_guessing(losses.build_loss("ce"), counts) == pytest.approx(np.log(4), rel=1e-5)
+    prior = (counts / 100).numpy()
+    adjusted = losses.build_loss("logit_adjustment", prior)
+    assert screen.loss_of_guessing(adjusted, counts) == pytest.approx(-(prior * np.log(prior)).sum(), rel=1e-5)
+    assert screen.loss_of_guessing(adjusted, counts.flip(0)) > np.log(4)  # the control
 
 
 def test_D2_a_diverging_run_gets_one_note_with_advice(workspace, capsys):  # noqa: F811
