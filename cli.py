@@ -113,7 +113,7 @@ def with_hyphens(words: Sequence[str]) -> list[str]:
 # options to begin with for imbalanced classes
 PRESETS = {
     "scratch": "--loss logit_adjustment --optimizer sgd --lr 0.1 --weight-decay 5e-4 --warmup 1 --augment crop+cutout",
-    "finetune": "--weights DEFAULT --loss logit_adjustment --lr 1e-3 --layer-decay 0.9 --augment light --ema 0.98",
+    "finetune": "--weights DEFAULT --loss logit_adjustment --lr 1e-3 --augment light --ema 0.98",
 }
 
 
@@ -416,6 +416,8 @@ def parse_options(argv: Sequence[str] | None = None, description: str | None = N
         options = _resumed(parser, options, typed, argv)
     _check_ranges(parser, options)
     _check_combinations(parser, options)
+    if not options.resume:
+        _check_patience(parser, options)
     return options
 
 
@@ -602,16 +604,6 @@ def first_drw_epoch(options: argparse.Namespace) -> int:
     return math.floor(round(options.drw * options.epochs, 6)) + 1
 
 
-def changing_epochs(options: argparse.Namespace) -> dict[str, int]:
-    """The epoch in which the run changes: for the class weights of --drw, the end of --freeze-epochs and of mixing."""
-    firsts = {
-        "drw": first_drw_epoch,
-        "freeze_epochs": lambda options: options.freeze_epochs + 1,
-        "mix_off_last": lambda options: options.epochs - options.mix_off_last + 1,
-    }
-    return {name: first(options) for name, first in firsts.items() if getattr(options, name)}
-
-
 def is_stopped_early(options: argparse.Namespace, state: runs.State) -> bool:
     """Whether --patience ended the run."""
     return bool(options.patience) and state.epochs_without_improvement >= options.patience
@@ -683,12 +675,6 @@ def _check_combinations(parser: argparse.ArgumentParser, options: argparse.Names
         parser.error(f"--samples-per-class needs --sampler balanced, got --sampler {options.sampler}")
     if options.drw and options.class_weights != "none":
         parser.error(f"--drw {options.drw:g} sets class weights itself: remove --class-weights {options.class_weights}")
-    for name, first in changing_epochs(options).items():
-        if options.patience and options.patience < first - 1:
-            parser.error(
-                f"--patience {options.patience} can end the run before epoch {first}, in which {flag_of(name)} "
-                f"{getattr(options, name):g} changes it: use --patience {first - 1} or more, or remove one of the two"
-            )
     _check_fine_tuning(parser, options)
     if options.mix_off_last and not (options.mixup or options.cutmix):
         parser.error(f"--mix-off-last {options.mix_off_last} has no effect without --mixup or --cutmix")
@@ -736,11 +722,6 @@ def _check_fine_tuning(parser: argparse.ArgumentParser, options: argparse.Namesp
             parser.error(
                 f"{flag_of(name)} {number} must be less than the {options.epochs} epochs of the run (--epochs)"
             )
-    if options.freeze == "backbone" and options.layer_decay not in (None, 1):
-        parser.error(
-            f"--layer-decay {options.layer_decay:g} has no effect with --freeze backbone, which trains the head alone: "
-            "use --layer-decay 1"
-        )
     if options.freeze and options.weights == "none" and not models.is_function(options.model):
         advice = "add --weights DEFAULT, or --init with a run or checkpoint"
         parser.error(f"--freeze {options.freeze} freezes random weights: {advice}")
@@ -753,6 +734,21 @@ def _check_fine_tuning(parser: argparse.ArgumentParser, options: argparse.Namesp
         parser.error(f"--pseudo {options.pseudo} needs --pseudo-data TEST, the images to label")
     if options.fresh_head and options.weights == "none":
         parser.error("--fresh-head has no effect without --weights: add --weights")
+
+
+def _check_patience(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
+    """Refuses a --patience that could end a new run before an option takes effect that depends on the epoch."""
+    changes = {
+        "drw": ("begins", first_drw_epoch),
+        "freeze_epochs": ("ends", lambda options: options.freeze_epochs + 1),
+        "mix_off_last": ("begins", lambda options: options.epochs - options.mix_off_last + 1),
+    }
+    for name, (verb, first_epoch) in changes.items():
+        if options.patience and getattr(options, name) and options.patience < (first := first_epoch(options)) - 1:
+            parser.error(
+                f"--patience {options.patience} can end the run before epoch {first}, in which {flag_of(name)} "
+                f"{getattr(options, name):g} {verb}: use --patience {first - 1} or more, or remove one of the two"
+            )
 
 
 SCHEDULE_OPTIONS = sorted({option for name in optim.SCHEDULES for option in optim.schedule_options(name)})

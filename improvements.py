@@ -107,7 +107,7 @@ class CrossFitted:
 
     @property
     def judged(self) -> np.ndarray:
-        """(N, C): each image as it was changed by what was fitted on the other half."""
+        """(N, C): each image as it was changed by what was fitted on the other half. For versions (2, N, C)."""
         return np.where(self.halves[1][:, None], *self.versions)
 
     def fits(self, fit: Callable[[np.ndarray, np.ndarray, np.ndarray], Any], judge: Judge) -> list[Any]:
@@ -322,25 +322,28 @@ def log_of(probs: np.ndarray) -> np.ndarray:
 
 
 def adjust_prior(probs: np.ndarray, train_counts: list[int], tau: float) -> np.ndarray:
-    """softmax(log p - tau log prior): the post-hoc logit adjustment of Menon et al. 2020 (arXiv:2007.07314).
-
-    float32 (N, C) of probs (N, C). The prior is the share of each class in the training images.
+    """float32 (N, C): softmax(log p - tau log prior), the post-hoc logit adjustment of Menon et al. 2020
+    (arXiv:2007.07314), of probs (N, C).
     """
-    prior = np.maximum(np.array(train_counts, dtype=np.float64), 1)
-    return shares.calibrated(probs, 1.0, -tau * np.log(prior / prior.sum())).astype(np.float32)
+    return shares.calibrated(probs, 1.0, -tau * log_prior(train_counts)).astype(np.float32)
 
 
-def fit_tau(log_p: np.ndarray, log_prior: np.ndarray, targets: np.ndarray, weights: np.ndarray) -> float:
-    """The tau from -1 to 2 with the best weighted macro F1 of argmax(log_p - tau log_prior); on a tie, closest to 0."""
+def log_prior(train_counts: list[int]) -> np.ndarray:
+    """(C,): log of the share of each class in the training images. A class without images counts as one with one."""
+    n = np.maximum(np.array(train_counts, dtype=np.float64), 1)
+    return np.log(n / n.sum())
+
+
+def fit_tau(log_p: np.ndarray, log_pi: np.ndarray, targets: np.ndarray, weights: np.ndarray) -> float:
+    """The tau from -1 to 2 with the best weighted macro F1 of argmax(log_p - tau log_pi); on a tie, closest to 0."""
     candidates = sorted(np.linspace(-1, 2, 61).round(2), key=abs)
-    return float(max(candidates, key=lambda tau: macro_f1(log_p - tau * log_prior, targets, weights)))
+    return float(max(candidates, key=lambda tau: macro_f1(log_p - tau * log_pi, targets, weights)))
 
 
 def choose_tau(val: CrossFitted, train_counts: list[int], judge: Judge) -> tuple[float, CrossFitted]:
     """--prior-adjust auto: the mean of the two tau that are fitted on each half of the images, and `val` with them."""
-    prior = np.maximum(np.array(train_counts, dtype=np.float64), 1)
-    log_prior = np.log(prior / prior.sum())
-    fits = val.fits(lambda probs, *about: fit_tau(log_of(probs), log_prior, *about), judge)
+    log_pi = log_prior(train_counts)
+    fits = val.fits(lambda probs, *about: fit_tau(log_of(probs), log_pi, *about), judge)
     print(f"--prior-adjust auto: tau {fits[0]:g} and {fits[1]:g}, fitted on each half of the validation images")
     return float(np.mean(fits)), val.changed(lambda probs, tau: adjust_prior(probs, train_counts, tau), fits)
 
@@ -352,8 +355,8 @@ def warn_of_prior(prior_adjust: float | str, networks: Iterable[Predictor]) -> N
         first = corrected[0]
         flags = " and ".join(first.saved["favours_rare"])
         warning = (
-            f"warning: --prior-adjust {prior_adjust:g}: {first.path} was trained with {flags}, which already corrected "
-            "the class prior, so this corrects it twice"
+            f"warning: --prior-adjust {prior_adjust:g}: {first.path} was trained with {flags}, which favours rare "
+            "classes already, so the class prior may be corrected twice: --prior-adjust auto finds out how much is left"
         )
         print(cli.printable(warning), file=sys.stderr)
 
@@ -402,8 +405,8 @@ def tune_bias(val: CrossFitted, force: bool, judge: Judge = AS_THEY_ARE) -> tupl
 
 
 def add_bias(probs: np.ndarray, bias: np.ndarray) -> np.ndarray:
-    """float32 (N, C): softmax(log p + bias) of probs (N, C) and bias (C,) or (N, C)."""
-    scaled = probs * np.exp(bias - bias.max(-1, keepdims=True))
+    """float32 (N, C): softmax(log p + bias) of probs (N, C) and bias (C,)."""
+    scaled = probs * np.exp(bias - bias.max())
     return (scaled / scaled.sum(1, keepdims=True)).astype(np.float32)
 
 

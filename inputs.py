@@ -324,7 +324,7 @@ def check_split(options: argparse.Namespace, table: data.ImageTable, split: Spli
             split.notes.append(
                 f"classes without {where} images, whose F1 is 0: {len(names)} ({', '.join(names[:10])}{more})"
             )
-    flags = favours_rare(options)
+    flags = favours_rare(options, options.epochs)
     if len(flags) > 1:
         split.notes.append(
             f"{' and '.join(flags)} both favour rare classes. Together they correct the imbalance twice: see the "
@@ -332,8 +332,8 @@ def check_split(options: argparse.Namespace, table: data.ImageTable, split: Spli
         )
 
 
-def favours_rare(options: argparse.Namespace) -> list[str]:
-    """The options of the run that correct the class prior. A loss that does so corrects the prior of the sampler."""
+def favours_rare(options: argparse.Namespace, epoch: int) -> list[str]:
+    """The options that favour rare classes in this epoch. A loss with a class prior corrects that of the sampler."""
     flags = []
     if options.sampler != "shuffle":
         flags.append(f"--sampler {options.sampler}")
@@ -341,7 +341,7 @@ def favours_rare(options: argparse.Namespace) -> list[str]:
         flags.append(f"--loss {options.loss}")
     if options.class_weights != "none":
         flags.append(f"--class-weights {options.class_weights}")
-    elif options.drw:
+    elif options.drw and epoch >= cli.first_drw_epoch(options):
         flags.append(f"--drw {options.drw:g}")
     return flags
 
@@ -699,7 +699,6 @@ def about(options: argparse.Namespace, table: data.ImageTable, recipe: Recipe) -
         "model_name": options.model,
         "head": options.head,
         "loss": options.loss,
-        "favours_rare": favours_rare(options),
         "size": options.size,
         "fit": options.fit,
         "mean": list(recipe.mean),

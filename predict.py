@@ -170,7 +170,7 @@ def make_parser() -> argparse.ArgumentParser:
     group = parser.add_argument_group("improvements", about)
     add = group.add_argument
     add("--tta", choices=augment.VIEWS, default="none", help="test-time augmentation: average over these views")
-    add("--blend", action="store_true", help="weighted mean of the runs, fitted by maximum likelihood")
+    add("--blend", action="store_true", help="weighted mean of the runs, fitted by maximum likelihood, cross-fitted")
     add(
         "--test-shares",
         metavar="SHARES",

@@ -121,8 +121,8 @@ def load_entries(path: Path) -> dict[str, Any]:
     for name in ("classes", "labels"):  # an older version did not store all_classes and all_labels
         saved.setdefault(f"all_{name}", saved.get(name))
     saved = {"head": "linear", "loss": ""} | saved
-    if "favours_rare" not in saved and isinstance(saved["loss"], str):
-        saved["favours_rare"] = [f"--loss {saved['loss']}"] if losses.corrects_prior(saved["loss"]) else []
+    if "favours_rare" not in saved:  # an older version did not store it
+        saved["favours_rare"] = [f"--loss {saved['loss']}"] if losses.corrects_prior(str(saved["loss"])) else []
     if "factors" not in saved and isinstance(saved.get("classes"), list):
         saved |= {"factors": {}, "factor_ids": [[] for _ in saved["classes"]]}
     missing = {name for name in ENTRIES if saved.get(name) is None}

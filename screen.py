@@ -15,7 +15,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 import cli
 import data
@@ -82,8 +81,7 @@ def print_start(
         for text in facts[label + "s"]:
             cli.print_note(text, label)
     print("\n" + cli.coloured(COLUMNS, cli.BOLD))
-    drawn = torch.tensor(facts["drawn_counts"], device=next(state.model.parameters()).device)
-    uniform = loss_of_guessing(criterion, drawn)
+    uniform = loss_of_guessing(criterion, facts["drawn_counts"], next(state.model.parameters()).device)
     for n in range(1, state.epoch + 1):
         print_epoch(state, n, uniform)
     sys.stdout.flush()
@@ -170,13 +168,13 @@ def print_row(row: dict[str, Any], is_best: bool, left: str = "") -> None:
 
 
 @torch.no_grad()
-def loss_of_guessing(criterion: Any, drawn: Tensor) -> float:
-    """The loss of equal logits: log C for cross-entropy, for a loss with a class prior the entropy of the prior.
+def loss_of_guessing(criterion: Any, drawn: Sequence[int], device: torch.device) -> float:
+    """The loss of equal logits: log C for cross-entropy, and for logit adjustment with tau 1 the entropy of the prior.
 
     drawn: (C,) images per class and epoch. One soft target with their shares has the mean loss of all of them.
     """
-    shares = (drawn / drawn.sum()).float().unsqueeze(0)  # (1, C)
-    return float(criterion(torch.zeros_like(shares), shares))
+    counts = torch.tensor([drawn], dtype=torch.float32, device=device)  # (1, C)
+    return float(criterion(torch.zeros_like(counts), counts / counts.sum()))
 
 
 def diverges(train_losses: Sequence[float], uniform: float) -> bool:

@@ -185,6 +185,7 @@ def train_epochs(
     plain, criterion = augment.Augment("none", mean=recipe.mean, std=recipe.std), recipe.judge
     while state.epoch < options.epochs and not cli.is_stopped_early(options, state):
         train_batches.epoch, start = state.epoch + 1, time.perf_counter()
+        about["favours_rare"] = inputs.favours_rare(options, state.epoch + 1)
         if not state.trained:  # otherwise the run was stopped during validation
             state.trained = train_epoch(options, folder, state, recipe, train_batches, about, ranks)
         with SIGNALS.stopping(at_once=True):

@@ -1,11 +1,12 @@
 """Measures what finished runs gain without more training, on their validation images.
 
-    python tests/posthoc.py runs/finetune/loss=ce --tau 0.5 1     # a folder of compare.py with one run per seed
+    python tests/posthoc.py runs/finetune/loss=ce --tau 0.5 1 auto     # a folder of compare.py with one run per seed
     python tests/posthoc.py runs/finetune/loss=ce --average
 
 --tau: post-hoc logit adjustment, argmax of log p_c - tau log(n_c / N) instead of argmax of log p_c (Menon et al. 2021,
-arXiv:2007.07314). n_c are the training images of class c. Each run is its own baseline. The interval is that of
-compare.py: it covers new seeds and new images.
+arXiv:2007.07314). n_c are the training images of class c. "auto" finds tau on each half of the images and judges it on
+the other, as predict.py does. Each run is its own baseline. The interval is that of compare.py: it covers new seeds and
+new images.
 
 --average: the mean of the probabilities of k runs, as `predict.py RUN RUN ...` averages them. The score is the mean
 over all choices of k runs. The interval covers new images, not new seeds: the choices share their runs.
@@ -17,6 +18,7 @@ import argparse
 import itertools
 import statistics
 import sys
+from contextlib import redirect_stdout
 from dataclasses import replace
 from pathlib import Path
 
@@ -28,15 +30,22 @@ import compare
 import improvements
 import metrics
 import runs
+from predict import number_or_auto
 
 
 def predicted(stored: runs.Predictions) -> compare.Predictions:
     return compare.Predictions(stored.paths, stored.targets, stored.probs.argmax(1), stored.probs.shape[1])
 
 
-def adjusted(run: runs.Run, tau: float) -> compare.Predictions:
-    probs = run.predictions.probs
-    return predicted(replace(run.predictions, probs=improvements.adjust_prior(probs, run.train_counts(), tau)))
+def adjusted(run: runs.Run, tau: float | str) -> compare.Predictions:
+    stored, counts = run.predictions, run.train_counts()
+    if tau != "auto":
+        return predicted(replace(stored, probs=improvements.adjust_prior(stored.probs, counts, tau)))
+    with redirect_stdout(None):
+        crossed = improvements.CrossFitted.of(stored.probs, stored.targets)
+        return predicted(
+            replace(stored, probs=improvements.choose_tau(crossed, counts, improvements.AS_THEY_ARE)[1].judged)
+        )
 
 
 def group_f1(one: compare.Predictions, train_counts: list[float]) -> list[float]:
@@ -46,18 +55,27 @@ def group_f1(one: compare.Predictions, train_counts: list[float]) -> list[float]
     return [scores[f"{group}_f1"] for group in compare.GROUPS if scores]
 
 
-def print_adjusted(found: dict[int, runs.Run], taus: list[float]) -> None:
+def print_adjusted(found: dict[int, runs.Run], taus: list[float | str]) -> None:
     """A table with a row for each tau, beginning with 0."""
     before = {seed: adjusted(run, 0) for seed, run in found.items()}
     print("| tau | seeds | macro F1 | std | difference | 95 % interval | verdict | accuracy | head, medium, tail F1 |")
     print("|---|---|---|---|---|---|---|---|---|")
-    for tau in (0.0, *taus):
+    for tau in (0, *taus):
         after = {seed: adjusted(run, tau) for seed, run in found.items()}
         change, f1 = compare.difference(before, after), [one.f1 for one in after.values()]
         accuracy = statistics.mean(float((one.preds == one.targets).mean()) for one in after.values())
         groups = [group_f1(one, found[seed].train_counts()) for seed, one in after.items()]
         std = f"{statistics.stdev(f1):.4f}" if len(f1) > 1 else ""
-        cells = [f"{tau:g}", f"{len(f1)}", f"{statistics.mean(f1):.4f}", std, "", "", "(baseline)", f"{accuracy:.4f}"]
+        cells = [
+            tau if tau == "auto" else f"{tau:g}",
+            f"{len(f1)}",
+            f"{statistics.mean(f1):.4f}",
+            std,
+            "",
+            "",
+            "(baseline)",
+            f"{accuracy:.4f}",
+        ]
         if tau:
             cells[4:7] = f"{change.mean:+.4f}", f"{change.low:+.4f} to {change.high:+.4f}", change.verdict
         print(f"| {' | '.join(cells)} | {', '.join(f'{value:.4f}' for value in np.mean(groups, 0))} |")
@@ -83,8 +101,9 @@ def print_averaged(found: list[runs.Predictions]) -> None:
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", help="one run, or a folder with runs seed0, seed1, ...")
-    parser.add_argument("--tau", type=float, nargs="+", default=[1.0], help="strengths (default 1)")
-    parser.add_argument("--average", action="store_true", help="average 1, 2, ... runs instead")
+    what = parser.add_mutually_exclusive_group()
+    what.add_argument("--tau", type=number_or_auto, nargs="+", default=[1], help="strengths, or auto (default 1)")
+    what.add_argument("--average", action="store_true", help="average 1, 2, ... runs")
     options = parser.parse_args(argv)
     folders = sorted(Path(options.folder).glob("seed*/config.json")) or [Path(options.folder) / "config.json"]
     found = {i: runs.read(file.parent) for i, file in enumerate(folders)}

@@ -223,18 +223,18 @@ def test_D2_which_losses_diverge(train_losses, expected):
 
 
 def test_the_loss_of_guessing_is_that_of_equal_logits_for_the_images_of_an_epoch():
-    counts = torch.tensor([50, 30, 15, 5])
-    targets = torch.arange(4).repeat_interleave(counts)
-    for name, weight in (("ce", None), ("ce", "inverse"), ("f1", None), ("logit_adjustment", None), ("ldam", None)):
-        weight = losses.class_weights(counts, weight) if weight else None
-        criterion = losses.build_loss(name, counts, weight=weight)
-        every = criterion(torch.zeros(100, 4), targets).item()  # the loss of all images, as they are
-        assert screen.loss_of_guessing(criterion, counts) == pytest.approx(every, rel=1e-5), name
-    assert screen.loss_of_guessing(losses.build_loss("ce"), counts) == pytest.approx(np.log(4), rel=1e-5)
-    prior = (counts / 100).numpy()
-    adjusted = losses.build_loss("logit_adjustment", prior)
-    assert screen.loss_of_guessing(adjusted, counts) == pytest.approx(-(prior * np.log(prior)).sum(), rel=1e-5)
-    assert screen.loss_of_guessing(adjusted, counts.flip(0)) > np.log(4)  # the control
+    counts, device = [50, 30, 15, 5], torch.device("cpu")
+    targets = torch.arange(4).repeat_interleave(torch.tensor(counts))
+    for name in (*losses.LOSSES, "ce+f1", "focal:0.6+logit_adjustment:0.4"):
+        for weight in (None, losses.class_weights(counts)):
+            criterion = losses.build_loss(name, counts, weight=weight)
+            every = criterion(torch.zeros(100, 4), targets).item()  # the loss of all images
+            assert screen.loss_of_guessing(criterion, counts, device) == pytest.approx(every, rel=1e-4), name
+    assert screen.loss_of_guessing(losses.build_loss("ce"), counts, device) == pytest.approx(np.log(4), rel=1e-5)
+    prior, adjusted = np.array(counts) / 100, losses.build_loss("logit_adjustment", counts)
+    entropy = -(prior * np.log(prior)).sum()
+    assert screen.loss_of_guessing(adjusted, counts, device) == pytest.approx(entropy, rel=1e-5)
+    assert screen.loss_of_guessing(adjusted, counts[::-1], device) > np.log(4)  # the control
 
 
 def test_D2_a_diverging_run_gets_one_note_with_advice(workspace, capsys):  # noqa: F811

@@ -106,14 +106,19 @@ def test_the_readme_has_exactly_two_set_up_commands_each_complete():
     assert commands[1] in README and "grep -m 1 'python -m pytest' README.md" in (ROOT / ".ci/run").read_text()
 
 
+def commands_of(program):
+    """The words of its commands in README and FAQ: lines of code blocks, and cells of tables."""
+    return re.findall(rf"^ *(?:\|[^|]+\| `)?python {program}\.py ([^`\n]+)", DOCS, re.M)
+
+
 def test_every_train_command_parses_as_it_is_written():
     import cli
 
-    commands = re.findall(r"^ *python train\.py (.*)$", DOCS, re.M)
+    commands = commands_of("train")
     assert len(commands) >= 15
     for command in commands:
         words = command.split("#")[0].split()
-        if "--resume" in words:
+        if {"--resume", "--config"} & {*words}:
             cli.make_parser().parse_args(words)
         elif words != ["--help"]:
             cli.parse_options(words)
@@ -122,7 +127,7 @@ def test_every_train_command_parses_as_it_is_written():
 def test_every_compare_command_parses_as_it_is_written():
     import compare
 
-    commands = re.findall(r"^python compare\.py (.*)$", DOCS, re.M)
+    commands = commands_of("compare")
     assert len(commands) >= 4
     for command in commands:
         options = compare.parse_options(shlex.split(command))
@@ -132,7 +137,7 @@ def test_every_compare_command_parses_as_it_is_written():
 def test_every_predict_command_parses_as_it_is_written():
     import predict
 
-    commands = re.findall(r"^ *python predict\.py (.*)$", DOCS, re.M)
+    commands = commands_of("predict")
     assert len(commands) >= 7
     for command in commands:
         predict.parse_options(command.split())

@@ -314,13 +314,18 @@ def test_a_prior_that_the_loss_has_corrected_is_not_corrected_again_in_silence(w
         capsys.readouterr()
         predict.main([*names, "--data", "d", "--out", "s.csv", "--prior-adjust", "1", "--force"])
         found = re.search(
-            "(run.)/best_f1.pt was trained with (.*), which already .*corrects it twice", capsys.readouterr().err
+            "(run.)/best_f1.pt was trained with (.*), which favours .* corrected twice", capsys.readouterr().err
         )
         return found and found.groups()
 
     for i, flags in enumerate(made):
         assert warned(f"run{i}") == ((f"run{i}", flags) if flags else None)
     assert warned("run4", "run0") == ("run0", "--loss logit_adjustment")
+    run("--drw", 0.5, out="run5", epochs=2)
+    saved = checkpoint.load("run5/best_f1.pt")
+    assert saved["favours_rare"] == ([] if saved["epoch"] == 1 else ["--drw 0.5"])  # of its epoch, not of the run
+    options = cli.parse_options(["--drw", "0.5", "--epochs", "4"])
+    assert [inputs.favours_rare(options, epoch) for epoch in (2, 3)] == [[], ["--drw 0.5"]]
     old = {key: value for key, value in checkpoint.load("run0/best_f1.pt").items() if key != "favours_rare"}
     checkpoint.save(Path("run0/best_f1.pt"), old)  # as an older version wrote it
     assert warned("run0") == ("run0", "--loss logit_adjustment")
@@ -334,7 +339,7 @@ def test_a_head_or_loss_that_is_not_valid_is_one_line(workspace, capsys, entry, 
     with pytest.raises(SystemExit) as stop:
         predict.main(["bad.pt", "--data", "d", "--out", "s.csv"])
     assert stop.value.code == 2 and f"bad.pt cannot be used: its {entry} must be" in capsys.readouterr().err
-    without = {key: entry for key, entry in saved.items() if key not in ("head", "loss")}  # of an older version
+    without = {key: entry for key, entry in saved.items() if key not in ("head", "loss", "favours_rare")}  # older
     checkpoint.save(Path("old.pt"), without)
     predict.main(["old.pt", "--data", "d", "--out", "s.csv"])
 
@@ -436,17 +441,14 @@ def test_the_cases_differ_from_a_plain_run(workspace):
         ("--drw 0.8 --class-weights sqrt", "--drw 0.8 sets class weights itself: remove --class-weights sqrt"),
         (
             "--drw 0.8 --patience 1",
-            "before epoch 3, in which --drw 0.8 changes it: use --patience 2 or more, or remove",
+            "before epoch 3, in which --drw 0.8 begins: use --patience 2 or more, or remove",
         ),
         (
             "--mixup 1 --mix-off-last 1 --patience 1",
-            "--patience 1 can end the run before epoch 3, in which --mix-off-last 1 changes it: use",
+            "--patience 1 can end the run before epoch 3, in which --mix-off-last 1 begins: use --patience 2 or more",
         ),
-        ("--freeze-epochs 2 --patience 1", "before epoch 3, in which --freeze-epochs 2 changes it: use --patience 2"),
-        (
-            "--weights DEFAULT --freeze backbone --layer-decay 0.9",
-            "--layer-decay 0.9 has no effect with --freeze backbone, which trains the head alone: use --layer-decay 1",
-        ),
+        ("--freeze-epochs 2 --patience 1", "before epoch 3, in which --freeze-epochs 2 ends: use --patience 2"),
+        ("--freeze-epochs 9 --patience 3", "--freeze-epochs 9 must be less than the 3 epochs of the run (--epochs)"),
         ("--tau 2", "--tau: loss 'ce' does not take tau"),
         ("--loss ldam --max-m -1", "--max-m must be at least 0, got -1"),
         ("--freeze backbon", "--freeze must be backbone or a number of stages, got 'backbon'"),
@@ -477,6 +479,16 @@ def test_bad_input_is_one_line_that_names_its_flag(workspace, capsys, words, mes
     rest = ["--data", "d", "--size", 16, "--model", "resnet8", "--epochs", 3, "--cache", "cache", "--out", "bad"]
     assert message in refused(capsys, *rest, *words.split())
     assert not Path("bad").exists()
+
+
+def test_a_short_patience_is_refused_for_a_new_run_alone(workspace, capsys):
+    words = ("--freeze-epochs", 2, "--patience", 1)
+    assert "--patience 1 can end the run" in refused(capsys, "--data", "d", "--epochs", 4, "--out", "run", *words)
+    run("--freeze-epochs", 2, "--patience", 2, epochs=4)
+    config = json.loads(Path("run/config.json").read_text())
+    config["options"]["patience"] = 1  # of a version that did not refuse it
+    Path("run/config.json").write_text(json.dumps(config))
+    assert train.main(["--resume", "run", "--cache", "cache"])["out"] == "run"
 
 
 def test_more_epochs_are_refused_where_an_option_depends_on_their_number(workspace, capsys):

@@ -56,10 +56,11 @@ def test_runs_of_different_images_are_not_averaged(three, make_run):
 
 def test_each_run_is_the_baseline_of_its_own_adjustment(three, capsys):
     folder, probs, targets = three
-    posthoc.main([str(folder), "--tau", "1"])
+    posthoc.main([str(folder), "--tau", "1", "auto"])
     counts, table = [1000, 500, 333, 250], rows(capsys.readouterr().out)
     before = np.array([f1(part, targets) for part in probs])
     after = np.array([f1(improvements.adjust_prior(part, counts, 1), targets) for part in probs])
     assert table[0][:3] == ["0", "3", f"{before.mean():.4f}"] and table[0][6] == "(baseline)"
     assert table[1][:3] == ["1", "3", f"{after.mean():.4f}"] and table[1][4] == f"{(after - before).mean():+.4f}"
     assert abs(after.mean() - before.mean()) > 1e-4
+    assert table[2][:2] == ["auto", "3"] and float(table[2][2]) != float(table[1][2])

@@ -2,14 +2,14 @@
 
 import re
 import shutil
-from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from test_predict import PARSER, competition, here, parent, predictions, refused, run, write_csv  # noqa: F401
 
 import improvements
-import predict
+import metrics
 import predictors
 import runs
 import shares
@@ -149,7 +149,7 @@ def test_weighted_validation_is_validation_drawn_again_with_these_shares():
 def test_the_interval_is_centred_on_what_is_promised():
     """The macro F1 of classes with few images is lower, on the average, if they are drawn again."""
     (val, targets), judge = images(300, TAIL, seed=0), improvements.Judge(UNIFORM, images=300)
-    matrix = predict.metrics.ConfusionMatrix(5).update(val.argmax(1), targets).matrix.numpy()
+    matrix = metrics.ConfusionMatrix(5).update(val.argmax(1), targets).matrix.numpy()
     drawn, value = improvements.f1_of(shares.promised_counts(matrix, UNIFORM, 300)), judge.macro_f1(val, targets)
     low, high = np.quantile(drawn, [0.025, 0.975])
     assert abs(drawn.mean() - value) > 0.004  # the control: there is something to correct
@@ -201,40 +201,75 @@ def test_prior_adjust_auto_finds_tau_under_the_stated_shares(capsys):
     assert abs(improvements.choose_tau(already, counts, improvements.Judge(UNIFORM))[0]) < 0.35
 
 
-def test_each_half_is_judged_by_a_blend_a_tau_and_biases_that_were_all_fitted_on_the_other_half(capsys):
+COUNTS = (1000 * TAIL).astype(int).tolist()
+
+
+@pytest.fixture
+def two():
+    """Predictions of two networks for the same validation images, probs (2, 1500, 5), and their group for `weigh`."""
     val, targets = images(1500, TAIL, seed=0, noise=0.8)
     x = np.eye(5)[targets] + 0.8 * np.random.default_rng(1).normal(size=(1500, 5))  # of a second network
     other = shares.calibrated(np.exp(x / 0.8**2), 1.0, np.log(TAIL))
-    counts, judge, probs = (1000 * TAIL).astype(int).tolist(), improvements.Judge(UNIFORM), np.stack([val, other])
-    common = runs.Predictions(np.arange(1500).astype(str), targets, probs)
-    weights, blended = improvements.choose_blend(["a", "b"], common, True, judge)
-    _, adjusted = improvements.choose_tau(blended, counts, judge)
-    taus = [float(tau) for tau in re.findall(r"tau (\S+) and (\S+),", capsys.readouterr().out)[-1]]
-    bias, tuned = improvements.tune_bias(adjusted, True, judge)
+    network = SimpleNamespace(saved={"train_counts": COUNTS, "favours_rare": []})
+    return runs.Predictions(np.arange(1500).astype(str), targets, np.stack([val, other])), [[network], [network]]
+
+
+def test_each_half_is_judged_by_a_blend_a_tau_and_biases_that_were_all_fitted_on_the_other_half(two, capsys):
+    (common, groups), judge = two, improvements.Judge(UNIFORM)
+    probs, targets, test = common.probs, common.targets, common.probs[:, :100]
+    result, val = improvements.weigh(["a", "b"], test, common, groups, True, "auto", True, True, judge)
+    printed = capsys.readouterr().out
+    taus = [float(tau) for tau in re.findall(r"tau (\S+) and (\S+),", printed)[-1]]
     of_images, found = judge.weights(targets), []
-    for part, tau in zip(blended.halves, taus, strict=True):  # by hand: all is fitted on `part` and used on the rest
-        w = improvements.blend_weights(probs[:, part], targets[part], of_images[part])
-        version = improvements.adjust_prior(np.tensordot(w, probs, 1), counts, tau)
+    for part, tau in zip(improvements.CrossFitted.of(probs[0], targets).halves, taus, strict=True):
+        w = improvements.blend_weights(probs[:, part], targets[part], of_images[part])  # by hand: all fitted on `part`
+        version = improvements.adjust_prior(np.tensordot(w, probs, 1), COUNTS, tau)
         b = improvements.fit_bias(np.log(version[part].astype(float)), targets[part], weights=of_images[part])
-        assert np.allclose(tuned.judged[~part], improvements.add_bias(version, b)[~part], atol=1e-5)
-        assert not np.allclose(tuned.judged[part], improvements.add_bias(version, b)[part], atol=0.01)  # the control
+        assert np.allclose(val.probs[~part], improvements.add_bias(version, b)[~part], atol=1e-5)
+        assert not np.allclose(val.probs[part], improvements.add_bias(version, b)[part], atol=0.01)  # the control
         found.append((w, b))
-    assert np.allclose(weights, np.mean([w for w, _ in found], 0)) and abs(np.diff([w[0] for w, _ in found])) > 0.005
-    assert np.allclose(bias, np.mean([b for _, b in found], 0))
+    (w1, b1), (w2, b2) = found
+    assert abs(w1[0] - w2[0]) > 0.005 and abs(taus[0] - taus[1]) > 0.01
+    for i, weight in enumerate((w1 + w2) / 2):
+        assert f"--blend: weight {weight:.3f}, macro F1 alone {judge.macro_f1(probs[i], targets):.4f}" in printed
+    blended = improvements.adjust_prior(np.tensordot((w1 + w2) / 2, test, 1), COUNTS, np.mean(taus))
+    assert np.allclose(result, improvements.add_bias(blended, (b1 + b2) / 2), atol=1e-6)
+    before = judge.macro_f1(probs.mean(0), targets)
+    assert f"--blend: macro F1 on 1,500 validation images{judge.about} {before:.4f} -> " in printed
+    assert f"-> {judge.macro_f1(val.probs, targets):.4f}, does not help, used because" in printed.splitlines()[-1]
+    assert f"with cross-fitted biases: macro F1 {judge.macro_f1(val.probs, targets):.4f} " in printed
 
 
-def test_predict_fits_biases_to_the_probabilities_with_the_tau_of_the_same_half(here, capsys, monkeypatch):  # noqa: F811
-    given, taus, tune_bias = [], iter([0.2, 0.6]), improvements.tune_bias
-    monkeypatch.setattr(improvements, "fit_tau", lambda *arguments: next(taus))
+@pytest.mark.parametrize("tau", ["auto", 1.0])
+def test_what_does_not_help_changes_neither_the_predictions_nor_the_promise(two, monkeypatch, tau):
+    (common, groups), asked = two, []
+    monkeypatch.setattr(improvements, "try_first", lambda name, *more, **judge: asked.append(name))
+    result, val = improvements.weigh(["a", "b"], common.probs, common, groups, True, tau, True)
+    assert len(asked) == 3 and np.allclose(result, common.probs.mean(0), atol=1e-6)
+    assert np.allclose(val.probs, common.probs.mean(0), atol=1e-6)
+    monkeypatch.setattr(improvements, "try_first", lambda *a, **k: True)  # the control
+    result, val = improvements.weigh(["a", "b"], common.probs, common, groups, True, tau, True)
+    for changed in (result, val.probs):
+        assert not np.allclose(changed, common.probs.mean(0), atol=0.05)
+
+
+def test_a_stated_tau_is_used_for_the_promise_and_for_later_fits(two, monkeypatch):
+    common, groups = two
+    mean = improvements.adjust_prior(common.probs.mean(0), COUNTS, 0.5)
+    given, tune_bias = [], improvements.tune_bias
     monkeypatch.setattr(improvements, "tune_bias", lambda val, *more: given.append(val) or tune_bias(val, *more))
-    promised(here, capsys, "--prior-adjust", "auto", "--tune-bias", "--force")
-    promised(here, capsys, "--prior-adjust", "0.5", "--tune-bias", "--force")
-    val, counts = (
-        improvements.validation_of("five").probs,
-        predictors.load_entries(Path("five/fold0/best_f1.pt"))["train_counts"],
-    )
-    for version, tau in zip([*given[0].versions, *given[1].versions], [0.2, 0.6, 0.5, 0.5], strict=True):
-        assert np.allclose(version, improvements.adjust_prior(val, counts, tau), atol=1e-6)
+    _, val = improvements.weigh(["a", "b"], common.probs, common, groups, False, 0.5, False, True)
+    improvements.weigh(["a", "b"], common.probs, common, groups, False, 0.5, True, True)
+    assert np.allclose(val.probs, mean, atol=1e-6) and not np.allclose(common.probs.mean(0), mean, atol=0.05)
+    assert all(np.allclose(version, mean, atol=1e-6) for version in given[0].versions)
+
+
+def test_each_half_has_every_class_that_has_two_images():
+    for seed in range(20):
+        targets = np.random.default_rng(seed).permutation([*range(8), *range(8), 8])
+        first, second = improvements.CrossFitted.of(np.zeros((17, 9)), targets, seed).halves
+        assert np.array_equal(first, ~second) and abs(int(first.sum()) - int(second.sum())) == 1
+        assert all({*range(8)} <= {*targets[half].tolist()} for half in (first, second))
 
 
 def test_shares_of_a_group_are_those_of_its_classes():
