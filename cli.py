@@ -113,7 +113,7 @@ def with_hyphens(words: Sequence[str]) -> list[str]:
 # options to begin with for imbalanced classes
 PRESETS = {
     "scratch": "--loss logit_adjustment --optimizer sgd --lr 0.1 --weight-decay 5e-4 --warmup 1 --augment crop+cutout",
-    "finetune": "--weights DEFAULT --loss logit_adjustment --lr 1e-3 --augment light --ema 0.98",
+    "finetune": "--weights DEFAULT --loss logit_adjustment --lr 1e-3 --augment light",
 }
 
 
