@@ -447,6 +447,10 @@ class Predictions:
     preds: np.ndarray  # (N,) of int64
     num_classes: int
 
+    @classmethod
+    def of(cls, stored: runs.Predictions) -> Predictions:
+        return cls(stored.paths, stored.targets, stored.probs.argmax(1), stored.probs.shape[1])
+
     @cached_property
     def f1(self) -> float:
         return metrics.f1_score(self.preds, self.targets, self.num_classes)
@@ -502,7 +506,7 @@ class Result:
 def make_result(run: runs.Run) -> Result:
     """The scores of a run. With several folds: the out-of-fold macro F1 of all images, and means over the folds."""
     stored, parts = run.predictions, run.folds or [run]
-    predictions = Predictions(stored.paths, stored.targets, stored.probs.argmax(1), stored.probs.shape[1])
+    predictions = Predictions.of(stored)
     epochs = zip(*(part.log for part in parts), strict=False)  # epochs that all folds have finished
     curve = [statistics.mean(row["val_f1"] for row in rows) for rows in epochs]
     scores = (

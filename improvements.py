@@ -263,10 +263,7 @@ def weigh(
         warn_of_prior(prior_adjust, chain.from_iterable(groups))
         counts, tau, use = groups[0][0].saved["train_counts"], prior_adjust, True
         if val:
-            if tau == "auto":
-                tau, after = choose_tau(val, counts, judge)
-            else:
-                after = val.changed(lambda version, tau: adjust_prior(version, counts, tau), [tau, tau])
+            tau, after = choose_tau(val, counts, judge, prior_adjust)
             name = "--prior-adjust " + (f"auto (tau {tau:g})" if prior_adjust == "auto" else f"{tau:g}")
             use = try_first(name, val.judged, after.judged, val.targets, force, judge=judge)
             val = after if use else val
@@ -340,12 +337,16 @@ def fit_tau(log_p: np.ndarray, log_pi: np.ndarray, targets: np.ndarray, weights:
     return float(max(candidates, key=lambda tau: macro_f1(log_p - tau * log_pi, targets, weights)))
 
 
-def choose_tau(val: CrossFitted, train_counts: list[int], judge: Judge) -> tuple[float, CrossFitted]:
-    """--prior-adjust auto: the mean of the two tau that are fitted on each half of the images, and `val` with them."""
-    log_pi = log_prior(train_counts)
-    fits = val.fits(lambda probs, *about: fit_tau(log_of(probs), log_pi, *about), judge)
-    print(f"--prior-adjust auto: tau {fits[0]:g} and {fits[1]:g}, fitted on each half of the validation images")
-    return float(np.mean(fits)), val.changed(lambda probs, tau: adjust_prior(probs, train_counts, tau), fits)
+def choose_tau(
+    val: CrossFitted, train_counts: list[int], judge: Judge, tau: float | str = "auto"
+) -> tuple[float, CrossFitted]:
+    """--prior-adjust: `tau`, or for "auto" the mean of those fitted on each half; and `val` with what each half has."""
+    taus = [tau, tau]
+    if tau == "auto":
+        log_pi = log_prior(train_counts)
+        taus = val.fits(lambda probs, *about: fit_tau(log_of(probs), log_pi, *about), judge)
+        print(f"--prior-adjust auto: tau {taus[0]:g} and {taus[1]:g}, fitted on each half of the validation images")
+    return float(np.mean(taus)), val.changed(lambda probs, tau: adjust_prior(probs, train_counts, tau), taus)
 
 
 def warn_of_prior(prior_adjust: float | str, networks: Iterable[Predictor]) -> None:

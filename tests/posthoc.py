@@ -33,19 +33,12 @@ import runs
 from predict import number_or_auto
 
 
-def predicted(stored: runs.Predictions) -> compare.Predictions:
-    return compare.Predictions(stored.paths, stored.targets, stored.probs.argmax(1), stored.probs.shape[1])
-
-
 def adjusted(run: runs.Run, tau: float | str) -> compare.Predictions:
-    stored, counts = run.predictions, run.train_counts()
-    if tau != "auto":
-        return predicted(replace(stored, probs=improvements.adjust_prior(stored.probs, counts, tau)))
+    stored = run.predictions
+    val = improvements.CrossFitted.of(stored.probs, stored.targets)
     with redirect_stdout(None):
-        crossed = improvements.CrossFitted.of(stored.probs, stored.targets)
-        return predicted(
-            replace(stored, probs=improvements.choose_tau(crossed, counts, improvements.AS_THEY_ARE)[1].judged)
-        )
+        _, val = improvements.choose_tau(val, run.train_counts(), improvements.AS_THEY_ARE, tau)
+    return compare.Predictions.of(replace(stored, probs=val.judged))
 
 
 def group_f1(one: compare.Predictions, train_counts: list[float]) -> list[float]:
@@ -65,17 +58,8 @@ def print_adjusted(found: dict[int, runs.Run], taus: list[float | str]) -> None:
         change, f1 = compare.difference(before, after), [one.f1 for one in after.values()]
         accuracy = statistics.mean(float((one.preds == one.targets).mean()) for one in after.values())
         groups = [group_f1(one, found[seed].train_counts()) for seed, one in after.items()]
-        std = f"{statistics.stdev(f1):.4f}" if len(f1) > 1 else ""
-        cells = [
-            tau if tau == "auto" else f"{tau:g}",
-            f"{len(f1)}",
-            f"{statistics.mean(f1):.4f}",
-            std,
-            "",
-            "",
-            "(baseline)",
-            f"{accuracy:.4f}",
-        ]
+        name, std = tau if tau == "auto" else f"{tau:g}", f"{statistics.stdev(f1):.4f}" if len(f1) > 1 else ""
+        cells = [name, f"{len(f1)}", f"{statistics.mean(f1):.4f}", std, "", "", "(baseline)", f"{accuracy:.4f}"]
         if tau:
             cells[4:7] = f"{change.mean:+.4f}", f"{change.low:+.4f} to {change.high:+.4f}", change.verdict
         print(f"| {' | '.join(cells)} | {', '.join(f'{value:.4f}' for value in np.mean(groups, 0))} |")
@@ -83,12 +67,13 @@ def print_adjusted(found: dict[int, runs.Run], taus: list[float | str]) -> None:
 
 def print_averaged(found: list[runs.Predictions]) -> None:
     """A table with a row for each number of runs that are averaged. Their validation images must be the same."""
-    if len({predicted(stored).images for stored in found}) > 1:
+    if len({compare.Predictions.of(stored).images for stored in found}) > 1:
         sys.exit("the runs have different validation images, so their predictions cannot be averaged")
     print("| runs averaged | choices | macro F1 | difference | 95 % interval |")
     print("|---|---|---|---|---|")
     for k in range(1, len(found) + 1):
-        after = [predicted(improvements.counted_once(list(part))) for part in itertools.combinations(found, k)]
+        averages = map(improvements.counted_once, map(list, itertools.combinations(found, k)))
+        after = [*map(compare.Predictions.of, averages)]
         f1, resampled = (np.mean([getattr(one, key) for one in after], 0) for key in ("f1", "resampled_f1"))
         if k == 1:
             alone, resampled_alone, cells = f1, resampled, ["(baseline)", ""]
