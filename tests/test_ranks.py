@@ -1,6 +1,8 @@
 """ranks.py: several processes make the same updates as one, to rounding, and all of them have the same state."""
 
+import contextlib
 import os
+import random
 import socket
 import subprocess
 import sys
@@ -114,9 +116,12 @@ def everything(group):
 
 
 def free_port():
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return listener.getsockname()[1]
+    """A free port that the system gives to no other connection until it is used: below the range of those ports."""
+    for port in random.SystemRandom().sample(range(10_000, 32_000), 100):
+        with contextlib.suppress(OSError), socket.socket() as listener:
+            listener.bind(("127.0.0.1", port))
+            return port
+    raise OSError("no free port was found")
 
 
 def launch(size, *argv, cwd=None):
