@@ -471,7 +471,8 @@ class Batches:
             raise ValueError(f"batch size must be at least 1, got {batch_size}")
         self.images, self.rows = images, np.ascontiguousarray(rows, np.int64)
         self.batch_size, self.shuffle = batch_size, shuffle
-        self.seed, self.device, self.epoch = seed, torch.device(device), 0
+        self.seed, self.epoch = seed, 0
+        self.device = torch.empty(0, device=device).device  # "cuda" with its number, which a thread needs
         self.sampler, self.transform, self.overlap = sampler, transform, overlap
         self.soft = None if soft is None else soft.to(images.targets.device)
         self.images_per_epoch = len(self.numbers())

@@ -1,4 +1,7 @@
-"""Puts the kit's folder on the path, so that `python -m pytest` works from anywhere; run folders made of numbers."""
+"""Puts the kit's folder on the path, so that `python -m pytest` works from anywhere; run folders made of numbers.
+
+GPUs are hidden from all tests but those with the mark gpu: the others compare digits, and GPU kernels add in any order.
+"""
 
 import os
 import sys
@@ -12,6 +15,33 @@ import torch
 from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+
+@pytest.fixture(autouse=True, scope="session")
+def no_gpus():
+    """Returns how many GPUs there are, and how this process found them."""
+    found = torch.cuda.is_available  # it also starts CUDA, which later does not read the variable again
+    number = torch.cuda.device_count() if found() else 0
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch.cuda, "is_available", lambda: False)
+        patch.setenv("CUDA_VISIBLE_DEVICES", "")
+        yield number, found, visible
+
+
+@pytest.fixture(autouse=True)
+def gpus(request, monkeypatch, no_gpus):
+    """Skips a test with the mark gpu(NUMBER) where there are fewer GPUs. Else the test sees them."""
+    if mark := request.node.get_closest_marker("gpu"):
+        number, found, visible = no_gpus
+        needed = mark.args[0]
+        if number < needed:
+            pytest.skip(f"needs {needed} CUDA GPU{'s' * (needed > 1)}")
+        monkeypatch.setattr(torch.cuda, "is_available", found)
+        if visible is None:
+            monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
+        else:
+            monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
 
 
 def _make_run(folder, probs, targets, paths=None, epochs=5, classes=None, argv=(), **more):

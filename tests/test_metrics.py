@@ -633,7 +633,7 @@ def test_update_reads_nothing_back_from_the_device():
         cm.f1()
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.gpu(1)
 def test_update_never_synchronises_with_cuda():
     preds, targets = (values.cuda() for values in imbalanced())
     cm = ConfusionMatrix(C, device="cuda")

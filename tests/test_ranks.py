@@ -207,10 +207,7 @@ def test_ranks_know_whether_they_have_the_same_text(trained):
     assert ranks.Ranks().same("alone")
 
 
-NO_GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU: NCCL")
-
-
-@pytest.mark.parametrize("backend, device", [("gloo", "cpu"), pytest.param("nccl", "cuda:0", marks=NO_GPU)])
+@pytest.mark.parametrize("backend, device", [("gloo", "cpu"), pytest.param("nccl", "cuda:0", marks=pytest.mark.gpu(1))])
 def test_a_backend_takes_all_types_of_tensors_that_are_sent(backend, device):
     """The collectives in a group of one process. Size 2 is pretended, because one process alone would not use them."""
     where = f"tcp://127.0.0.1:{free_port()}"

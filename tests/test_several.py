@@ -257,7 +257,7 @@ def test_one_process_uses_no_collective(folder, monkeypatch):
         ranks.Ranks(0, 2).any(True)
 
 
-@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs 2 GPUs: NCCL")
+@pytest.mark.gpu(2)
 def test_two_gpus_make_the_run_of_one(folder):
     words = [*BASE, *PLAIN, "--device", "cuda", "--optimizer", "sgd", "--lr", "0.01"]
     train.main([*words, "--out", "gpu1"])

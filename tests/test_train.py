@@ -361,10 +361,8 @@ def test_bad_input_is_one_line_that_names_the_flag_and_exit_code_2(workspace, ca
 
 # --- on a GPU --------------------------------------------------------------------------------------------------------
 
-needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 
-
-@needs_gpu
+@pytest.mark.gpu(1)
 @pytest.mark.parametrize("amp", ("off", "fp16", "bf16"))
 @pytest.mark.parametrize("loss", ("focal", "ce+f1"))
 def test_a_run_on_cuda(workspace, amp, loss):
@@ -372,7 +370,7 @@ def test_a_run_on_cuda(workspace, amp, loss):
     assert all(math.isfinite(float(row["val_loss"])) for row in log)
 
 
-@needs_gpu
+@pytest.mark.gpu(1)
 def test_batches_from_pinned_memory_are_those_of_the_cpu():
     images = image_array()
     pinned, plain = (pixels.Batches(images, np.arange(40), 8, True, device=device) for device in ("cuda", "cpu"))
@@ -380,7 +378,7 @@ def test_batches_from_pinned_memory_are_those_of_the_cpu():
         assert all(a.is_cuda and torch.equal(a.cpu(), b) for a, b in zip(ours, theirs, strict=True))
 
 
-@needs_gpu
+@pytest.mark.gpu(1)
 @pytest.mark.parametrize("name", ("focal", "ce+f1"))
 def test_the_gradient_of_a_window_on_cuda_never_waits_for_the_device(name):
     images = image_array()
