@@ -30,7 +30,7 @@ import sys
 import tempfile
 import time
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -162,8 +162,7 @@ class PeakMemory(TorchDispatchMode):
         return [leaf for leaf in torch.utils._pytree.tree_leaves(tree) if isinstance(leaf, torch.Tensor)]
 
 
-def bench_losses(device: str, rounds: int) -> list[str]:
-    lines = []
+def bench_losses(device: str, rounds: int) -> Iterator[str]:
     for N, C in ((32, 18), (256, 18), (4096, 100), (4096, 1000)):
         torch.manual_seed(0)
         x = torch.randn(N, C, device=device, requires_grad=True)
@@ -202,15 +201,14 @@ def bench_losses(device: str, rounds: int) -> list[str]:
                 loss().backward()
             memory[name] = peak.peak
         times = race({name: lambda f=f: step(f) for name, f in contestants.items()}, rounds, 0.05, device)
-        lines.append(f"\nLosses, forward and backward, logits ({N}, {C})\n")
-        lines += ["| loss | ms | x limit | x the usual form | peak memory x limit |", "|---|---|---|---|---|"]
+        yield f"\nLosses, forward and backward, logits ({N}, {C})\n"
+        yield from ["| loss | ms | x limit | x the usual form | peak memory x limit |", "|---|---|---|---|---|"]
         for name in contestants:
             ms, share = 1e3 * statistics.median(times[name]), memory[name] / memory["F.cross_entropy"]
             usual = times.get(name.replace("kit", "the usual"), times["F.cross_entropy"])  # of cross-entropy: torch's
             over = statistics.median(own / u for own, u in zip(times[name], usual, strict=True))
             form = f"{over:.2f}" if name.startswith("kit") else ""
-            lines.append(f"| {name} | {ms:.3f} | {ratio(times, name):.2f} | {form} | {share:.2f} |")
-    return lines
+            yield f"| {name} | {ms:.3f} | {ratio(times, name):.2f} | {form} | {share:.2f} |"
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -322,8 +320,7 @@ def bare_epochs(model: nn.Module, x: torch.Tensor, targets: torch.Tensor, steps:
     return epoch
 
 
-def bench_loop(device: str, rounds: int) -> list[str]:
-    lines = []
+def bench_loop(device: str, rounds: int) -> Iterator[str]:
     per_image = [T.RandomCrop(32, 4), T.RandomHorizontalFlip(), T.ToTensor()]
     per_image = T.Compose([*per_image, T.Normalize(augment.IMAGENET_MEAN, augment.IMAGENET_STD)])
     for label, build, number in (
@@ -350,14 +347,13 @@ def bench_loop(device: str, rounds: int) -> list[str]:
                 "ImageFolder + DataLoader(2) + Pillow": usual_epochs(fresh(), folder, 128, per_image, device),
             }
             times = race(contestants, rounds, 0.0, device)
-        lines += [f"\nTraining loop, {label}, 32 x 32, batch 128, {number} images per epoch\n"]
-        lines += ["| loop | images/s | x bare step | x the usual loop |", "|---|---|---|---|"]
+        yield from [f"\nTraining loop, {label}, 32 x 32, batch 128, {number} images per epoch\n"]
+        yield from ["| loop | images/s | x bare step | x the usual loop |", "|---|---|---|---|"]
         usual = times["ImageFolder + DataLoader(2) + Pillow"]
         for name in contestants:
             speed = number / statistics.median(times[name])
             over = statistics.median(u / own for u, own in zip(usual, times[name], strict=True))
-            lines.append(f"| {name} | {speed:.0f} | {1 / ratio(times, name):.2f} | {over:.1f} |")
-    return lines
+            yield f"| {name} | {speed:.0f} | {1 / ratio(times, name):.2f} | {over:.1f} |"
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -606,9 +602,9 @@ def main() -> None:
     print("\n".join(lines), flush=True)
     for name in options.tables or TABLES:
         bench, rounds = TABLES[name]
-        table = bench(options.device, options.rounds or rounds)
-        print("\n".join(table), flush=True)
-        lines += table
+        for line in bench(options.device, options.rounds or rounds):
+            print(line, flush=True)
+            lines.append(line)
     if options.out:
         Path(options.out).parent.mkdir(parents=True, exist_ok=True)
         Path(options.out).write_text("\n".join(lines) + "\n", encoding="utf-8")
