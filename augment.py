@@ -94,6 +94,7 @@ def _mix(x):
 
 
 FLIPS = ("random", "alternate")
+DRAWN_AT_ONCE = 8
 
 
 class Draws:
@@ -105,13 +106,19 @@ class Draws:
     def __init__(self, seed: int, epoch: int, index: Tensor, first: int = 0, flips: str = "random"):
         self.key, self.index, self.drawn = _mix(seed) ^ _mix(epoch + 0x9E3779B9), index, first
         self.seed, self.epoch, self.flips, self.has_flipped = seed, epoch, flips, False
+        self.ahead: list[Tensor] = []
 
     def uniform(self, low: float = 0.0, high: float = 1.0) -> Tensor:
         """(N,) float32 in [low, high). Every call is a new draw."""
+        if (
+            not self.ahead
+        ):  # several draws at once: the hash is 30 operations, which cost a GPU the same for 1 and for 8
+            keys = torch.tensor([_mix(self.key + self.drawn + 1 + i) for i in range(DRAWN_AT_ONCE)])[:, None]
+            keys = keys.to(self.index.device, non_blocking=True)
+            bits = _mix(_mix(self.index ^ keys) + keys) >> 8  # 24 bits: exact in a float32
+            self.ahead = [*(bits.to(torch.float32) * 2**-24)]
         self.drawn += 1
-        key = _mix(self.key + self.drawn)
-        bits = _mix(_mix(self.index ^ key) + key) >> 8  # 24 bits: exact in a float32
-        return bits.to(torch.float32) * (2**-24 * (high - low)) + low
+        return self.ahead.pop(0) * (high - low) + low
 
     def flip(self) -> Tensor:
         """(N,) bool: which images are flipped horizontally.
@@ -291,15 +298,22 @@ def strong(images: Tensor, draws: Draws) -> Augmented:
     maps[:, :, 0] *= torch.where(draws.flip(), -1, 1)[:, None]
     x = warp(images, maps, "reflection")
     contrast, brightness = 1 + 0.7 * strength_of(4), 0.3 * strength_of(5)
-    rows = torch.nonzero(operation == 3).squeeze(1)
+    rows_of = _rows_of(operation, 9)
+    rows = rows_of[3]
     x[rows] = torch.lerp(_grey(x[rows]), x[rows], (1 + 0.9 * strength[rows])[:, None, None, None])
-    rows = torch.nonzero(operation == 6).squeeze(1)
+    rows = rows_of[6]
     x[rows] = blur(x[rows], strength[rows].abs() * min(H, W) / 80, largest=min(H, W) / 80)
-    rows = torch.nonzero(operation == 7).squeeze(1)
+    rows = rows_of[7]
     x[rows] = noise(x[rows], strength[rows].abs() * 40, draws, rows)
-    rows = torch.nonzero(operation == 8).squeeze(1)
+    rows = rows_of[8]
     x[rows] = erase(x[rows], draws, rows)
     return x, contrast[:, None], brightness[:, None]
+
+
+def _rows_of(operation: Tensor, number: int) -> tuple[Tensor, ...]:
+    """Rows of the batch by operation (N,) int64 in [0, number): a GPU is waited for once, not for each operation."""
+    sizes = (operation == torch.arange(number, device=operation.device)[:, None]).sum(1).tolist()
+    return operation.argsort(stable=True).split(sizes)
 
 
 def _grey(images: Tensor) -> Tensor:
@@ -351,10 +365,11 @@ def rand(images: Tensor, draws: Draws) -> Augmented:
         x = x.round().clamp(0, 255).to(torch.uint8)
     for _ in range(2):
         operation, is_negative = draws.integer(len(RAND_OPERATIONS)), draws.uniform() < 0.5
+        rows_of = _rows_of(2 * operation + is_negative, 2 * len(RAND_OPERATIONS))
         for number, (change, is_signed) in enumerate(RAND_OPERATIONS.values()):
-            for sign in (1, -1) if is_signed else (1,):
-                chosen = (operation == number) & (is_negative == (sign < 0) if is_signed else True)
-                rows = torch.nonzero(chosen).squeeze(1)
+            positive, negative = rows_of[2 * number : 2 * number + 2]
+            signed = ((positive, 1), (negative, -1)) if is_signed else ((torch.cat([positive, negative]), 1),)
+            for rows, sign in signed:
                 if len(rows):
                     x[rows] = change(x[rows], sign)
     return x, 1.0, 0.0

@@ -12,6 +12,7 @@ import pytest
 import torch
 from conftest import image_array
 from PIL import Image
+from torch.utils._python_dispatch import TorchDispatchMode
 from torchvision.transforms import v2
 
 import augment
@@ -706,3 +707,40 @@ def test_rand_after_an_augmentation_that_gives_floats_takes_grey_levels(first):
 def test_unknown_flips_are_refused():
     with pytest.raises(ValueError, match="unknown flips 'both': choose from random, alternate"):
         augment.Augment("light", flips="both")
+
+
+class Operations(TorchDispatchMode):
+    """Counts the operations that run code on the device. Views of tensors do not."""
+
+    def __init__(self):
+        super().__init__()
+        self.names = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if not func.is_view:
+            self.names.append(func.name())
+        return func(*args, **(kwargs or {}))
+
+
+MOST_OPERATIONS = {"none": 11, "crop": 90, "light": 90, "cutout": 70, "strong": 250, "rand": 500}
+
+
+@pytest.mark.parametrize("name", MOST_OPERATIONS)
+def test_a_batch_needs_few_operations(name):
+    """On a GPU each operation is a launch, which takes as long for a batch of 32 small images as for a large one."""
+    images, index = torch.zeros(32, 3, 32, 32, dtype=torch.uint8), torch.arange(32)
+    with Operations() as found:
+        Augment(name)(images, index, 1)
+    assert len(found.names) <= MOST_OPERATIONS[name]
+    assert not {"aten::nonzero", "aten::_local_scalar_dense"} & set(found.names)  # each waits for the GPU
+
+
+def test_the_draws_are_the_same_whether_they_are_drawn_alone_or_several_at_once(monkeypatch):
+    def draw(at_once):
+        monkeypatch.setattr(augment, "DRAWN_AT_ONCE", at_once)
+        draws = Draws(3, 2, torch.arange(50))
+        return torch.stack([draws.uniform(), draws.uniform(-1, 2), *(draws.uniform() for _ in range(20))])
+
+    alone = draw(1)
+    assert torch.equal(alone, draw(8)) and torch.equal(alone, draw(5))
+    assert len({tuple(row.tolist()) for row in alone}) == len(alone)  # and no draw comes twice
