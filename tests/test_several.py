@@ -353,7 +353,8 @@ def test_each_process_of_a_machine_needs_a_gpu(monkeypatch):
 
 def test_every_process_finds_what_a_resumed_run_reads(tmp_path):
     names = {"config.json", "updates.csv", "pseudo.npz", "last.previous.pt", "last.pt.sha256"}
-    for name in [*names, "best_f1.pt", "log.csv"]:
+    names |= {"best_f1.pt", "003_f1_0.9000.pt", "val_probs.npz"}
+    for name in [*names, "log.csv", "report.html"]:
         (tmp_path / "fold0").mkdir(exist_ok=True)
         (tmp_path / "fold0" / name).write_text(name)
     with runs.joined(str(tmp_path)) as own:

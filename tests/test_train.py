@@ -886,6 +886,19 @@ def test_a_last_file_that_is_not_the_state_of_a_run_is_one_line(workspace, capsy
     assert "--resume: run/last.pt is not the state of a run: it has no" in refused(capsys, "--resume", "run")
 
 
+def test_a_run_without_the_files_of_its_best_epoch_is_not_resumed(workspace, capsys):
+    """As when only last.pt was copied from a server: the best epoch may never be reached again."""
+    run("--save-top", 1, epochs=2)
+    (top,) = (path.name for path in Path("run").glob("00*_f1_*.pt"))
+    for name in ("best_f1.pt", "best_loss.pt", "val_probs.npz", "val_predictions.csv", top):
+        Path("run", name).rename("kept")
+        message = refused(capsys, "--resume", "run")
+        assert f"--resume: run has no {name}, of the best epoch so far, epoch " in message
+        assert "--init run/last.pt" in message
+        Path("kept").rename(Path("run", name))
+    assert train.main(["--resume", "run"])["epoch"] in (1, 2)
+
+
 def test_a_run_that_an_older_version_cut_within_an_epoch_is_resumed(workspace):
     log = run("--save-every", 2, epochs=2)
     saved = checkpoint.load("run/last.pt")
