@@ -180,10 +180,8 @@ def joined(folder: str) -> Iterator[str]:
     """
     with tempfile.TemporaryDirectory() as own:
         for file in (*Path(folder).glob("*"), *Path(folder).glob("fold[0-9]*/*")):
-            is_small = file.name in ("config.json", "updates.csv", "pseudo.npz") or file.name.startswith(
-                ("last.", "val_")
-            )
-            if is_small or file.suffix == ".pt":
+            read = ("config.json", "updates.csv", "pseudo.npz", "val_probs.npz")
+            if file.name in read or file.name.startswith("last.") or file.suffix == ".pt":
                 link = Path(own) / file.relative_to(folder)
                 link.parent.mkdir(exist_ok=True)
                 link.symlink_to(file.resolve())
@@ -458,24 +456,18 @@ def load_last(folder: Path, state: State) -> None:
         raise BadInput(f"{folder / 'last.pt'} is not the state of a run: it has no {', '.join(sorted(missing))}")
     try:
         state.load_state_dict(saved)
-        write_log(folder, state.log)
-        keep_top(folder, {name for _, name in state.top})
+        state.top = [[score, name] for score, name in state.top if (folder / name).exists()]  # else removed later
+        needed = ("best_f1.pt", "val_probs.npz") if state.best["epoch"] else ()  # they were written before last.pt
+        is_complete = all((folder / name).exists() for name in needed)
+        if is_complete:
+            write_log(folder, state.log)
+            keep_top(folder, {name for _, name in state.top})
     except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
         reason = str(error).strip().splitlines() or [type(error).__name__]
         raise BadInput(f"{folder / 'last.pt'} is not the state of this run: {reason[-1].strip()}") from error
-    _check_best(folder, state)
-
-
-def _check_best(folder: Path, state: State) -> None:
-    """BadInput if files of the best epochs are missing: they were written before last.pt, and are not written again."""
-    expected = ["best_f1.pt", "val_predictions.csv", "val_probs.npz"] if state.best["epoch"] else []
-    expected += ["best_loss.pt"] if state.best["loss"] < math.inf else []
-    missing = [name for name in (*expected, *(name for _, name in state.top)) if not (folder / name).exists()]
-    if missing:
-        raise BadInput(
-            f"{folder} has no {', '.join(missing)}, of the best epoch so far, epoch {state.best['epoch']:.0f}: copy it "
-            f"from where the run was, or start a new run from these weights with --init {folder / 'last.pt'}"
-        )
+    if not is_complete:
+        both = " and ".join(needed)
+        raise BadInput(f"{folder} needs {both}, of the best epoch so far: copy them from where the run was")
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -19,29 +19,33 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 @pytest.fixture(autouse=True, scope="session")
 def no_gpus():
-    """Returns how many GPUs there are, and how this process found them."""
-    found = torch.cuda.is_available  # it also starts CUDA, which later does not read the variable again
-    number = torch.cuda.device_count() if found() else 0
+    """Returns how many GPUs there are, and how to show them again."""
+    functions = {"is_available": torch.cuda.is_available, "device_count": torch.cuda.device_count}
+    number = torch.cuda.device_count() if torch.cuda.is_available() else 0  # CUDA starts, and reads the variable once
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+
+    def show(patch):
+        for name, function in functions.items():
+            patch.setattr(torch.cuda, name, function)
+        patch.delenv("CUDA_VISIBLE_DEVICES")
+        if visible is not None:
+            patch.setenv("CUDA_VISIBLE_DEVICES", visible)
+
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(torch.cuda, "is_available", lambda: False)
+        patch.setattr(torch.cuda, "device_count", lambda: 0)
         patch.setenv("CUDA_VISIBLE_DEVICES", "")
-        yield number, found, visible
+        yield number, show
 
 
 @pytest.fixture(autouse=True)
 def gpus(request, monkeypatch, no_gpus):
     """Skips a test with the mark gpu(NUMBER) where there are fewer GPUs. Else the test sees them."""
     if mark := request.node.get_closest_marker("gpu"):
-        number, found, visible = no_gpus
-        needed = mark.args[0]
+        (number, show), needed = no_gpus, mark.args[0]
         if number < needed:
             pytest.skip(f"needs {needed} CUDA GPU{'s' * (needed > 1)}")
-        monkeypatch.setattr(torch.cuda, "is_available", found)
-        if visible is None:
-            monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
-        else:
-            monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+        show(monkeypatch)
 
 
 def _make_run(folder, probs, targets, paths=None, epochs=5, classes=None, argv=(), **more):

@@ -722,7 +722,7 @@ class Operations(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-MOST_OPERATIONS = {"none": 11, "crop": 90, "light": 90, "cutout": 70, "strong": 250, "rand": 500}
+MOST_OPERATIONS = {"none": 11, "crop": 90, "light": 90, "cutout": 70, "strong": 250, "rand": 1000}
 
 
 @pytest.mark.parametrize("name", MOST_OPERATIONS)
@@ -744,3 +744,45 @@ def test_the_draws_are_the_same_whether_they_are_drawn_alone_or_several_at_once(
     alone = draw(1)
     assert torch.equal(alone, draw(8)) and torch.equal(alone, draw(5))
     assert len({tuple(row.tolist()) for row in alone}) == len(alone)  # and no draw comes twice
+
+
+def test_the_stream_of_draws_is_that_of_all_versions():
+    """Another stream would change resumed runs and every table in results/."""
+    draws = Draws(3, 2, torch.tensor([0, 1, 2**40 + 5]))
+    found = torch.stack([(draws.uniform() * 2**24).long() for _ in range(17)])
+    assert found[[0, 7, 8, 16]].tolist() == [
+        [2898943, 4041772, 8971642],
+        [3298711, 11436356, 15412159],
+        [8882940, 3133009, 9714981],
+        [12866249, 2372708, 2010714],
+    ]
+
+
+def test_each_operation_of_strong_changes_the_images_that_drew_it(monkeypatch):
+    x, warped, warp_of = images(90, 80, 80), [], augment.warp
+    monkeypatch.setattr(augment, "warp", lambda *args: warped.append(warp_of(*args)) or warped[0].clone())
+    draws = Draws(0, 1, torch.arange(90))
+    operation, strength = draws.integer(9), draws.uniform(-1, 1)
+    found, contrast, brightness = AUGMENTS["strong"](x, Draws(0, 1, torch.arange(90)))
+    blurred = blur(warped[0], strength.abs(), largest=1)
+    for i, (number, base) in enumerate(zip(operation.tolist(), warped[0], strict=True)):
+        grey = augment._grey(base[None])[0]
+        expected = {3: torch.lerp(grey, base, 1 + 0.9 * strength[i]), 6: blurred[i]}.get(number, base)
+        assert torch.allclose(found[i], expected, atol=1e-3) == (number < 7), number
+        if abs(strength[i]) > 0.5:
+            assert torch.allclose(found[i], base, atol=1e-3) == (number in (0, 1, 2, 4, 5)), number
+        assert (contrast[i, 0] != 1) == (number == 4) and (brightness[i, 0] != 0) == (number == 5)
+        box = found[i] == torch.tensor(IMAGENET_MEAN).view(3, 1, 1) * 255
+        assert bool(box.all(0).any()) == (number == 8)
+    assert set(operation.tolist()) == set(range(9))
+
+
+def test_rand_changes_each_image_by_the_operations_and_signs_that_it_drew():
+    x, draws = images(120), Draws(0, 1, torch.arange(120))
+    expected = crop_and_flip(x, draws, 2)
+    for _ in range(2):
+        operation, is_negative = draws.integer(len(augment.RAND_OPERATIONS)), draws.uniform() < 0.5
+        for i, (number, negative) in enumerate(zip(operation.tolist(), is_negative.tolist(), strict=True)):
+            change, is_signed = list(augment.RAND_OPERATIONS.values())[number]
+            expected[i : i + 1] = change(expected[i : i + 1], -1 if negative and is_signed else 1)
+    assert torch.equal(AUGMENTS["rand"](x, Draws(0, 1, torch.arange(120)))[0], expected)

@@ -11,7 +11,6 @@ import importlib
 import logging
 import os
 import re
-import socket
 import subprocess
 import sys
 import tempfile
@@ -26,6 +25,8 @@ from torch.utils.data import DataLoader, TensorDataset
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))  # as conftest.py does, for the command above
+
+from test_ranks import free_port  # noqa: E402
 
 import losses  # noqa: E402
 import metrics  # noqa: E402
@@ -476,10 +477,7 @@ def errors_of_two_processes(folder, *blocks):
     """Runs each block in two processes, as torchrun starts them. Returns the largest error of the two, per block."""
     paths = [str(ROOT), str(ROOT / "tests"), *sys.path]
     (folder / "script.py").write_text(SCRIPT.format(paths=paths, blocks=blocks))
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port = listener.getsockname()[1]
-    shared = os.environ | {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    shared = os.environ | {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
     each = [shared | {"RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in (0, 1)]
     errors = subprocess.PIPE
     processes = [subprocess.Popen([sys.executable, "script.py"], cwd=folder, env=e, stderr=errors) for e in each]

@@ -7,6 +7,8 @@ import json
 import math
 import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -360,6 +362,12 @@ def test_bad_input_is_one_line_that_names_the_flag_and_exit_code_2(workspace, ca
 
 
 # --- on a GPU --------------------------------------------------------------------------------------------------------
+
+
+def test_gpus_are_hidden_from_a_test_without_the_mark_and_from_what_it_starts():
+    assert not torch.cuda.is_available() and torch.cuda.device_count() == 0
+    code = "import os; print(repr(os.environ['CUDA_VISIBLE_DEVICES']))"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "''"
 
 
 @pytest.mark.gpu(1)
@@ -888,15 +896,31 @@ def test_a_last_file_that_is_not_the_state_of_a_run_is_one_line(workspace, capsy
 
 def test_a_run_without_the_files_of_its_best_epoch_is_not_resumed(workspace, capsys):
     """As when only last.pt was copied from a server: the best epoch may never be reached again."""
-    run("--save-top", 1, epochs=2)
-    (top,) = (path.name for path in Path("run").glob("00*_f1_*.pt"))
-    for name in ("best_f1.pt", "best_loss.pt", "val_probs.npz", "val_predictions.csv", top):
+    run("--save-top", 2, epochs=3)
+    for name in ("best_f1.pt", "val_probs.npz"):
         Path("run", name).rename("kept")
+        Path("run/log.csv").unlink(missing_ok=True)
         message = refused(capsys, "--resume", "run")
-        assert f"--resume: run has no {name}, of the best epoch so far, epoch " in message
-        assert "--init run/last.pt" in message
+        assert "--resume: run needs best_f1.pt and val_probs.npz, of the best epoch so far: copy them" in message
+        assert not Path("run/log.csv").exists()  # nothing was changed before
         Path("kept").rename(Path("run", name))
-    assert train.main(["--resume", "run"])["epoch"] in (1, 2)
+    tops = sorted(Path("run").glob("00*_f1_*.pt"))
+    for path in (*tops[1:], Path("run/best_loss.pt"), Path("run/val_predictions.csv")):
+        path.unlink()  # to save space: no later epoch needs them
+    assert train.main(["--resume", "run"])["epoch"] in (1, 2, 3) and len(log_of("run")) == 3
+
+
+@pytest.mark.parametrize("monitor", ("f1", "loss"))
+def test_a_damaged_last_file_of_a_run_with_save_top_is_resumed_from_the_one_before(workspace, monitor):
+    words = ("--save-top", 1, "--monitor", monitor, "--augment", "light")
+    run(*words, epochs=4, out="whole")
+    expected_log = log_of("whole")
+    tops = [path.name for path in Path("whole").glob("00*.pt")]
+    with open("whole/last.pt", "r+b") as file:
+        file.truncate(3000)
+    train.main(["--resume", "whole"])
+    assert log_of("whole") == expected_log
+    assert [path.name for path in Path("whole").glob("00*.pt")] == tops
 
 
 def test_a_run_that_an_older_version_cut_within_an_epoch_is_resumed(workspace):
