@@ -178,9 +178,9 @@ def joined(folder: str) -> Iterator[str]:
 
     The process writes its small files there, and nothing in the run.
     """
+    read = ("config.json", "updates.csv", "pseudo.npz", "val_probs.npz")
     with tempfile.TemporaryDirectory() as own:
         for file in (*Path(folder).glob("*"), *Path(folder).glob("fold[0-9]*/*")):
-            read = ("config.json", "updates.csv", "pseudo.npz", "val_probs.npz")
             if file.name in read or file.name.startswith("last.") or file.suffix == ".pt":
                 link = Path(own) / file.relative_to(folder)
                 link.parent.mkdir(exist_ok=True)

@@ -23,7 +23,6 @@ import platform
 import random
 import resource
 import shlex
-import socket
 import statistics
 import subprocess
 import sys
@@ -46,6 +45,8 @@ from torchvision import transforms as T
 from torchvision.transforms import v2
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from test_ranks import free_port
 
 import augment
 import data
@@ -347,7 +348,7 @@ def bench_loop(device: str, rounds: int) -> Iterator[str]:
                 "ImageFolder + DataLoader(2) + Pillow": usual_epochs(fresh(), folder, 128, per_image, device),
             }
             times = race(contestants, rounds, 0.0, device)
-        yield from [f"\nTraining loop, {label}, 32 x 32, batch 128, {number} images per epoch\n"]
+        yield f"\nTraining loop, {label}, 32 x 32, batch 128, {number} images per epoch\n"
         yield from ["| loop | images/s | x bare step | x the usual loop |", "|---|---|---|---|"]
         usual = times["ImageFolder + DataLoader(2) + Pillow"]
         for name in contestants:
@@ -507,10 +508,7 @@ def rank_worker(threads: int) -> None:
 
 
 def run_ranks(processes: int, threads: int) -> dict[str, float]:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port = listener.getsockname()[1]
-    shared = os.environ | {"WORLD_SIZE": str(processes), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    shared = os.environ | {"WORLD_SIZE": str(processes), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
     command = [sys.executable, __file__, "--rank-worker", "--threads", str(threads)]
     every = [
         subprocess.Popen(
