@@ -53,7 +53,7 @@ def window_gradients(model, forward, criterion, batches, accum, naive=False):
 
 
 def gradient_errors(name, weighted, dtype, sizes, naive=False):
-    """Largest relative error against the big batch's gradient, over every n, batch and accum."""
+    """Largest relative error against the big batch's gradient, over every n, micro-batch size and accum."""
     torch.manual_seed(0)
     images, C = image_array(), 5
     features = torch.randn(40, 3, dtype=dtype)
@@ -68,7 +68,7 @@ def gradient_errors(name, weighted, dtype, sizes, naive=False):
     for n in sizes:
         for batch_size in (1, 2, 3, 4, 8):
             batches = pixels.Batches(images, np.arange(n), batch_size)
-            for accum in range(1, 9):
+            for accum in (1, 2, 3, 5, 8):
                 updates = 0
                 for index, gradient in window_gradients(model, forward, criterion, batches, accum, naive):
                     key = int(index[0]), int(index[-1])
@@ -86,13 +86,13 @@ def gradient_errors(name, weighted, dtype, sizes, naive=False):
 @pytest.mark.parametrize("weighted", (False, True))
 @pytest.mark.parametrize("name", LOSS_NAMES)
 def test_A2_A6_the_windows_gradient_is_the_big_batchs_in_float64(name, weighted):
-    assert gradient_errors(name, weighted, torch.float64, (*range(1, 25), 31, 32, 33, 40)) < 1e-12
+    assert gradient_errors(name, weighted, torch.float64, (*range(1, 10), 12, 13, 16, 17, 23, 24, 25, 31, 32, 33, 40)) < 1e-12
 
 
 @pytest.mark.parametrize("weighted", (False, True))
 @pytest.mark.parametrize("name", LOSS_NAMES)
 def test_A2_A6_the_windows_gradient_is_the_big_batchs_in_float32(name, weighted):
-    assert gradient_errors(name, weighted, torch.float32, (1, 2, 3, 5, 8, 13, 16, 21, 32, 40)) < 1e-6
+    assert gradient_errors(name, weighted, torch.float32, (1, 3, 8, 13, 24, 32, 40)) < 1e-6
 
 
 @pytest.mark.parametrize("weighted", (False, True))
