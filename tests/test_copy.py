@@ -639,9 +639,10 @@ def write_photos(folder, people=12, each=3):
 
 
 def test_data(tmp_path, monkeypatch):
-    _, groups = write_photos(tmp_path)
+    paths, groups = write_photos(tmp_path)
     monkeypatch.chdir(tmp_path)
-    names = run("data.py", {})
+    names = run("data.py", {"paths": paths, "targets": [i // 3 % 2 for i in range(36)], "groups": groups})
+    assert names["own_fold_of"].tolist() == names["fold_of"].tolist()
     groups, train, val = np.array(groups), names["train"], names["val"]
     assert len(train) == 27 and not set(groups[train]) & set(groups[val])
     assert all(len(set(names["fold_of"][groups == group])) == 1 for group in groups)
