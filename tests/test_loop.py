@@ -86,7 +86,7 @@ def gradient_errors(name, weighted, dtype, sizes, naive=False):
 @pytest.mark.parametrize("weighted", (False, True))
 @pytest.mark.parametrize("name", LOSS_NAMES)
 def test_A2_A6_the_windows_gradient_is_the_big_batchs_in_float64(name, weighted):
-    assert gradient_errors(name, weighted, torch.float64, (*range(1, 10), 12, 13, 16, 17, 23, 24, 25, 31, 32, 33, 40)) < 1e-12
+    assert gradient_errors(name, weighted, torch.float64, (*range(1, 10), 12, 13, 16, 17, 24, 25, 31, 32, 40)) < 1e-12
 
 
 @pytest.mark.parametrize("weighted", (False, True))
