@@ -112,7 +112,7 @@ def with_hyphens(words: Sequence[str]) -> list[str]:
 
 # options to begin with for imbalanced classes
 PRESETS = {
-    "scratch": "--loss logit_adjustment --optimizer sgd --lr 0.1 --weight-decay 5e-4 --warmup 1 --augment crop+cutout",
+    "scratch": "--loss logit_adjustment --optimizer sgd --lr 0.1 --batch-size 128 --warmup 1 --augment crop",
     "finetune": "--weights DEFAULT --loss logit_adjustment --lr 1e-3 --augment light",
 }
 
