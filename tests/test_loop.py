@@ -68,7 +68,7 @@ def gradient_errors(name, weighted, dtype, sizes, naive=False):
     for n in sizes:
         for batch_size in (1, 2, 3, 4, 8):
             batches = pixels.Batches(images, np.arange(n), batch_size)
-            for accum in (1, 2, 3, 5, 8):
+            for accum in (1, 2, 3, 4, 5, 8):
                 updates = 0
                 for index, gradient in window_gradients(model, forward, criterion, batches, accum, naive):
                     key = int(index[0]), int(index[-1])
